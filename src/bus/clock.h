@@ -1,0 +1,61 @@
+/* clock.h: the VM's one clock and its timers. */
+#ifndef BUS_CLOCK_H
+#define BUS_CLOCK_H
+
+#include "base/error.h"
+
+/*
+ * Nanoseconds since the VM was powered on, not counting the time it was stopped. REAL follows the
+ * host's monotonic clock; STOPPED stands still (paused VM); MANUAL moves only by clock_advance
+ * (tests, lock-step).
+ */
+enum clock_mode { CLOCK_STOPPED, CLOCK_REAL, CLOCK_MANUAL };
+
+struct clock;
+NODISCARD int clock_new(struct clock **clock, enum clock_mode mode);
+void clock_free(struct clock *clock);
+void clock_set_mode(struct clock *clock, enum clock_mode mode); /* time goes on from where it is */
+enum clock_mode clock_mode(const struct clock *clock);
+uint64_t clock_now_ns(const struct clock *clock);
+/* For restore: sets the present. Only while stopped or manual. */
+void clock_set_ns(struct clock *clock, uint64_t now_ns);
+/* MANUAL only: moves time on, running due timers in order, each seeing its own deadline as the
+ * present. */
+void clock_advance(struct clock *clock, uint64_t ns);
+
+/* Guest wall-clock time: seconds and nanoseconds since 1970 at VM time 0; base for RTC and
+ * kvmclock. Set from the host's clock at start. */
+void clock_set_wall_base_ns(struct clock *clock, int64_t unix_ns);
+int64_t clock_wall_base_ns(const struct clock *clock);
+int64_t clock_wall_now_ns(const struct clock *clock);
+
+/*
+ * A timer is embedded in its owner. Arm and cancel are legal under any device's lock (leaf calls,
+ * no allocation). The callback runs on the event-loop thread with no lock held; it takes its
+ * device's lock and looks again whether the event is still due (a cancel may have come between).
+ * timer_fini waits until a running callback has returned.
+ */
+struct timer {
+	struct clock *clock;
+	void (*fn)(void *opaque);
+	void *opaque;
+	uint64_t deadline_ns;
+	struct timer *next,
+	    *prev; /* the clock's own bookkeeping: implementation chooses list or heap links */
+	uint32_t slot;
+	_Bool armed;
+};
+void timer_init(struct timer *timer, struct clock *clock, void (*fn)(void *opaque), void *opaque);
+void timer_fini(struct timer *timer);
+void timer_arm(struct timer *timer,
+	       uint64_t deadline_ns); /* absolute VM time; moves an armed one */
+void timer_cancel(struct timer *timer);
+
+/* For whoever drives the clock (the VM's event loop): the earliest deadline (UINT64_MAX: none), run
+ * what is due, and be told (from any thread, under RANK_CLOCK: only write an eventfd or timerfd)
+ * when the earliest one moved forward. */
+uint64_t clock_next_ns(const struct clock *clock);
+void clock_run_due(struct clock *clock);
+void clock_set_wake(struct clock *clock, void (*fn)(void *opaque), void *opaque);
+
+#endif

@@ -1,0 +1,129 @@
+/* engine.h: the engine contract: what runs guest code, and what it may ask of the VM around it. */
+#ifndef ENGINE_ENGINE_H
+#define ENGINE_ENGINE_H
+
+#include "bus/clock.h"
+#include "bus/cpu_link.h"
+#include "bus/doors.h"
+#include "bus/space.h"
+#include "mem/gmem.h"
+#include "x86/cpuid.h"
+#include "x86/state.h"
+
+#define ENGINE_MAX_CPUS 64
+
+struct engine;
+struct vcpu;
+
+/* What can happen to a VM because of its CPUs; told to engine_env.event on the vCPU's thread with
+ * no lock held. */
+enum engine_event {
+	ENGINE_EVENT_TRIPLE_FAULT, /* the CPU entered shutdown; the board decides (a PC resets) */
+	ENGINE_EVENT_ERROR,	   /* the host failed: `text` says how; the VM must stop */
+};
+
+/* What the VM around gives an engine. Constant while the engine lives. */
+struct engine_env {
+	struct gmem *mem;
+	struct space *ports, *memory;
+	struct doors *doors;
+	struct clock *clock;
+	struct cpuid_policy
+	    *cpuid; /* filled by the machine from engine_ops.caps before vCPUs are created */
+	unsigned cpus;
+	/* For engines with a local APIC of their own: the PIC's acknowledge cycle (vector, or -1),
+	 * and an end-of-interrupt broadcast for the IOAPIC. */
+	int (*pic_ack)(void *opaque);
+	void (*eoi)(void *opaque, unsigned vector);
+	/* ... and which vectors want that broadcast: asked when routing changed. Bit set per
+	 * vector. */
+	void (*event)(void *opaque, enum engine_event event, unsigned cpu, const char *text);
+	void *opaque;
+};
+
+enum engine_options_soft { SOFT_INTERP };
+struct engine_config {
+	enum engine_options_soft soft;
+	_Bool trace_int; /* log every interrupt and exception delivered */
+};
+
+/* What a probe found; `why` is one clause for the person ("/dev/kvm runs SSE through an emulator").
+ */
+struct engine_probe {
+	_Bool usable;	 /* it would work at all */
+	_Bool advisable; /* auto may choose it */
+	char why[256];
+};
+
+/*
+ * An engine. All functions are called with no lock held. `run` is called on the vCPU's own thread;
+ * get/set only while the vCPU is paused or on its thread outside of run. Errors are negative
+ * errnos.
+ */
+struct engine_ops {
+	const char *name;
+	void (*probe)(struct engine_probe *out);
+	/* Creates the VM side; `env` stays valid. */
+	int (*create)(struct engine **engine, const struct engine_env *env,
+		      const struct engine_config *cfg, struct error *err);
+	void (*destroy)(struct engine *engine);
+	/* What the CPUID policy may offer on this engine. Called before create. */
+	void (*caps)(struct cpuid_caps *caps);
+
+	/* A vCPU, in power-on state. vcpu_new has set up the common part. */
+	int (*vcpu_create)(struct engine *engine, unsigned index, struct vcpu **vcpu,
+			   struct error *err);
+	void (*vcpu_destroy)(struct vcpu *vcpu);
+	/* Runs guest code until something that the vCPU's thread must see; see enum run_result. */
+	int (*run)(struct vcpu *vcpu);
+	/* Would a halted vCPU go on, given link.events and its state? Called on its thread. */
+	_Bool (*runnable)(struct vcpu *vcpu);
+	/* Makes a vCPU that is inside run return soon, having set CPU_EVENT_KICK in link.events.
+	 * Any thread. */
+	void (*kick)(struct vcpu *vcpu);
+	int (*get_state)(struct vcpu *vcpu, struct x86_state *out);
+	int (*set_state)(struct vcpu *vcpu, const struct x86_state *in);
+
+	/* TSC as a device sees it; called on any thread. */
+	void (*tsc_source)(struct engine *engine, struct tsc_source *out);
+	uint32_t (*tsc_khz)(void); /* rate of the guest's TSC; callable before create */
+
+	/* Engines with a local APIC in the host kernel only (else NULL): */
+	_Bool own_apic;
+	void (*msi)(struct engine *engine, uint64_t addr, uint32_t data);
+	void (*extint)(struct engine *engine, _Bool level); /* PIC output at the boot CPU */
+	int (*apic_get)(struct vcpu *vcpu, uint8_t page[1024], uint64_t *apic_base,
+			uint64_t *tsc_deadline);
+	int (*apic_set)(struct vcpu *vcpu, const uint8_t page[1024], uint64_t apic_base,
+			uint64_t tsc_deadline);
+	/* Bits of the vectors whose EOI must reach env->eoi; called by the machine when an IOAPIC
+	 * entry changed. */
+	void (*eoi_vectors)(struct engine *engine, const uint64_t bitmap[4]);
+	/* A guest write to (addr, size[, value]) signals `fd` without leaving the kernel; -ENOSYS
+	 * where an engine has none (the bus then does it). */
+	int (*doorbell)(struct engine *engine, _Bool port, uint64_t addr, unsigned size,
+			const uint64_t *value, int fd, _Bool add);
+	/* A message sent when `fd` is signalled; returns a handle for irqfd_set/irqfd_del. */
+	int (*irqfd_add)(struct engine *engine, int fd, uint64_t addr, uint32_t data);
+	int (*irqfd_set)(struct engine *engine, int handle, uint64_t addr, uint32_t data);
+	void (*irqfd_del)(struct engine *engine, int handle);
+
+	/* Memory: slots come from gmem at create. Dirty pages that only the engine knows of are
+	 * pushed into gmem's log. */
+	int (*dirty_log)(struct engine *engine, _Bool on);
+	int (*dirty_sync)(struct engine *engine);
+
+	/* Human-readable counters, one "name value" per line. May be NULL. */
+	void (*stats)(struct engine *engine, struct wbuf *out);
+};
+
+struct engine {
+	const struct engine_ops *ops;
+	const struct engine_env *env;
+	struct engine_config cfg;
+};
+
+extern const struct engine_ops engine_soft;
+extern const struct engine_ops engine_kvm;
+
+#endif
