@@ -90,25 +90,26 @@
 #define X86_PFERR_RSVD BIT32(3)
 #define X86_PFERR_I    BIT32(4)
 
+/* Exception vectors (SDM3 6.15) */
 enum x86_vector {
-	X86_DE = 0,
-	X86_DB = 1,
-	X86_NMI = 2,
-	X86_BP = 3,
-	X86_OFV = 4,
-	X86_BR = 5,
-	X86_UD = 6,
-	X86_NM = 7,
-	X86_DF = 8,
-	X86_TS = 10,
-	X86_NP = 11,
-	X86_SSV = 12,
-	X86_GP = 13,
-	X86_PFV = 14,
-	X86_MF = 16,
-	X86_ACV = 17,
-	X86_MC = 18,
-	X86_XM = 19,
+	X86_VEC_DE = 0,
+	X86_VEC_DB = 1,
+	X86_VEC_NMI = 2,
+	X86_VEC_BP = 3,
+	X86_VEC_OF = 4,
+	X86_VEC_BR = 5,
+	X86_VEC_UD = 6,
+	X86_VEC_NM = 7,
+	X86_VEC_DF = 8,
+	X86_VEC_TS = 10,
+	X86_VEC_NP = 11,
+	X86_VEC_SS = 12,
+	X86_VEC_GP = 13,
+	X86_VEC_PF = 14,
+	X86_VEC_MF = 16,
+	X86_VEC_AC = 17,
+	X86_VEC_MC = 18,
+	X86_VEC_XM = 19,
 };
 
 #define X86_DR6_FIXED UINT64_C(0xffff0ff0)
