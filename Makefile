@@ -1,0 +1,54 @@
+# Makefile: the few targets people type. Meson and Ninja do the work; `make help` lists them.
+BUILD   ?= build
+PREFIX  ?= /usr/local
+SECONDS_PER_FUZZER ?= 60
+
+.PHONY: all run test bench lint fuzz sanitize install help clean deps guest-files
+.DEFAULT_GOAL := all
+
+all: deps $(BUILD)/build.ninja
+	@ninja -C $(BUILD) --quiet
+
+$(BUILD)/build.ninja: | deps
+	@meson setup $(BUILD) --prefix $(PREFIX) >/dev/null || { cat $(BUILD)/meson-logs/meson-log.txt; exit 1; }
+
+deps:
+	@tools/install-deps.sh
+
+guest-files: deps
+	@tools/guest-files.sh
+
+run: all guest-files
+	@tools/run-demo.sh $(BUILD)/polyvisor
+
+test: all guest-files
+	@tools/run-tests.sh $(BUILD)
+
+sanitize: deps guest-files
+	@tools/run-sanitized.sh
+
+bench: all guest-files
+	@bench/run.sh $(BUILD)
+
+lint: deps
+	@tools/lint.sh
+
+fuzz: deps
+	@fuzz/run.sh $(SECONDS_PER_FUZZER)
+
+install: all
+	@meson install -C $(BUILD)
+
+clean:
+	@rm -rf build build-*
+
+help:
+	@echo 'make            install what a build needs, then build $(BUILD)/polyvisor'
+	@echo 'make run        boot a Debian kernel to a shell in this terminal (in a pipe: a self-check, then exit)'
+	@echo 'make test       all set-up of the tests, then the tests'
+	@echo 'make sanitize   the tests again under the address and undefined-behaviour sanitizers'
+	@echo 'make bench      measure, side by side with peers where they are installed'
+	@echo 'make lint       layout, format, headers, static analysis'
+	@echo 'make fuzz       every fuzz target for SECONDS_PER_FUZZER (now $(SECONDS_PER_FUZZER)) seconds'
+	@echo 'make install    to PREFIX (now $(PREFIX))'
+	@echo 'make clean      remove build directories'
