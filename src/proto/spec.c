@@ -1,0 +1,99 @@
+/* spec.c: defaults, parsing and checks of a VM's description. */
+#include "proto/spec.h"
+
+#include <ctype.h>
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+void spec_init(struct vm_spec *spec)
+{
+	memset(spec, 0, sizeof(*spec));
+	spec->append = "";
+	spec->memory_bytes = UINT64_C(512) << 20;
+	spec->cpus = 1;
+	spec->engine = "auto";
+	spec->personality = PERSONALITY_KVM;
+}
+
+/* The digits at the start of `text`; false when there are none or they do not fit 64 bits. */
+static _Bool parse_digits(const char *text, uint64_t *value, const char **rest)
+{
+	uint64_t v = 0;
+	const char *p = text;
+
+	for (; isdigit((unsigned char)*p); p++) {
+		if (__builtin_mul_overflow(v, 10, &v) ||
+		    __builtin_add_overflow(v, (uint64_t)(*p - '0'), &v))
+			return 0;
+	}
+	*value = v;
+	*rest = p;
+	return p != text;
+}
+
+int spec_parse_memory(const char *text, uint64_t *bytes, struct error *err)
+{
+	static const char units[] = "KMGT";
+	const char *rest;
+	uint64_t v;
+	unsigned shift = 20;
+
+	if (!parse_digits(text, &v, &rest))
+		return error_set(err, -EINVAL,
+				 "memory size '%s' is not a number such as 512M or 2G", text);
+	if (*rest) {
+		const char *unit = strchr(units, toupper((unsigned char)*rest));
+		if (!unit || (rest[1] && strcasecmp(rest + 1, "B") && strcasecmp(rest + 1, "iB")))
+			return error_set(
+			    err, -EINVAL,
+			    "memory size '%s' has the unknown unit '%s'; use K, M, G or T", text,
+			    rest);
+		shift = 10 * (unsigned)(unit - units + 1);
+	}
+	if (v > UINT64_MAX >> shift)
+		return error_set(err, -EINVAL, "memory size '%s' is larger than any machine's",
+				 text);
+	*bytes = v << shift;
+	return 0;
+}
+
+int spec_parse_number(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out,
+		      struct error *err)
+{
+	const char *rest;
+	uint64_t v;
+
+	if (!parse_digits(text, &v, &rest) || *rest || v < min || v > max)
+		return error_set(err, -EINVAL, "%s '%s' is not a whole number from %llu to %llu",
+				 what, text, (unsigned long long)min, (unsigned long long)max);
+	*out = v;
+	return 0;
+}
+
+int spec_check(const struct vm_spec *spec, struct error *err)
+{
+	if (!spec->kernel)
+		return error_set(err, -EINVAL,
+				 "no kernel: name one with --kernel FILE (a Linux bzImage, an ELF "
+				 "image with a PVH note, or "
+				 "a Multiboot kernel)");
+	if (spec->memory_bytes < SPEC_MIN_MEMORY)
+		return error_set(
+		    err, -EINVAL,
+		    "%llu KiB of memory are too few: the machine needs at least %llu MiB",
+		    (unsigned long long)spec->memory_bytes >> 10,
+		    (unsigned long long)SPEC_MIN_MEMORY >> 20);
+	if (spec->memory_bytes > SPEC_MAX_MEMORY)
+		return error_set(err, -EINVAL,
+				 "%llu GiB of memory are more than the %llu GiB a machine can have",
+				 (unsigned long long)spec->memory_bytes >> 30,
+				 (unsigned long long)SPEC_MAX_MEMORY >> 30);
+	if (spec->memory_bytes % 4096)
+		return error_set(err, -EINVAL,
+				 "the memory size must be a whole number of 4 KiB pages");
+	if (spec->cpus < 1 || spec->cpus > SPEC_MAX_CPUS)
+		return error_set(err, -EINVAL, "%u CPUs: a machine has 1 to %u", spec->cpus,
+				 SPEC_MAX_CPUS);
+	return 0;
+}

@@ -1,0 +1,53 @@
+/* spec.h: what a person asks for: the description of one VM. */
+#ifndef PROTO_SPEC_H
+#define PROTO_SPEC_H
+
+#include "base/error.h"
+
+#define SPEC_MAX_INITRDS 8
+#define SPEC_MAX_CPUS	 64
+#define SPEC_MIN_MEMORY	 (UINT64_C(2) << 20)
+#define SPEC_MAX_MEMORY	 (UINT64_C(1) << 40)
+
+enum spec_personality { PERSONALITY_NONE, PERSONALITY_KVM };
+enum spec_boot {
+	SPEC_BOOT_AUTO,
+	SPEC_BOOT_LINUX64,
+	SPEC_BOOT_LINUX32,
+	SPEC_BOOT_PVH,
+	SPEC_BOOT_MULTIBOOT
+};
+enum spec_unpack { SPEC_UNPACK_HOST, SPEC_UNPACK_GUEST };
+
+/* Strings are borrowed: they live as long as the command line. */
+struct vm_spec {
+	const char *kernel;
+	const char *initrd[SPEC_MAX_INITRDS];
+	unsigned initrd_count;
+	const char *append; /* kernel command line; "" for none */
+	uint64_t memory_bytes;
+	unsigned cpus;
+	const char *engine; /* "auto", "soft", "kvm" */
+	enum spec_personality personality;
+	enum spec_boot boot;
+	enum spec_unpack unpack;
+	_Bool no_reboot;  /* a guest reset ends the VM */
+	_Bool debug_exit; /* offer the debug exit port */
+	_Bool huge_pages;
+	_Bool stats; /* print counters at exit */
+	_Bool quiet; /* no line about the engine */
+};
+
+void spec_init(struct vm_spec *spec);
+
+/* "512M", "2G", "1048576K", "256" (MiB, as users of other monitors expect). 0, or -EINVAL with a
+ * sentence. */
+NODISCARD int spec_parse_memory(const char *text, uint64_t *bytes, struct error *err);
+/* A whole decimal number in [min, max]. */
+NODISCARD int spec_parse_number(const char *what, const char *text, uint64_t min, uint64_t max,
+				uint64_t *out, struct error *err);
+
+/* Is every field something the product can do? 0, or -EINVAL with a sentence. */
+NODISCARD int spec_check(const struct vm_spec *spec, struct error *err);
+
+#endif

@@ -1,0 +1,91 @@
+/* spec_test.c: parsing and checking a VM's description. */
+#include "proto/spec.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <cmocka.h>
+
+static uint64_t memory(const char *text)
+{
+	uint64_t v = 0;
+	return spec_parse_memory(text, &v, NULL) ? 0 : v;
+}
+
+static void reads_memory_sizes_with_and_without_units(void **state)
+{
+	assert_int_equal(memory("256"), 256u << 20);
+	assert_int_equal(memory("1G"), 1u << 30);
+	assert_int_equal(memory("4096K"), 4u << 20);
+	assert_int_equal(memory("2GiB"), UINT64_C(2) << 30);
+	assert_int_equal(memory("1t"), UINT64_C(1) << 40);
+}
+
+static void refuses_sizes_that_are_not_numbers_or_overflow(void **state)
+{
+	struct error err;
+	uint64_t v = 7;
+
+	static const char *const bad[] = {
+	    "",	    "G", "-1", "1X", "1GG", "99999999999999999999", "18446744073709551615T",
+	    "0x10", " 1"};
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		assert_int_equal(spec_parse_memory(bad[i], &v, &err), -EINVAL);
+		assert_int_equal(v, 7);
+		assert_true(err.text[0]);
+	}
+}
+
+static void refuses_cpu_counts_outside_the_range(void **state)
+{
+	struct vm_spec spec;
+	struct error err;
+
+	spec_init(&spec);
+	spec.kernel = "k";
+	assert_int_equal(spec_check(&spec, &err), 0);
+	spec.cpus = 0;
+	assert_int_equal(spec_check(&spec, &err), -EINVAL);
+	spec.cpus = 10000;
+	assert_int_equal(spec_check(&spec, &err), -EINVAL);
+}
+
+static void refuses_a_machine_without_kernel_or_memory(void **state)
+{
+	struct vm_spec spec;
+	struct error err;
+
+	spec_init(&spec);
+	assert_int_equal(spec_check(&spec, &err), -EINVAL);
+	spec.kernel = "k";
+	spec.memory_bytes = 4096;
+	assert_int_equal(spec_check(&spec, &err), -EINVAL);
+	spec.memory_bytes = (UINT64_C(64) << 20) + 1;
+	assert_int_equal(spec_check(&spec, &err), -EINVAL);
+	spec.memory_bytes = UINT64_C(2) << 40;
+	assert_int_equal(spec_check(&spec, &err), -EINVAL);
+}
+
+static void reads_whole_numbers_in_a_range(void **state)
+{
+	uint64_t v = 0;
+	struct error err;
+
+	assert_int_equal(spec_parse_number("CPUs", "8", 1, 64, &v, &err), 0);
+	assert_int_equal(v, 8);
+	assert_int_equal(spec_parse_number("CPUs", "0", 1, 64, &v, &err), -EINVAL);
+	assert_int_equal(spec_parse_number("CPUs", "8x", 1, 64, &v, &err), -EINVAL);
+	assert_int_equal(spec_parse_number("CPUs", "", 1, 64, &v, &err), -EINVAL);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(reads_memory_sizes_with_and_without_units),
+	    cmocka_unit_test(refuses_sizes_that_are_not_numbers_or_overflow),
+	    cmocka_unit_test(refuses_cpu_counts_outside_the_range),
+	    cmocka_unit_test(refuses_a_machine_without_kernel_or_memory),
+	    cmocka_unit_test(reads_whole_numbers_in_a_range),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
