@@ -1,0 +1,135 @@
+#!/bin/bash
+# guest-files.sh: fetches unmodified Debian kernels and busybox, and makes the initramfs that `make run` and the tests boot.
+#
+#   tools/guest-files.sh [cloud] [generic]        (default: both)
+#
+# Leaves in .cache/guest (or $POLYVISOR_CACHE/guest):
+#   vmlinuz-cloud, vmlinuz-generic   kernels as packaged, with config-* and their version in version-*
+#   busybox                          static
+#   initrd.cpio                      tests/initramfs/init and busybox, uncompressed, reproducible
+#
+# Nothing is installed, and root is not needed: packages are downloaded with apt-get and unpacked here. When
+# the system's package lists are missing or stale, private ones are fetched into the cache.
+set -euo pipefail
+
+top=$(cd "$(dirname "$0")/.." && pwd)
+cache=${POLYVISOR_CACHE:-$top/.cache}
+out=$cache/guest
+apt_private=(-o "Dir::State=$cache/apt/state" -o "Dir::State::status=/var/lib/dpkg/status"
+	-o "Dir::Cache=$cache/apt/cache" -o "APT::Sandbox::User=$(id -un)" -o "Dir::Etc::SourceParts=/etc/apt/sources.list.d")
+apt=()
+
+die() {
+	echo "guest-files.sh: $*" >&2
+	exit 1
+}
+
+for tool in apt-get apt-cache dpkg-deb tar flock; do
+	command -v $tool >/dev/null || die "'$tool' is needed to fetch Debian's packages, and it is not on this system"
+done
+
+private_lists() {
+	[ ${#apt[@]} = 0 ] || return 1
+	echo "Fetching package lists into $cache/apt" >&2
+	mkdir -p "$cache/apt/state/lists/partial" "$cache/apt/cache/archives/partial"
+	apt=("${apt_private[@]}")
+	apt-get "${apt[@]}" -qq update >&2 || die "cannot fetch Debian's package lists (is there a network?)"
+}
+
+known() {
+	apt-cache "${apt[@]}" show "$1" >/dev/null 2>&1
+}
+
+# The versioned package behind a metapackage, or the package itself.
+versioned() {
+	local dep
+	dep=$(apt-cache "${apt[@]}" depends --important "$1" 2>/dev/null |
+		sed -n 's/^ *Depends: \(linux-image-[0-9][^ ]*\)$/\1/p' | head -n 1)
+	echo "${dep:-$1}"
+}
+
+# Downloads a package's .deb into the cache and prints its path.
+fetch() {
+	local package debs
+	known "$1" || private_lists || true
+	known "$1" || die "no package named $1: these scripts take their guest files from Debian 12's archive"
+	package=$(versioned "$1")
+	debs=$cache/debs/$package
+	if ! compgen -G "$debs/*.deb" >/dev/null; then
+		rm -rf "$debs.part" && mkdir -p "$debs.part"
+		echo "Downloading $package" >&2
+		if ! (cd "$debs.part" && apt-get "${apt[@]}" -qq -o "APT::Sandbox::User=$(id -un)" download "$package" >&2); then
+			private_lists || die "cannot download $package"
+			fetch "$1"
+			return
+		fi
+		rm -rf "$debs" && mv "$debs.part" "$debs"
+	fi
+	compgen -G "$debs/*.deb" | head -n 1
+}
+
+fetch_kernel() {
+	local flavour=$1 deb tmp
+	[ -s "$out/vmlinuz-$flavour" ] && [ -s "$out/version-$flavour" ] && return
+	deb=$(fetch "linux-image-${2}amd64")
+	tmp=$(mktemp -d "$out/kernel.XXXXXX")
+	dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$tmp" ./boot
+	mv "$tmp"/boot/config-* "$out/config-$flavour"
+	(cd "$tmp/boot" && echo vmlinuz-*) | sed 's/^vmlinuz-//' >"$out/version-$flavour"
+	mv "$tmp"/boot/vmlinuz-* "$out/vmlinuz-$flavour"
+	rm -rf "$tmp"
+	echo "Linux $(cat "$out/version-$flavour"): $out/vmlinuz-$flavour"
+}
+
+fetch_busybox() {
+	local deb
+	[ -x "$out/busybox" ] && return
+	deb=$(fetch busybox-static)
+	dpkg-deb --fsys-tarfile "$deb" | tar -x -O ./bin/busybox >"$out/busybox.part"
+	chmod 755 "$out/busybox.part"
+	mv "$out/busybox.part" "$out/busybox"
+}
+
+# The same files give the same bytes: sorted names, no times, no owners, inode numbers renewed.
+make_initrd() {
+	local tree applet
+	if [ "$out/initrd.cpio" -nt "$top/tests/initramfs/init" ] && [ "$out/initrd.cpio" -nt "$out/busybox" ] &&
+		[ "$out/initrd.cpio" -nt "$0" ]; then
+		return
+	fi
+	tree=$(mktemp -d "$out/initrd.XXXXXX")
+	mkdir -p "$tree"/{bin,dev,etc,proc,root,run,sys,tmp}
+	install -m 755 "$out/busybox" "$tree/bin/busybox"
+	install -m 755 "$top/tests/initramfs/init" "$tree/init"
+	echo 'root:x:0:0:root:/root:/bin/sh' >"$tree/etc/passwd"
+	echo 'root:x:0:' >"$tree/etc/group"
+	for applet in $("$out/busybox" --list); do
+		[ "$applet" = busybox ] || ln -s busybox "$tree/bin/$applet"
+	done
+	find "$tree" -exec touch -h -d @0 {} +
+	if command -v cpio >/dev/null; then
+		(cd "$tree" && find . -mindepth 1 | LC_ALL=C sort |
+			cpio --quiet -o -H newc --reproducible -R 0:0) >"$out/initrd.cpio.part"
+	else
+		(cd "$tree" && find . -mindepth 1 | LC_ALL=C sort |
+			"$out/busybox" cpio -o -H newc -R 0:0 2>/dev/null) >"$out/initrd.cpio.part"
+	fi
+	rm -rf "$tree"
+	mv "$out/initrd.cpio.part" "$out/initrd.cpio"
+	echo "Initramfs: $out/initrd.cpio"
+}
+
+mkdir -p "$out"
+exec 9>"$cache/lock"
+flock 9
+
+[ $# -gt 0 ] || set -- cloud generic
+for what; do
+	case $what in
+	cloud) fetch_kernel cloud cloud- ;;
+	generic) fetch_kernel generic "" ;;
+	*) die "'$what' is not one of: cloud, generic" ;;
+	esac
+done
+fetch_busybox
+make_initrd
