@@ -22,15 +22,20 @@ struct cpuid_policy {
 	unsigned count;
 	uint32_t max_basic, max_extended;
 	unsigned cpus;
-	uint32_t tsc_khz;      /* of the guest's TSC; leaf 0x15/0x40000010 */
+	uint32_t tsc_khz;      /* of the guest's TSC; leaf 0x40000010 */
 	uint64_t xcr0_allowed; /* X87 | SSE | AVX as offered */
 	uint8_t phys_bits, virt_bits;
+	_Bool amd;	    /* AMD's rules where the vendors differ (Hygon as well) */
 	char signature[12]; /* hypervisor signature at 0x40000000, or zeroes: no hypervisor bit */
 };
 
 enum cpuid_hypervisor { CPUID_HV_NONE, CPUID_HV_KVM };
 
-/* What an engine can execute; the policy is host AND this. */
+/*
+ * What an engine can execute. For what user code executes the policy is host AND this; for system
+ * features that need nothing of the host's CPU (pcid, invpcid, smep, smap, umip, fsgsbase, la57,
+ * tsc_deadline, x2apic, mtrr, mce, vme, monitor) the engine's word is enough.
+ */
 struct cpuid_caps {
 	_Bool avx, avx2, fma, avx512; /* vector sets */
 	_Bool pcid, invpcid, smep, smap, umip, fsgsbase, la57, pku;
@@ -40,18 +45,25 @@ struct cpuid_caps {
 	_Bool invariant_tsc;
 };
 
+struct cpuid_regs {
+	uint32_t eax, ebx, ecx, edx;
+};
+
 /* From the host's own CPUID, `caps`, the number of CPUs (topology leaves) and the hypervisor
- * leaves. Set-up only. */
+ * leaves. Set-up only. -ENOTSUP or -EINVAL with a sentence. */
 NODISCARD int cpuid_policy_init(struct cpuid_policy *p, const struct cpuid_caps *caps,
 				unsigned cpus, uint32_t tsc_khz, enum cpuid_hypervisor hv,
 				struct error *err);
 
+/* The same from any source of CPUID instead of the host's. */
+typedef void cpuid_source(void *opaque, uint32_t leaf, uint32_t subleaf, struct cpuid_regs *out);
+NODISCARD int cpuid_policy_init_from(struct cpuid_policy *p, cpuid_source *source, void *opaque,
+				     const struct cpuid_caps *caps, unsigned cpus, uint32_t tsc_khz,
+				     enum cpuid_hypervisor hv, struct error *err);
+
 /* The present answer for one CPU. `apic_enabled` as in cpu_apic_ops.enabled. Never fails: leaves
  * out of range answer as SDM2 CPUID says for the vendor that the host is (Intel: highest basic
  * leaf; AMD: zeroes). */
-struct cpuid_regs {
-	uint32_t eax, ebx, ecx, edx;
-};
 void cpuid_query(const struct cpuid_policy *p, const struct x86_state *s, unsigned cpu,
 		 _Bool apic_enabled, uint32_t leaf, uint32_t subleaf, struct cpuid_regs *out);
 
