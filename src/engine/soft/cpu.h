@@ -1,0 +1,371 @@
+/* cpu.h: a vCPU of the software engine: live state, memory access, exceptions. */
+#ifndef ENGINE_SOFT_CPU_H
+#define ENGINE_SOFT_CPU_H
+
+#include <setjmp.h>
+#include <string.h>
+#include "engine/soft/insn.h"
+#include "engine/vcpu.h"
+#include "x86/regs.h"
+
+struct soft_engine;
+struct soft_cache;
+
+/*
+ * The TLB: direct-mapped, one entry a 4 KiB page (large pages enter in pieces). A tag is the linear
+ * page address with the address-space id in its low 12 bits; SOFT_TLB_INVALID never matches. A load
+ * whose last byte is in another page than its first compares unequal, so one comparison checks
+ * both presence and page crossing. MMIO and ROM (for writes) have no tag: they take the slow way.
+ */
+#define SOFT_TLB_BITS	 10
+#define SOFT_TLB_SIZE	 (1u << SOFT_TLB_BITS)
+#define SOFT_TLB_INVALID UINT64_MAX
+struct soft_tlb_entry {
+	uint64_t read, write; /* tags */
+	uint64_t addend;      /* host address = linear address + addend */
+	uint8_t *flags;	      /* the guest-physical page's flags, enum soft_page */
+};
+struct soft_tlb {
+	struct soft_tlb_entry e[SOFT_TLB_SIZE];
+};
+/* Which TLB the CPU uses now: by privilege, and for ring 0 by whether SMAP forbids user pages. NONE
+ * is always empty, for alignment checks and data breakpoints. */
+enum soft_tlb_kind { SOFT_TLB_KERNEL, SOFT_TLB_USER, SOFT_TLB_KERNEL_AC, SOFT_TLB_NONE, SOFT_TLBS };
+
+/* One byte per guest-physical page, shared by all vCPUs. Not zero: a store must tell. */
+enum soft_page {
+	SOFT_PAGE_CODE = 1, /* instructions of this page are in some decode cache */
+	SOFT_PAGE_LOG = 2,  /* the dirty log wants to hear of the next write */
+	SOFT_PAGE_SLOW = 4, /* not a page: a store through a bounce buffer */
+};
+
+/* An exception or interrupt on its way. */
+struct soft_event {
+	_Bool valid;
+	_Bool has_error;
+	uint8_t vector;
+	uint8_t kind; /* enum x86_event_kind */
+	uint32_t error;
+	uint64_t dr6; /* #DB: bits to set in DR6 on delivery */
+};
+
+struct soft_stats {
+	uint64_t retired, blocks, flushes, invalidations, tlb_misses, mmio, ports, interrupts,
+	    exceptions, single_steps, lookups;
+};
+
+struct soft_cpu {
+	uint64_t zero; /* stays 0: the base of what has none */
+	/* Arithmetic flags as LAHF; SETO AL leave them: bit 0 OF, 8 CF, 10 PF, 12 AF, 14 ZF, 15 SF;
+	 * other bits are rubbish. s.rflags's arithmetic bits are stale: use soft_flags_get and
+	 * soft_flags_set. */
+	uint32_t af;
+	uint32_t mode;	      /* enum soft_mode bits: what decoding depends on */
+	uint64_t asid;	      /* the address space's id, below 4096; see mmu.c */
+	struct soft_tlb *tlb; /* the one in use */
+	uint8_t *rmw;	      /* flags of the page of the read-modify-write under way */
+	uint8_t cpl;	      /* cached by soft_mode_update from SS's DPL */
+	uint8_t slow;	      /* step singly: TF, or DR7 has an instruction breakpoint */
+	uint8_t data_bp;      /* DR7 has a data breakpoint */
+	uint8_t align_check;  /* CR0.AM, EFLAGS.AC, ring 3 */
+	struct x86_state s;   /* rip, gpr and the rest are live here */
+
+	struct soft_event exc;	      /* raised, not delivered */
+	struct soft_event delivering; /* being delivered: a fault now is a double fault */
+	uint64_t debug_hits;	      /* DR6 bits of data breakpoints that this instruction hit */
+	uint64_t tsc_offset;
+
+	struct vcpu base;
+	struct soft_engine *engine;
+	struct soft_cache *cache;
+	struct soft_mmu *mmu;
+	struct soft_vec *vec; /* vec*.c's own, made by vec_init */
+	struct soft_stats stats;
+	jmp_buf jmp;
+	uint8_t rmw_slow; /* SOFT_PAGE_SLOW; `rmw` points here when rmw_* is in use */
+	uint8_t rmw_kind, rmw_size, rmw_seg;
+	uint64_t rmw_lin, rmw_old;
+	alignas(16) uint8_t rmw_buf[64];
+};
+
+/* struct soft_cpu.mode: the key of decoded code beside its address */
+enum soft_mode {
+	SOFT_MODE_16 = 0,
+	SOFT_MODE_32 = 1,
+	SOFT_MODE_64 = 2,
+	SOFT_MODE_SIZE = 3,  /* mask */
+	SOFT_MODE_FLAT = 4,  /* ES, CS, SS, DS: base 0, limit 4 GiB, usual types (always in 64) */
+	SOFT_MODE_SS32 = 8,  /* SS.B: ESP, not SP (not in 64) */
+	SOFT_MODE_REAL = 16, /* real-address or virtual-8086 mode */
+};
+
+#define SOFT_EA_UNIT(field) (offsetof(struct soft_cpu, field) / 8)
+#define SOFT_EA_ZERO	    SOFT_EA_UNIT(zero)
+#define SOFT_EA_GPR(n)	    (SOFT_EA_UNIT(s.gpr) + (n))
+#define SOFT_EA_RIP	    SOFT_EA_UNIT(s.rip)
+#define SOFT_EA_SEG(n)	    (SOFT_EA_UNIT(s.seg) + (n) * (sizeof(struct x86_seg) / 8))
+_Static_assert(offsetof(struct soft_cpu, s.seg[5].base) / 8 < 256, "ea offsets are bytes");
+
+static inline struct soft_cpu *soft_cpu_of(struct vcpu *vcpu)
+{
+	return container_of(vcpu, struct soft_cpu, base);
+}
+
+/*
+ * Exceptions. Never return: the instruction is abandoned with the state as it is in cpu->s, which
+ * must be that before the instruction, and delivery starts from the run loop. soft_raise is for
+ * vectors without an error code, soft_raise_err for those with.
+ */
+NORETURN void soft_raise(struct soft_cpu *cpu, unsigned vector);
+NORETURN void soft_raise_err(struct soft_cpu *cpu, unsigned vector, uint32_t error);
+NORETURN void soft_raise_pf(struct soft_cpu *cpu, uint64_t lin, uint32_t error); /* sets CR2 */
+/* #DB with bits for DR6 (a fault: general detect; traps are handled by the run loop) */
+NORETURN void soft_raise_db(struct soft_cpu *cpu, uint64_t dr6);
+/* Abandons the instruction without an event: execution goes on at cpu->s.rip after events were
+ * looked at. For repeated string instructions, and after code was changed under the CPU. */
+NORETURN void soft_restart(struct soft_cpu *cpu);
+/* The guest entered shutdown (triple fault): sets the activity and leaves. */
+NORETURN void soft_shutdown(struct soft_cpu *cpu);
+/* The host failed. `text` is a constant. */
+NORETURN void soft_fail(struct soft_cpu *cpu, const char *text);
+
+/* RFLAGS with the arithmetic flags folded in, and the reverse (all bits; the caller has masked). */
+uint64_t soft_flags_get(const struct soft_cpu *cpu);
+void soft_flags_set(struct soft_cpu *cpu, uint64_t rflags);
+static inline uint32_t soft_af_of(uint64_t rflags)
+{
+	return (uint32_t)((rflags & 0xd5) << 8 | ((rflags >> 11) & 1));
+}
+static inline uint64_t soft_af_to(uint32_t af)
+{
+	return ((af >> 8) & 0xd5) | (uint64_t)(af & 1) << 11;
+}
+/* For handlers that only set a flag or two: CF, ZF ... of af */
+#define SOFT_AF_OF BIT32(0)
+#define SOFT_AF_CF BIT32(8)
+#define SOFT_AF_PF BIT32(10)
+#define SOFT_AF_AF BIT32(12)
+#define SOFT_AF_ZF BIT32(14)
+#define SOFT_AF_SF BIT32(15)
+
+/*
+ * Must be called after any change of: a segment register's hidden part, CR0, CR4, EFER,
+ * RFLAGS.{TF,AC,VM} or DR7. Recomputes mode, cpl, slow, the TLB in use. The CPL is the DPL in
+ * s.seg[X86_SS].attr, always (0 in real mode, 3 in virtual-8086 mode whatever SS says).
+ */
+void soft_mode_update(struct soft_cpu *cpu);
+
+/* TLB maintenance (mmu.c). All drop at least what the architecture asks. */
+void soft_tlb_flush_all(struct soft_cpu *cpu); /* every address space, global pages too */
+void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t lin);
+void soft_tlb_flush_pcid(struct soft_cpu *cpu, unsigned pcid);
+/* s.cr3 was loaded. `keep`: bit 63 of the source was set with CR4.PCIDE. PAE's PDPTEs are loaded
+ * by the walker at use, from the present memory. */
+void soft_tlb_cr3(struct soft_cpu *cpu, _Bool keep);
+/* Linear to physical without side effects, as an explicit supervisor read (debuggers): 0 or -1. */
+int soft_translate(struct soft_cpu *cpu, uint64_t lin, uint64_t *phys);
+
+/* TSC of this CPU now. */
+uint64_t soft_tsc(struct soft_cpu *cpu);
+/* Makes soft_tsc(cpu) be `value` from now on (WRMSR TSC, TSC_ADJUST, set_state). */
+void soft_tsc_set(struct soft_cpu *cpu, uint64_t value);
+
+/* Register operands */
+static ALWAYS_INLINE void *soft_reg(struct soft_cpu *cpu, unsigned offset)
+{
+	return (uint8_t *)cpu->s.gpr + offset;
+}
+static ALWAYS_INLINE uint8_t insn_gpr8(struct soft_cpu *cpu, unsigned r)
+{
+	return *(uint8_t *)soft_reg(cpu, r);
+}
+static ALWAYS_INLINE uint16_t insn_gpr16(struct soft_cpu *cpu, unsigned r)
+{
+	return *(uint16_t *)soft_reg(cpu, r);
+}
+static ALWAYS_INLINE uint32_t insn_gpr32(struct soft_cpu *cpu, unsigned r)
+{
+	return *(uint32_t *)soft_reg(cpu, r);
+}
+static ALWAYS_INLINE uint64_t insn_gpr64(struct soft_cpu *cpu, unsigned r)
+{
+	return *(uint64_t *)soft_reg(cpu, r);
+}
+/* By operand size in bytes; writing 4 bytes clears the upper half, as the architecture does. */
+static inline uint64_t insn_gpr(struct soft_cpu *cpu, unsigned r, unsigned size)
+{
+	return size == 8   ? insn_gpr64(cpu, r)
+	       : size == 4 ? insn_gpr32(cpu, r)
+	       : size == 2 ? insn_gpr16(cpu, r)
+			   : insn_gpr8(cpu, r);
+}
+static inline void insn_gpr_set(struct soft_cpu *cpu, unsigned r, unsigned size, uint64_t v)
+{
+	if (size == 8)
+		*(uint64_t *)soft_reg(cpu, r) = v;
+	else if (size == 4)
+		*(uint64_t *)soft_reg(cpu, r) = (uint32_t)v;
+	else if (size == 2)
+		*(uint16_t *)soft_reg(cpu, r) = (uint16_t)v;
+	else
+		*(uint8_t *)soft_reg(cpu, r) = (uint8_t)v;
+}
+
+static inline _Bool soft_is64(const struct soft_cpu *cpu)
+{
+	return cpu->mode & SOFT_MODE_64;
+}
+/* Real-address mode (not virtual-8086). */
+static inline _Bool soft_is_real(const struct soft_cpu *cpu)
+{
+	return !(cpu->s.cr0 & X86_CR0_PE);
+}
+static inline _Bool soft_is_v86(const struct soft_cpu *cpu)
+{
+	return (cpu->s.cr0 & X86_CR0_PE) && (cpu->s.rflags & X86_VM);
+}
+static inline _Bool soft_is_long(const struct soft_cpu *cpu)
+{
+	return cpu->s.efer & X86_EFER_LMA;
+}
+
+/* The next instruction's address, cut to the code size. */
+static inline uint64_t soft_next_rip(const struct soft_cpu *cpu, const struct insn *i)
+{
+	uint64_t rip = cpu->s.rip + i->len;
+	return cpu->mode & SOFT_MODE_64 ? rip : (uint32_t)rip;
+}
+
+/*
+ * Linear addresses. soft_lin: of the instruction's memory operand for an access of `size` bytes;
+ * checks segment limit and type where they matter and raises #GP or #SS. soft_seg_lin: of an offset
+ * in a segment (the caller has cut it to the address size); in 64-bit mode it adds FS or GS base
+ * only. The canonical check is made by the access itself, which is why accesses take the segment.
+ * soft_ea_offset: the operand's offset within its segment (LEA, INVLPG's checks, far pointers).
+ */
+uint64_t soft_ea(struct soft_cpu *cpu, const struct insn *i, unsigned size, _Bool write);
+uint64_t soft_ea_offset(struct soft_cpu *cpu, const struct insn *i);
+uint64_t soft_seg_lin(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsigned size,
+		      _Bool write);
+#define SOFT_UNIT(cpu, n) (((const uint64_t *)(const void *)(cpu))[n])
+static ALWAYS_INLINE uint64_t soft_lin(struct soft_cpu *cpu, const struct insn *i, unsigned size,
+				       _Bool write)
+{
+	if (UNLIKELY(i->flags & INSN_SLOW_EA))
+		return soft_ea(cpu, i, size, write);
+	return SOFT_UNIT(cpu, i->base) + (SOFT_UNIT(cpu, i->index) << i->scale) +
+	       (uint64_t)i->disp + SOFT_UNIT(cpu, i->segbase);
+}
+
+/*
+ * Memory at a linear address, with the CPU's present privilege. Any alignment; every fault comes
+ * before any side effect. `seg` only decides between #GP and #SS when the address is not canonical.
+ * soft_load and soft_store take any length up to 4096; both pages are probed first. They reach MMIO
+ * in aligned pieces of up to 8 bytes.
+ */
+uint64_t soft_read_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned size);
+void soft_write_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned size, uint64_t v);
+void soft_load(struct soft_cpu *cpu, unsigned seg, uint64_t lin, void *buf, unsigned len);
+void soft_store(struct soft_cpu *cpu, unsigned seg, uint64_t lin, const void *buf, unsigned len);
+/* Raises what an access would raise; no other effect than A and D bits. len up to 4096. */
+void soft_probe(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned len, _Bool write);
+/* The CPU's own accesses to GDT, LDT, IDT, TSS and inner stacks: supervisor whatever the CPL, not
+ * subject to SMAP-by-AC rules for explicit accesses. size 1 to 8. */
+uint64_t soft_sys_read(struct soft_cpu *cpu, uint64_t lin, unsigned size);
+void soft_sys_write(struct soft_cpu *cpu, uint64_t lin, unsigned size, uint64_t v);
+void soft_sys_probe(struct soft_cpu *cpu, uint64_t lin, unsigned len, _Bool write);
+/* As if at another privilege: user = 1: as ring 3 (stack pushes on an outer stack), 0: ring 0. */
+uint64_t soft_as_read(struct soft_cpu *cpu, _Bool user, unsigned seg, uint64_t lin, unsigned size);
+void soft_as_write(struct soft_cpu *cpu, _Bool user, unsigned seg, uint64_t lin, unsigned size,
+		   uint64_t v);
+/* A store through `flags` has been made: code caches and the dirty log hear of it. */
+void soft_stored(struct soft_cpu *cpu, uint8_t *flags, uint64_t lin, unsigned size);
+
+static ALWAYS_INLINE struct soft_tlb_entry *soft_tlb_at(struct soft_cpu *cpu, uint64_t lin)
+{
+	return &cpu->tlb->e[(lin >> 12) & (SOFT_TLB_SIZE - 1)];
+}
+static ALWAYS_INLINE uint64_t soft_tlb_tag(struct soft_cpu *cpu, uint64_t lin, unsigned size)
+{
+	return ((lin + (size - 1)) & ~UINT64_C(0xfff)) | cpu->asid;
+}
+
+#define SOFT_ACCESS(bits)                                                                          \
+	static ALWAYS_INLINE uint##bits##_t soft_read##bits(struct soft_cpu *cpu, unsigned seg,    \
+							    uint64_t lin)                          \
+	{                                                                                          \
+		const struct soft_tlb_entry *e = soft_tlb_at(cpu, lin);                            \
+		if (LIKELY(e->read == soft_tlb_tag(cpu, lin, bits / 8)))                           \
+			return *(volatile uint##bits##_t *)(uintptr_t)(lin + e->addend);           \
+		return (uint##bits##_t)soft_read_slow(cpu, seg, lin, bits / 8);                    \
+	}                                                                                          \
+	static ALWAYS_INLINE void soft_write##bits(struct soft_cpu *cpu, unsigned seg,             \
+						   uint64_t lin, uint##bits##_t v)                 \
+	{                                                                                          \
+		const struct soft_tlb_entry *e = soft_tlb_at(cpu, lin);                            \
+		if (LIKELY(e->write == soft_tlb_tag(cpu, lin, bits / 8))) {                        \
+			*(volatile uint##bits##_t *)(uintptr_t)(lin + e->addend) = v;              \
+			if (UNLIKELY(*(volatile uint8_t *)e->flags))                               \
+				soft_stored(cpu, e->flags, lin, bits / 8);                         \
+			return;                                                                    \
+		}                                                                                  \
+		soft_write_slow(cpu, seg, lin, bits / 8, v);                                       \
+	}
+SOFT_ACCESS(8)
+SOFT_ACCESS(16)
+SOFT_ACCESS(32)
+SOFT_ACCESS(64)
+
+/* 16, 32 or 64 bytes (`len` constant at the call). No alignment is asked; who wants #GP checks. */
+static ALWAYS_INLINE void soft_load_vec(struct soft_cpu *cpu, unsigned seg, uint64_t lin, void *buf,
+					unsigned len)
+{
+	const struct soft_tlb_entry *e = soft_tlb_at(cpu, lin);
+	if (LIKELY(e->read == soft_tlb_tag(cpu, lin, len)))
+		memcpy(buf, (const void *)(uintptr_t)(lin + e->addend), len);
+	else
+		soft_load(cpu, seg, lin, buf, len);
+}
+static ALWAYS_INLINE void soft_store_vec(struct soft_cpu *cpu, unsigned seg, uint64_t lin,
+					 const void *buf, unsigned len)
+{
+	const struct soft_tlb_entry *e = soft_tlb_at(cpu, lin);
+	if (LIKELY(e->write == soft_tlb_tag(cpu, lin, len))) {
+		memcpy((void *)(uintptr_t)(lin + e->addend), buf, len);
+		__asm__ volatile("" ::: "memory");
+		if (UNLIKELY(*(volatile uint8_t *)e->flags))
+			soft_stored(cpu, e->flags, lin, len);
+	} else {
+		soft_store(cpu, seg, lin, buf, len);
+	}
+}
+
+/*
+ * Read-modify-write in place: soft_rmw gives a host pointer at which the operand (1 to 64 bytes)
+ * can be read and written, by a host LOCK instruction if wished, having raised every fault a write
+ * would raise; soft_rmw_done ends it. Nothing may raise in between, and no other access may be
+ * made. The pointer is into guest RAM, or into an alias of two frames side by side when a locked
+ * operand crosses pages, or into a bounce buffer for MMIO and ROM.
+ */
+void *soft_rmw_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned size, _Bool locked);
+void soft_rmw_finish(struct soft_cpu *cpu);
+static ALWAYS_INLINE void *soft_rmw(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned size,
+				    _Bool locked)
+{
+	const struct soft_tlb_entry *e = soft_tlb_at(cpu, lin);
+	if (LIKELY(e->write == soft_tlb_tag(cpu, lin, size))) {
+		cpu->rmw = e->flags;
+		cpu->rmw_lin = lin;
+		cpu->rmw_size = (uint8_t)size;
+		return (void *)(uintptr_t)(lin + e->addend);
+	}
+	return soft_rmw_slow(cpu, seg, lin, size, locked);
+}
+static ALWAYS_INLINE void soft_rmw_done(struct soft_cpu *cpu)
+{
+	__asm__ volatile("" ::: "memory");
+	if (UNLIKELY(*(volatile uint8_t *)cpu->rmw))
+		soft_rmw_finish(cpu);
+}
+
+#endif

@@ -1,0 +1,24 @@
+/* vector.h: what the core asks of the vector part: x87, MMX, SSE, AVX and rare integer
+ * instructions by executing them on the host (vec_*.c). */
+#ifndef ENGINE_SOFT_VECTOR_H
+#define ENGINE_SOFT_VECTOR_H
+
+#include <Zydis/Zydis.h>
+#include "engine/soft/cpu.h"
+
+/*
+ * Called for instructions that neither the integer nor the system part knows: x87, MMX, SSE, AVX,
+ * AES, SHA, FXSAVE and XSAVE families, LDMXCSR ..., EMMS, FWAIT, and the BMI1, BMI2, ADX, CRC32,
+ * MOVBE instructions. `bytes` are the zi->length raw bytes; `out` is as sys_decode gets it. The
+ * function sets fn, flags, and may use imm and aux freely. False: the instruction is #UD.
+ */
+_Bool vec_decode(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
+		 const ZydisDecodedOperand *ops, const uint8_t *bytes, struct insn *out);
+
+/* cpu->vec: made and freed with the vCPU. 0 or a negative errno. */
+NODISCARD int vec_init(struct soft_cpu *cpu);
+void vec_fini(struct soft_cpu *cpu);
+/* The decode cache was emptied: whatever vec_decode made for it (host code) may go. */
+void vec_flush(struct soft_cpu *cpu);
+
+#endif
