@@ -16,6 +16,7 @@ enum lock_rank {
 	RANK_BOARD = 20,   /* topology: regions being mapped and moved */
 	RANK_DEVICE = 30,  /* a device's registers */
 	RANK_BACKEND = 40, /* a back end's queues */
+	RANK_WIRE = 45,	   /* shared interrupt lines on their way to a controller */
 	RANK_INTC = 50,	   /* IOAPIC, PIC and interrupt routing */
 	RANK_LAPIC = 60,   /* one local APIC */
 	RANK_VCPU = 70,	   /* a vCPU's request word and wait queue */
