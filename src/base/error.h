@@ -21,6 +21,6 @@ int error_set(struct error *err, int code, const char *fmt, ...) PRINTF(3, 4);
 
 /* Puts "prefix: " in front of a sentence that a callee has set; returns err->code (or 0 when err is
  * NULL). */
-void error_prefix(struct error *err, const char *fmt, ...) PRINTF(2, 3);
+int error_prefix(struct error *err, const char *fmt, ...) PRINTF(2, 3);
 
 #endif

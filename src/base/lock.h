@@ -22,7 +22,7 @@ enum lock_rank {
 	RANK_VCPU = 70,	   /* a vCPU's request word and wait queue */
 	RANK_CLOCK = 80,   /* the timer heap */
 	RANK_LOOP = 85,	   /* the event loop's tables */
-	RANK_MEM = 90,	   /* RAM slots, dirty log */
+	RANK_MEM = 90, /* RAM slots, dirty log, who is mapped in a space: nothing is taken below */
 };
 
 struct lock {

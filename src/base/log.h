@@ -2,6 +2,7 @@
 #ifndef BASE_LOG_H
 #define BASE_LOG_H
 
+#include <stdarg.h>
 #include "base/util.h"
 
 enum log_level { LOG_ERROR, LOG_WARN, LOG_INFO, LOG_DEBUG };
@@ -14,6 +15,9 @@ enum log_level log_get_level(void);
  * mode (log_set_crlf) lines end in CR LF. */
 void log_msg(enum log_level level, const char *fmt, ...) PRINTF(2, 3);
 void log_set_crlf(_Bool on);
+/* One line "polyvisor: PREFIX: ..." whatever the level: what log_msg and trace_msg are made of. A
+ * line too long is cut. */
+void log_line(const char *prefix, const char *fmt, va_list ap) PRINTF(2, 0);
 
 #define log_error(...) log_msg(LOG_ERROR, __VA_ARGS__)
 #define log_warn(...)  log_msg(LOG_WARN, __VA_ARGS__)

@@ -16,8 +16,9 @@ struct loop_fd {
 	void *opaque;
 	uint32_t events;
 	_Bool added;
-	_Bool
-	    always; /* a regular file, which epoll refuses: treated as ready whenever events != 0 */
+	_Bool always; /* a regular file, which epoll refuses: ready whenever events != 0 */
+	_Bool polled; /* the loop's own: in the epoll set, which it leaves while events == 0 */
+	uint32_t slot;
 };
 
 /* Work posted from any thread to the loop's; runs once per posting burst. Never allocated on the

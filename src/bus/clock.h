@@ -40,9 +40,9 @@ struct timer {
 	void (*fn)(void *opaque);
 	void *opaque;
 	uint64_t deadline_ns;
-	struct timer *next,
-	    *prev; /* the clock's own bookkeeping: implementation chooses list or heap links */
-	uint32_t slot;
+	/* the clock's own: links of a pairing heap, and the order among equal deadlines */
+	struct timer *child, *next, *prev;
+	uint64_t order;
 	_Bool armed;
 };
 void timer_init(struct timer *timer, struct clock *clock, void (*fn)(void *opaque), void *opaque);
@@ -51,9 +51,12 @@ void timer_arm(struct timer *timer,
 	       uint64_t deadline_ns); /* absolute VM time; moves an armed one */
 void timer_cancel(struct timer *timer);
 
-/* For whoever drives the clock (the VM's event loop): the earliest deadline (UINT64_MAX: none), run
- * what is due, and be told (from any thread, under RANK_CLOCK: only write an eventfd or timerfd)
- * when the earliest one moved forward. */
+/* For whoever drives the clock (the VM's event loop): the earliest deadline (UINT64_MAX: none, or
+ * the clock is stopped), run what is due (nothing while stopped; at most CLOCK_RUN_MAX callbacks a
+ * call, so that a guest's fast timer cannot keep the loop from its other work: ask clock_next_ns
+ * again), and be told (from any thread, under RANK_CLOCK: only write an eventfd or timerfd)
+ * when the earliest one moved forward or the mode changed. */
+#define CLOCK_RUN_MAX 256
 uint64_t clock_next_ns(const struct clock *clock);
 void clock_run_due(struct clock *clock);
 void clock_set_wake(struct clock *clock, void (*fn)(void *opaque), void *opaque);

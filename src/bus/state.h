@@ -59,6 +59,17 @@ struct state_shadow;
 NODISCARD int state_decode(const struct state_desc *desc, unsigned instance, const void *obj,
 			   struct rbuf *in, struct state_shadow **shadow, struct error *err);
 void state_commit(struct state_shadow *shadow, void *obj);
-void state_discard(struct state_shadow *shadow);
+void state_discard(struct state_shadow *shadow); /* NULL is fine */
+
+/* The name and instance of the section that a reader stands before; the reader does not move. */
+NODISCARD int state_peek(const struct rbuf *in, char *name, size_t size, unsigned *instance,
+			 struct error *err);
+
+/*
+ * What stands before the sections in a file: magic, version, number of sections. A reader that has
+ * read them all and has bytes left refuses the file.
+ */
+void state_file_begin(struct wbuf *out, uint32_t sections);
+NODISCARD int state_file_open(struct rbuf *in, uint32_t *sections, struct error *err);
 
 #endif
