@@ -47,7 +47,8 @@ struct cpu_apic_ops {
 	/* CR8 is TPR[7:4] (SDM3 11.8.6). */
 	uint8_t (*get_cr8)(void *apic);
 	void (*set_cr8)(void *apic, uint8_t value);
-	/* IA32_APIC_BASE and, in x2APIC mode, MSRs 0x800-0x8FF. 0, or -1 for #GP. */
+	/* IA32_APIC_BASE, IA32_TSC_DEADLINE and MSRs 0x800-0x8FF (which fault outside of x2APIC
+	 * mode). 0, or -1 for #GP. */
 	int (*msr_read)(void *apic, uint32_t msr, uint64_t *value);
 	int (*msr_write)(void *apic, uint32_t msr, uint64_t value);
 	/* The 4 KiB register page at APIC_BASE: true when `addr` is inside it and the APIC is
@@ -60,9 +61,10 @@ struct cpu_apic_ops {
 	/* Present bits for CPUID: is the APIC globally enabled (CPUID.1:EDX.APIC follows,
 	 * SDM3 11.4.3). */
 	_Bool (*enabled)(void *apic);
-	/* TSC deadline mode: the CPU's TSC and its rate come through these, set by the engine. */
-	/* INIT reached this CPU. */
+	/* INIT reached this CPU: called by it when it takes CPU_EVENT_INIT. */
 	void (*init)(void *apic);
+	/* The CPU's TSC jumped (written, adjusted, restored): a TSC deadline is worked out anew. */
+	void (*tsc_moved)(void *apic);
 };
 
 struct cpu_apic {
