@@ -10,7 +10,9 @@
 enum run_result {
 	RUN_KICKED = 0,	  /* look at requests and events, then run again */
 	RUN_HALTED = 1,	  /* HLT, or waiting for SIPI: sleep until runnable() */
-	RUN_EXIT = 2,	  /* vcpu->exit says what; handled by exit_handle, then run again */
+	RUN_EXIT = 2,	  /* vcpu->exit says what; handled by exit_handle, then run again, even
+			     when a request waits: run finishes the instruction and, with
+			     CPU_EVENT_KICK set, returns RUN_KICKED before the next one */
 	RUN_SHUTDOWN = 3, /* triple fault */
 			  /* negative: the host failed */
 };
@@ -75,9 +77,11 @@ struct vcpu {
 	struct lock lock; /* RANK_VCPU: guards the fields below */
 	pthread_cond_t cond;
 	_Bool want_pause, want_stop;
-	_Bool paused, stopped; /* what the thread reports */
-	_Bool sleeping;
+	_Bool paused, stopped;	   /* what the thread reports */
+	_Atomic uint32_t sleeping; /* a futex: 1 while the thread halts; no lock */
 	_Atomic uint64_t exits[EXIT_KINDS];
+	/* An engine whose run() fails says here, in one clause, how. */
+	char failure[256];
 };
 
 /* Common set-up and tear-down, called by engines in vcpu_create/vcpu_destroy. */
@@ -92,6 +96,10 @@ void vcpu_pause_begin(struct vcpu *vcpu); /* asks, does not wait: so that many a
 void vcpu_pause_wait(struct vcpu *vcpu);
 void vcpu_resume(struct vcpu *vcpu);
 void vcpu_stop(struct vcpu *vcpu);
+
+/* link.wake of every vCPU: ends a halt, or makes the engine look at link.events. A leaf call that
+ * takes no lock: any thread, under any lock. */
+void vcpu_wake(struct cpu_link *link);
 
 /* exit.c: the one place that answers guest exits, by table. */
 void exit_handle(struct vcpu *vcpu);
