@@ -12,15 +12,16 @@
  *   0xb0000000  ECAM, 256 buses
  *   0xc0000000  32-bit PCI window, up to the IOAPIC
  *   0xfec00000  IOAPIC;  0xfed00000 HPET;  0xfee00000 local APICs;  0xff000000 firmware
- *   4 GiB       the rest of RAM, then (aligned to 1 GiB) the 64-bit PCI window
+ *   4 GiB       the rest of RAM, then (aligned to its size, so that one MTRR covers it) the
+ *               64-bit PCI window
  *
  * Low RAM ends as late as a full ECAM window allows (2.75 GiB), because guests that use neither PAE
  * nor 64 bits see no other.
  */
 #define BOARD_LOW_LIMIT	 UINT64_C(0xb0000000)
 #define BOARD_HIGH_BASE	 UINT64_C(0x100000000)
-#define BOARD_MIN_RAM	 (UINT64_C(4) << 20)
-#define BOARD_MAX_RAM	 (UINT64_C(512) << 30)
+#define BOARD_MIN_RAM	 (UINT64_C(2) << 20)
+#define BOARD_MAX_RAM	 (UINT64_C(1) << 40)
 #define BOARD_PCI64_SIZE (UINT64_C(64) << 30)
 #define BOARD_MAX_CPUS	 64
 

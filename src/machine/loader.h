@@ -43,12 +43,6 @@ NODISCARD int boot_open(struct boot_files **files, const struct boot_config *cfg
 			struct error *err);
 void boot_close(struct boot_files *files);
 
-/* "auto", "linux64", "linux32", "pvh", "multiboot" and back; "host", "guest". -EINVAL with a
- * sentence that lists them. */
-NODISCARD int boot_protocol_parse(const char *text, enum boot_protocol *protocol,
-				  struct error *err);
-NODISCARD int boot_unpack_parse(const char *text, enum unpack_mode *mode, struct error *err);
-
 /*
  * Reads kernel and initrds into RAM and sets the boot CPU's entry state in `bsp`, which must hold
  * power-on state. Can be called again for every reset; keeps nothing in memory but the descriptors.
