@@ -188,14 +188,10 @@ static int run_pvh(struct boot_run *run, struct error *err)
 int boot_load(struct boot_files *files, struct gmem *mem, const struct board_layout *layout,
 	      uint64_t rsdp, struct x86_state *bsp, char what[128], struct error *err)
 {
-	struct boot_run *run = calloc(1, sizeof(*run));
-	if (!run)
-		return error_set(err, -ENOMEM, "out of memory");
-	run->files = files;
-	run->mem = mem;
-	run->layout = layout;
-	run->rsdp = rsdp;
-	run->state = *bsp;
+	struct boot_run frame = {
+	    .files = files, .mem = mem, .layout = layout, .rsdp = rsdp, .state = *bsp};
+	struct boot_run *run = &frame;
+
 	place_init(&run->place, layout);
 	board_e820(layout, &run->e820);
 
@@ -214,6 +210,5 @@ int boot_load(struct boot_files *files, struct gmem *mem, const struct board_lay
 		if (what)
 			memcpy(what, run->what, sizeof(run->what));
 	}
-	free(run);
 	return rc;
 }

@@ -165,8 +165,8 @@ static void entry_to_physical(struct elf_image *elf)
 
 int elf_parse(const struct image *image, struct elf_image *elf, struct error *err)
 {
-	uint64_t phoff;
-	unsigned phnum;
+	uint64_t phoff = 0;
+	unsigned phnum = 0;
 
 	*elf = (struct elf_image){.low = UINT64_MAX};
 	int rc = header_read(image, elf, &phoff, &phnum, err);

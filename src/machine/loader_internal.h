@@ -138,6 +138,7 @@ NODISCARD int payload_unpack(enum payload_format format, const uint8_t *in, size
 
 /* ---- protocols ---- */
 
+#define LINUX_CMDLINE 2047 /* COMMAND_LINE_SIZE on x86, less the end */
 _Bool linux_magic(const uint8_t *head, size_t len);
 NODISCARD int linux_check(const struct boot_files *files, const struct image *image,
 			  struct error *err); /* what can be said without RAM */

@@ -2,6 +2,7 @@
  * zero-page.rst). */
 #include "machine/loader_internal.h"
 
+#include <elf.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -46,7 +47,6 @@
 #define XLF_ABOVE_4G	   BIT32(1)
 #define LOADER_UNDEFINED   0xff
 #define ENTRY_64	   0x200
-#define VMLINUX_CMDLINE	   2047 /* COMMAND_LINE_SIZE on x86, less the end */
 #define VMLINUX_INITRD_MAX 0x7fffffffu
 #define UNPACK_MAX	   (UINT64_C(512) << 20)
 #define UNPACK_SLACK	   (UINT64_C(16) << 20) /* relocations behind the ELF file, notes */
@@ -136,6 +136,8 @@ static int setup_read(const struct image *image, struct setup *s, struct error *
 		return setup_refuse(image, "its boot header is damaged (alignment)", err);
 	if (!range_fits(s->payload, s->payload_len, s->kernel_len))
 		return setup_refuse(image, "its boot header is damaged (payload)", err);
+	if (s->pref_address > BOARD_HIGH_BASE)
+		return setup_refuse(image, "its boot header is damaged (preferred address)", err);
 	return 0;
 }
 
@@ -346,6 +348,16 @@ static int linux_enter(struct boot_run *run, const struct setup *s, uint64_t ker
 	return 0;
 }
 
+static int ram_too_small(const struct boot_run *run, uint64_t from, uint64_t to, struct error *err)
+{
+	return error_set(
+	    err, -ENOMEM,
+	    "'%s' needs RAM from 0x%llx to 0x%llx while it starts, and this VM has %llu "
+	    "MiB: give it more with -m",
+	    run->kernel.name, (unsigned long long)from, (unsigned long long)to,
+	    (unsigned long long)(run->layout->ram_bytes >> 20));
+}
+
 /* The kernel unpacks itself: load it where it prefers to run, and enter its stub. */
 static int linux_stub(struct boot_run *run, const struct setup *s, _Bool is64, struct error *err)
 {
@@ -383,7 +395,7 @@ static int linux_vmlinux(struct boot_run *run, const struct setup *s, const stru
 	int rc = elf_parse(vmlinux, &elf, err);
 	if (rc)
 		return rc;
-	if (!elf.is64 || elf.machine != 62)
+	if (!elf.is64 || elf.machine != EM_X86_64)
 		return setup_refuse(&run->kernel, "its 64-bit entry needs an x86-64 vmlinux", err);
 	if (elf.high > BOARD_HIGH_BASE || elf.entry < elf.low || elf.entry >= elf.high)
 		return setup_refuse(&run->kernel, "its entry point is outside of what it loads",
@@ -391,8 +403,12 @@ static int linux_vmlinux(struct boot_run *run, const struct setup *s, const stru
 
 	rc = elf_load(run, vmlinux, &elf, err);
 	/* Up to init_size the kernel may use RAM behind its image before it has a map. */
-	if (!rc && s->pref_address + s->init_size > elf.high)
-		rc = place_take(&run->place, elf.high, s->pref_address + s->init_size - elf.high);
+	uint64_t end = s->pref_address + s->init_size;
+	if (!rc && end > elf.high) {
+		if (!place_is_ram(&run->place, elf.high, end - elf.high))
+			return ram_too_small(run, elf.low, end, err);
+		rc = place_take(&run->place, elf.high, end - elf.high);
+	}
 	if (!rc)
 		rc = linux_enter(run, s, elf.low, elf.entry, 1, err);
 	if (!rc && format)
@@ -411,7 +427,7 @@ static void setup_made_up(struct setup *s)
 	    .end = HDR_END_MAX,
 	    .version = 0x20f,
 	    .xloadflags = XLF_KERNEL_64 | XLF_ABOVE_4G,
-	    .cmdline_size = VMLINUX_CMDLINE,
+	    .cmdline_size = LINUX_CMDLINE,
 	    .initrd_max = VMLINUX_INITRD_MAX,
 	};
 	store_le16(s->raw + HDR_BOOT_FLAG, 0xaa55);

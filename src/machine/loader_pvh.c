@@ -80,6 +80,11 @@ int pvh_boot(struct boot_run *run, const struct image *image, const struct elf_i
 		return error_set(err, -EINVAL,
 				 "the PVH entry point of '%s' is outside of what it loads",
 				 image->name);
+	if (elf->is_linux && strlen(run->files->cmdline) > LINUX_CMDLINE)
+		return error_set(err, -EINVAL,
+				 "the kernel command line has %zu characters, and Linux takes at "
+				 "most %d",
+				 strlen(run->files->cmdline), LINUX_CMDLINE);
 	int rc = elf_load(run, image, elf, err);
 	if (rc)
 		return rc;

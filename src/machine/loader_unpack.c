@@ -157,7 +157,7 @@ static enum unpack_result unpack_lz4(struct unpack_io *io)
 		int n = LZ4_decompress_safe((const char *)io->in + pos,
 					    (char *)io->out + io->out_len, (int)packed, (int)room);
 		if (n < 0)
-			return room < LZ4_LEGACY_BLOCK ? UNPACK_TOO_BIG : UNPACK_DAMAGED;
+			return UNPACK_DAMAGED;
 		io->out_len += (size_t)n;
 		pos += packed;
 	}
