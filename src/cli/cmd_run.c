@@ -1,0 +1,284 @@
+/* cmd_run.c: "polyvisor run": boots a VM in this terminal. */
+#include <getopt.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/trace.h"
+#include "cli/cli.h"
+#include "proto/spec.h"
+#include "vmm/vm.h"
+
+enum option_code {
+	OPT_KERNEL = 256,
+	OPT_INITRD,
+	OPT_APPEND,
+	OPT_CPUS,
+	OPT_ENGINE,
+	OPT_PERSONALITY,
+	OPT_BOOT,
+	OPT_UNPACK,
+	OPT_NO_REBOOT,
+	OPT_DEBUG_EXIT,
+	OPT_HUGE_PAGES,
+	OPT_STATS,
+	OPT_TRACE,
+	OPT_SOFT,
+};
+
+static const struct option options[] = {
+    {"kernel", required_argument, NULL, OPT_KERNEL},
+    {"initrd", required_argument, NULL, OPT_INITRD},
+    {"append", required_argument, NULL, OPT_APPEND},
+    {"memory", required_argument, NULL, 'm'},
+    {"cpus", required_argument, NULL, OPT_CPUS},
+    {"engine", required_argument, NULL, OPT_ENGINE},
+    {"soft", required_argument, NULL, OPT_SOFT},
+    {"personality", required_argument, NULL, OPT_PERSONALITY},
+    {"boot", required_argument, NULL, OPT_BOOT},
+    {"unpack", required_argument, NULL, OPT_UNPACK},
+    {"no-reboot", no_argument, NULL, OPT_NO_REBOOT},
+    {"debug-exit", no_argument, NULL, OPT_DEBUG_EXIT},
+    {"huge-pages", no_argument, NULL, OPT_HUGE_PAGES},
+    {"stats", no_argument, NULL, OPT_STATS},
+    {"trace", required_argument, NULL, OPT_TRACE},
+    {"quiet", no_argument, NULL, 'q'},
+    {"verbose", no_argument, NULL, 'v'},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0},
+};
+
+static void print_help(void)
+{
+	fputs(
+	    "usage: polyvisor run --kernel FILE [OPTION...]\n"
+	    "\n"
+	    "Boots a virtual machine whose serial console is this terminal.\n"
+	    "\n"
+	    "what to boot:\n"
+	    "  --kernel FILE        a Linux bzImage, an ELF image with a PVH note, or a Multiboot "
+	    "kernel\n"
+	    "  --initrd FILE        initial RAM disk; several are joined (Multiboot: one module "
+	    "each)\n"
+	    "  --append TEXT        the kernel's command line, for example 'console=ttyS0 quiet'\n"
+	    "  --boot PROTOCOL      auto (default), linux64, linux32, pvh or multiboot\n"
+	    "  --unpack WHO         host (default): the kernel is unpacked here; guest: by itself, "
+	    "slower\n"
+	    "\n"
+	    "the machine:\n"
+	    "  -m, --memory SIZE    RAM, for example 256M or 2G; a bare number is MiB (default "
+	    "512M)\n"
+	    "  --cpus N             1 to 64 virtual CPUs (default 1)\n"
+	    "  --engine NAME        auto (default) looks at this host and says what it chose;\n"
+	    "                       kvm needs /dev/kvm; soft runs anywhere\n"
+	    "  --soft KIND          the soft engine's way: interp, an interpreter (the only one so "
+	    "far)\n"
+	    "  --personality NAME   kvm (default): the guest finds KVM's clock; none: plain "
+	    "hardware\n"
+	    "  --huge-pages         ask the host for huge pages behind the guest's RAM\n"
+	    "\n"
+	    "how it ends:\n"
+	    "  --no-reboot          a guest's reset ends the process instead of starting over\n"
+	    "  --debug-exit         a guest that writes V to port 0xf4 ends with status (V*2+1) "
+	    "mod 256\n"
+	    "\n"
+	    "what it tells:\n"
+	    "  --stats              counters on stderr at the end\n"
+	    "  --trace TOPICS       io,irq,msr,int,pci,guest,vm on stderr (slow)\n"
+	    "  -q, --quiet          no line about the engine;  -v, --verbose  more messages\n"
+	    "\n"
+	    "keys, when this is a terminal: Ctrl-A X quits, Ctrl-A H shows the others.\n"
+	    "In a pipe, standard input is the serial line's input and standard output is its "
+	    "output.\n"
+	    "\n"
+	    "exit status: 0 the guest powered off; 1 the host could not (a file, memory, the "
+	    "engine);\n"
+	    "  2 wrong command line; 3 guest panic; 4 reset with --no-reboot; 5 the guest's CPU "
+	    "shut\n"
+	    "  down (triple fault); 128+N ended by signal N\n"
+	    "\n"
+	    "example:\n"
+	    "  polyvisor run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 -m 1G "
+	    "--cpus 2\n",
+	    stdout);
+}
+
+/* Index of `text` in a list of words, or -1 after an error was printed. */
+static int parse_word(const char *option, const char *text, const char *const *words,
+		      unsigned count)
+{
+	char list[128] = "";
+
+	for (unsigned i = 0; i < count; i++) {
+		if (!strcmp(text, words[i]))
+			return (int)i;
+		if (i)
+			strcat(list, i + 1 == count ? " or " : ", ");
+		strcat(list, words[i]);
+	}
+	cli_usage_error("run", "%s '%s' is not one of %s", option, text, list);
+	return -1;
+}
+
+static const char *const engine_words[] = {"auto", "kvm", "soft"};
+static const char *const personality_words[] = {"none", "kvm"};
+static const char *const boot_words[] = {"auto", "linux64", "linux32", "pvh", "multiboot"};
+static const char *const unpack_words[] = {"host", "guest"};
+static const char *const soft_words[] = {"interp"};
+
+/* One option with a word from a list: the enums' order is the lists'. Returns -1 after an error. */
+static int apply_word(struct vm_spec *spec, int code, const char *text)
+{
+	int n;
+
+	switch (code) {
+	case OPT_ENGINE:
+		n = parse_word("--engine", text, engine_words, ARRAY_SIZE(engine_words));
+		spec->engine = text;
+		return n;
+	case OPT_PERSONALITY:
+		n = parse_word("--personality", text, personality_words,
+			       ARRAY_SIZE(personality_words));
+		spec->personality = (enum spec_personality)n;
+		return n;
+	case OPT_BOOT:
+		n = parse_word("--boot", text, boot_words, ARRAY_SIZE(boot_words));
+		spec->boot = (enum spec_boot)n;
+		return n;
+	case OPT_UNPACK:
+		n = parse_word("--unpack", text, unpack_words, ARRAY_SIZE(unpack_words));
+		spec->unpack = (enum spec_unpack)n;
+		return n;
+	default: return parse_word("--soft", text, soft_words, ARRAY_SIZE(soft_words));
+	}
+}
+
+/* 0, or the status to exit with (an error was printed). */
+static int apply_option(struct vm_spec *spec, int code, const char *text)
+{
+	struct error err;
+	uint64_t n;
+
+	switch (code) {
+	case OPT_KERNEL: spec->kernel = text; return 0;
+	case OPT_INITRD:
+		if (spec->initrd_count == SPEC_MAX_INITRDS)
+			return cli_usage_error("run", "more than %d initial RAM disks",
+					       SPEC_MAX_INITRDS);
+		spec->initrd[spec->initrd_count++] = text;
+		return 0;
+	case OPT_APPEND: spec->append = text; return 0;
+	case 'm':
+		if (spec_parse_memory(text, &spec->memory_bytes, &err))
+			return cli_usage_error("run", "%s", err.text);
+		return 0;
+	case OPT_CPUS:
+		if (spec_parse_number("--cpus", text, 1, SPEC_MAX_CPUS, &n, &err))
+			return cli_usage_error("run", "%s", err.text);
+		spec->cpus = (unsigned)n;
+		return 0;
+	case OPT_NO_REBOOT: spec->no_reboot = 1; return 0;
+	case OPT_DEBUG_EXIT: spec->debug_exit = 1; return 0;
+	case OPT_HUGE_PAGES: spec->huge_pages = 1; return 0;
+	case OPT_STATS: spec->stats = 1; return 0;
+	case OPT_TRACE:
+		if (trace_parse(text, &trace_topics))
+			return cli_usage_error("run", "--trace '%s' names an unknown topic", text);
+		return 0;
+	case 'q': spec->quiet = 1; return 0;
+	case 'v':
+		log_set_level(log_get_level() < LOG_DEBUG ? log_get_level() + 1 : LOG_DEBUG);
+		return 0;
+	default: return apply_word(spec, code, text) < 0 ? STATUS_USAGE : 0;
+	}
+}
+
+static int bad_option(char **argv)
+{
+	const char *names[ARRAY_SIZE(options)];
+	const char *typed = argv[optind - 1], *near;
+	unsigned n = 0;
+
+	for (const struct option *o = options; o->name; o++)
+		names[n++] = o->name;
+	if (optopt && optopt < 256)
+		return cli_usage_error("run", "unknown option '-%c'", optopt);
+	if (optopt)
+		return cli_usage_error("run", "option '%s' needs a value, or takes none", typed);
+	near = strncmp(typed, "--", 2) ? NULL : cli_nearest(typed + 2, names, n);
+	if (near)
+		return cli_usage_error("run", "unknown option '%s'; did you mean '--%s'?", typed,
+				       near);
+	return cli_usage_error("run", "unknown option '%s'", typed);
+}
+
+/* -1: run the VM; else the status to exit with. */
+static int parse_options(struct vm_spec *spec, int argc, char **argv)
+{
+	int code, status;
+
+	opterr = 0;
+	while ((code = getopt_long(argc, argv, ":m:qvh", options, NULL)) != -1) {
+		if (code == 'h') {
+			print_help();
+			return STATUS_OK;
+		}
+		if (code == ':')
+			return cli_usage_error("run", "option '%s' needs a value",
+					       argv[optind - 1]);
+		if (code == '?')
+			return bad_option(argv);
+		status = apply_option(spec, code, optarg);
+		if (status)
+			return status;
+	}
+	if (optind < argc)
+		return cli_usage_error(
+		    "run",
+		    "'%s' is not an option: booting a disk image is not there yet, name a kernel "
+		    "with --kernel",
+		    argv[optind]);
+	return -1;
+}
+
+static int exit_status(const struct vm_result *result)
+{
+	switch (result->end) {
+	case VM_END_POWER_OFF:
+	case VM_END_QUIT: return STATUS_OK;
+	case VM_END_SIGNAL: return 128 + (int)result->code;
+	case VM_END_RESET: return STATUS_RESET;
+	case VM_END_PANIC: return STATUS_PANIC;
+	case VM_END_CRASH: return STATUS_CRASHED;
+	case VM_END_DEBUG_EXIT: return (int)((result->code << 1 | 1) & 0xff);
+	case VM_END_ERROR: break;
+	}
+	return STATUS_HOST;
+}
+
+int cmd_run(int argc, char **argv)
+{
+	struct vm_result result;
+	struct vm_spec spec;
+	struct error err;
+	struct vm *vm;
+	int status;
+
+	spec_init(&spec);
+	status = parse_options(&spec, argc, argv);
+	if (status >= 0)
+		return status;
+	if (spec_check(&spec, &err))
+		return cli_usage_error("run", "%s", err.text);
+	if (vm_new(&vm, &spec, &err)) {
+		fprintf(stderr, "polyvisor: %s\n", err.text);
+		return STATUS_HOST;
+	}
+	if (!spec.quiet)
+		fprintf(stderr, "polyvisor: %s\n", vm_engine_line(vm));
+	vm_run(vm, &result);
+	vm_free(vm);
+	if (result.text[0])
+		fprintf(stderr, "polyvisor: %s\n", result.text);
+	return exit_status(&result);
+}

@@ -1,0 +1,53 @@
+/* machine.h: the board: one PC with its CPUs, RAM, devices and the wiring between them. */
+#ifndef MACHINE_MACHINE_H
+#define MACHINE_MACHINE_H
+
+#include "backend/chardev.h"
+#include "bus/power.h"
+#include "engine/vcpu.h"
+#include "machine/layout.h"
+#include "machine/loader.h"
+#include "proto/spec.h"
+
+struct machine_config {
+	const struct vm_spec *spec; /* borrowed for the machine's life */
+	const struct engine_ops *engine;
+	struct chardev *console;  /* COM1's other side; not owned */
+	struct power_sink power;  /* power-off, reset, panic, debug exit */
+	enum clock_mode clock;    /* CLOCK_STOPPED for a VM that starts paused, CLOCK_MANUAL for tests */
+	/* As engine_env.event. */
+	void (*event)(void *opaque, enum engine_event event, unsigned cpu, const char *text);
+	void *opaque;
+};
+
+struct machine;
+
+/* Builds everything; no guest code runs and no thread exists. On failure nothing is left behind. */
+NODISCARD int machine_new(struct machine **m, const struct machine_config *cfg, struct error *err);
+void machine_free(struct machine *m); /* vCPU threads have been stopped */
+
+/* Power-on or system reset: every device and CPU to its reset state, tables and kernel into RAM, the boot CPU at the kernel's
+ * entry. No vCPU may be in guest code. `what` (may be NULL) as in boot_load. */
+NODISCARD int machine_boot(struct machine *m, enum reset_kind kind, char what[128], struct error *err);
+
+/* The power button: the guest gets an ACPI event (and may ignore it). */
+void machine_press_power(struct machine *m);
+
+unsigned machine_cpus(const struct machine *m);
+struct vcpu *machine_vcpu(struct machine *m, unsigned index);
+struct engine *machine_engine(struct machine *m);
+struct clock *machine_clock(struct machine *m);
+struct gmem *machine_mem(struct machine *m);
+
+/* Stops and continues guest time: clock, TSC, paravirtual clocks. vCPUs are paused around both. */
+void machine_time_stop(struct machine *m);
+void machine_time_go(struct machine *m);
+
+/*
+ * The state of all devices and CPUs (not RAM), with every vCPU paused. machine_load refuses hostile or foreign state whole: either all of it is
+ * taken or nothing changes. -EINVAL with a sentence.
+ */
+NODISCARD int machine_save(struct machine *m, struct wbuf *out, struct error *err);
+NODISCARD int machine_load(struct machine *m, struct rbuf *in, struct error *err);
+
+#endif
