@@ -1,0 +1,119 @@
+#!/usr/bin/env python3
+"""boot.py: boots unmodified Debian kernels under polyvisor and looks at what a person would see.
+
+usage: boot.py POLYVISOR GUEST_DIR CASE [CASE...]     where CASE is KERNEL:CPUS:HOW, for example cloud:2:pvh,
+                                                      or a named case of CASES below
+"""
+import os
+import re
+import subprocess
+import sys
+import time
+
+TIMEOUT = int(os.environ.get("BOOT_TIMEOUT", "240"))
+
+HOWS = {
+    "host": ["--boot", "linux64", "--unpack", "host"],
+    "guest": ["--boot", "linux64", "--unpack", "guest"],
+    "linux32": ["--boot", "linux32", "--unpack", "guest"],
+    "pvh": ["--boot", "pvh"],
+}
+
+
+class Failure(Exception):
+    pass
+
+
+def run(polyvisor, guest, kernel, options, append, stdin=None, timeout=TIMEOUT):
+    """One VM to its end: (exit status, stdout as text, seconds)."""
+    cmd = [polyvisor, "run", "--kernel", f"{guest}/vmlinuz-{kernel}", "--initrd", f"{guest}/initrd.cpio",
+           "--engine", os.environ.get("BOOT_ENGINE", "soft"),
+           "--append", f"console=ttyS0 panic=-1 {append}", *options]
+    start = time.monotonic()
+    try:
+        p = subprocess.run(cmd, input=stdin, stdin=subprocess.DEVNULL if stdin is None else None,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout)
+    except subprocess.TimeoutExpired as e:
+        tail = (e.stdout or b"")[-3000:].decode(errors="replace")
+        raise Failure(f"no end after {timeout} s; the last it said:\n{tail}") from None
+    text = p.stdout.decode(errors="replace")
+    return p.returncode, text, p.stderr.decode(errors="replace"), time.monotonic() - start
+
+
+def expect(condition, why, text, err=""):
+    if not condition:
+        raise Failure(f"{why}\n--- the last of the console:\n{text[-3000:]}\n--- stderr:\n{err[-2000:]}")
+
+
+def boots_to_a_self_check(polyvisor, guest, kernel, cpus, how):
+    version = open(f"{guest}/version-{kernel}").read().strip()
+    status, text, err, seconds = run(polyvisor, guest, kernel,
+                                     ["--cpus", str(cpus), "-m", "512M", "--no-reboot", *HOWS[how]], "polyvisor.selfcheck")
+    expect(status == 0, f"exit status {status}, not 0", text, err)
+    line = re.search(r"polyvisor-selfcheck: kernel=(\S+) cpus=(\d+) memory=(\d+)MiB", text)
+    expect(line, "no self-check line", text, err)
+    expect(line.group(1) == version and int(line.group(2)) == cpus, f"self-check says {line.group(0)}", text, err)
+    expect(380 < int(line.group(3)) <= 512, f"memory is {line.group(3)} MiB", text, err)
+    for bad in ("Kernel panic", "Oops", "WARNING:", "BUG:", "rcu_sched detected stalls", "soft lockup", "[Firmware Bug]"):
+        expect(bad not in text, f"the kernel printed '{bad}'", text, err)
+    return seconds
+
+
+def gives_a_shell_that_answers(polyvisor, guest):
+    status, text, err, seconds = run(polyvisor, guest, "cloud", ["--cpus", "2", "--no-reboot"], "quiet",
+                                     stdin=b"echo $((6 * 7))-answer; uname -s; nproc; exit\n")
+    expect(status == 0, f"exit status {status}, not 0", text, err)
+    expect("42-answer" in text and "\nLinux" in text, "the shell did not answer", text, err)
+    return seconds
+
+
+def reboot_with_no_reboot_is_status_4(polyvisor, guest):
+    status, text, err, seconds = run(polyvisor, guest, "cloud", ["--no-reboot"], 'quiet polyvisor.run="reboot -f"')
+    expect(status == 4, f"exit status {status}, not 4", text, err)
+    return seconds
+
+
+def reboot_starts_over(polyvisor, guest):
+    """Boots, reboots from the shell, boots again, powers off."""
+    status, text, err, seconds = run(polyvisor, guest, "cloud", ["--cpus", "2"], "",
+                                     stdin=b"reboot -f\n" + b"\n" * 20 + b"poweroff -f\n")
+    expect(status == 0, f"exit status {status}, not 0", text, err)
+    expect(text.count("Linux version") >= 2, "the kernel did not boot a second time", text, err)
+    return seconds
+
+
+def a_kernel_panic_with_panic_minus_1_resets(polyvisor, guest):
+    status, text, err, seconds = run(polyvisor, guest, "cloud", ["--no-reboot"], 'polyvisor.run="echo c > /proc/sysrq-trigger"')
+    expect("Kernel panic" in text, "no panic", text, err)
+    expect(status == 4, f"exit status {status}, not 4", text, err)
+    return seconds
+
+
+CASES = {
+    "shell": gives_a_shell_that_answers,
+    "no-reboot": reboot_with_no_reboot_is_status_4,
+    "reboot": reboot_starts_over,
+    "panic": a_kernel_panic_with_panic_minus_1_resets,
+}
+
+
+def main():
+    polyvisor, guest, cases = sys.argv[1], sys.argv[2], sys.argv[3:]
+    failed = 0
+    for case in cases:
+        try:
+            if case in CASES:
+                seconds = CASES[case](polyvisor, guest)
+            else:
+                kernel, cpus, how = case.split(":")
+                seconds = boots_to_a_self_check(polyvisor, guest, kernel, int(cpus), how)
+            print(f"ok   {case} ({seconds:.1f} s)", flush=True)
+        except Failure as e:
+            failed += 1
+            print(f"FAIL {case}: {e}", flush=True)
+    print(f"{len(cases) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
