@@ -1,0 +1,272 @@
+#!/usr/bin/env python3
+"""cli.py: what a person meets on the command line: help, wrong arguments, bad files, pipes, signals, a terminal.
+
+usage: cli.py POLYVISOR GUEST_DIR
+"""
+import fcntl
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import traceback
+
+POLYVISOR, GUEST = sys.argv[1], sys.argv[2]
+KERNEL, INITRD = f"{GUEST}/vmlinuz-cloud", f"{GUEST}/initrd.cpio"
+TESTS = []
+
+
+def test(fn):
+    TESTS.append(fn)
+    return fn
+
+
+def polyvisor(*args, timeout=120, stdin=subprocess.DEVNULL, data=None):
+    if data is not None:
+        stdin = None
+    return subprocess.run([POLYVISOR, *args], stdin=stdin, input=data, capture_output=True, timeout=timeout)
+
+
+def refused(args, status, *words, timeout=30):
+    """One clear sentence on stderr with these words, nothing on stdout, the right status."""
+    p = polyvisor(*args, timeout=timeout)
+    err = p.stderr.decode(errors="replace")
+    assert p.returncode == status, f"{args}: status {p.returncode}, not {status}: {err}"
+    assert not p.stdout, f"{args}: wrote to stdout: {p.stdout!r}"
+    lines = [line for line in err.splitlines() if line and "engine " not in line]
+    assert 1 <= len(lines) <= 2 and lines[0].startswith("polyvisor: "), f"{args}: not one sentence: {err!r}"
+    for word in words:
+        assert word in err, f"{args}: '{word}' is not in {err!r}"
+
+
+@test
+def help_goes_to_stdout_and_is_success():
+    for args in (["--help"], ["run", "--help"], ["doctor", "--help"], ["help"]):
+        p = polyvisor(*args)
+        assert p.returncode == 0 and p.stdout and not p.stderr, args
+        assert max(len(line) for line in p.stdout.decode().splitlines()) <= 96, f"{args}: lines too long"
+    p = polyvisor("--version")
+    assert p.returncode == 0 and re.fullmatch(rb"polyvisor \d+\.\d+\.\d+\n", p.stdout), p.stdout
+
+
+@test
+def no_command_shows_help_and_is_a_usage_error():
+    p = polyvisor()
+    assert p.returncode == 2 and b"usage: polyvisor" in p.stderr and not p.stdout
+
+
+@test
+def wrong_arguments_are_usage_errors_with_one_sentence():
+    refused(["rum"], 2, "unknown command 'rum'", "did you mean 'run'")
+    refused(["--frobnicate"], 2, "unknown option")
+    refused(["run"], 2, "no kernel")
+    refused(["run", "--kernle", "x"], 2, "did you mean '--kernel'")
+    refused(["run", "--kernel"], 2, "needs a value")
+    refused(["run", "--kernel", KERNEL, "-z"], 2, "unknown option '-z'")
+    refused(["run", "--kernel", KERNEL, "--engine", "warp"], 2, "warp", "auto, kvm or soft")
+    refused(["run", "--kernel", KERNEL, "--personality", "xen"], 2, "xen")
+    refused(["run", "--kernel", KERNEL, "--boot", "uefi"], 2, "uefi")
+    refused(["run", "disk.img", "--kernel", KERNEL], 2, "disk.img")
+    refused(["doctor", "who"], 2, "who")
+
+
+@test
+def impossible_machines_are_usage_errors():
+    for cpus in ("0", "10000", "-1", "two", "99999999999999999999"):
+        refused(["run", "--kernel", KERNEL, "--cpus", cpus], 2, "--cpus")
+    for size in ("0", "1K", "lots", "-5", "9999999T", "512Q"):
+        refused(["run", "--kernel", KERNEL, "-m", size], 2, "memory")
+    refused(["run", "--kernel", KERNEL, "-m", "2048G"], 2, "memory")
+
+
+@test
+def bad_kernels_are_refused_with_a_sentence():
+    with tempfile.TemporaryDirectory() as d:
+        def put(name, data):
+            with open(f"{d}/{name}", "wb") as f:
+                f.write(data)
+            return f"{d}/{name}"
+        real = open(KERNEL, "rb").read()
+        refused(["run", "--kernel", f"{d}/missing"], 1, "missing", "No such file")
+        refused(["run", "--kernel", d], 1, d)
+        refused(["run", "--kernel", put("empty", b"")], 1, "empty")
+        refused(["run", "--kernel", put("random", os.urandom(100000))], 1, "random")
+        refused(["run", "--kernel", put("text", b"#!/bin/sh\necho hello\n")], 1, "text")
+        for cut in (100, 600, 5000, len(real) // 2, len(real) - 100000):
+            refused(["run", "--kernel", put("short", real[:cut])], 1, "short")
+        refused(["run", "--kernel", KERNEL, "-m", "16M"], 1, "memory")
+        big = f"{d}/big"
+        with open(big, "wb") as f:
+            f.write(real[:4096])
+            f.truncate(1 << 40)
+        refused(["run", "--kernel", big], 1, "big")
+        refused(["run", "--kernel", "/dev/zero"], 1, "/dev/zero")
+
+
+@test
+def bad_initrds_are_refused_with_a_sentence():
+    with tempfile.TemporaryDirectory() as d:
+        refused(["run", "--kernel", KERNEL, "--initrd", f"{d}/missing"], 1, "missing", "No such file")
+        refused(["run", "--kernel", KERNEL, "--initrd", d], 1, d)
+        huge = f"{d}/huge"
+        with open(huge, "wb") as f:
+            f.truncate(2 << 30)
+        refused(["run", "--kernel", KERNEL, "--initrd", huge, "-m", "512M"], 1, "huge")
+
+
+@test
+def unreadable_files_are_refused():
+    if os.geteuid() == 0:
+        with tempfile.TemporaryDirectory() as d:
+            os.chmod(d, 0o755)
+            path = f"{d}/secret"
+            with open(path, "wb") as f:
+                f.write(b"x")
+            os.chmod(path, 0)
+            p = subprocess.run([POLYVISOR, "run", "--kernel", path], stdin=subprocess.DEVNULL, capture_output=True,
+                               timeout=30, user=65534, group=65534, extra_groups=[])
+            assert p.returncode == 1 and b"ermission denied" in p.stderr, p.stderr
+    else:
+        refused(["run", "--kernel", "/etc/shadow"], 1, "ermission denied")
+
+
+@test
+def a_kernel_command_line_that_is_too_long_is_refused():
+    refused(["run", "--kernel", KERNEL, "--append", "x" * 100000], 1, "command line")
+
+
+@test
+def more_memory_than_the_host_can_map_is_refused():
+    import resource
+    def limit():
+        resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+    p = subprocess.run([POLYVISOR, "run", "--kernel", KERNEL, "-m", "8G", "--engine", "soft"], stdin=subprocess.DEVNULL,
+                       capture_output=True, timeout=30, preexec_fn=limit)
+    assert p.returncode == 1 and b"memory" in p.stderr, (p.returncode, p.stderr)
+
+
+@test
+def doctor_says_which_engine_and_why():
+    p = polyvisor("doctor")
+    assert p.returncode == 0 and b"engine soft" in p.stdout and b"engine kvm" in p.stdout, p.stdout
+    assert p.stdout.count(b"'--engine auto' chooses it") == 1
+    assert b"\x1b" not in p.stdout
+
+
+@test
+def a_closed_output_pipe_does_not_hang_the_vm():
+    p = subprocess.Popen([POLYVISOR, "run", "--kernel", KERNEL, "--initrd", INITRD, "--engine", "soft", "--append",
+                          "console=ttyS0 polyvisor.selfcheck"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                         stderr=subprocess.DEVNULL)
+    p.stdout.read(100)
+    p.stdout.close()
+    assert p.wait(120) == 0
+
+
+@test
+def sigterm_ends_the_vm_with_status_143():
+    p = subprocess.Popen([POLYVISOR, "run", "--kernel", KERNEL, "--engine", "soft", "--append", "console=ttyS0"],
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    p.stdout.read(20)
+    p.send_signal(signal.SIGTERM)
+    assert p.wait(10) == 143
+
+
+class Terminal:
+    """polyvisor run in a pseudo-terminal."""
+
+    def __init__(self, *args):
+        self.master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+        self.before = termios.tcgetattr(slave)
+        self.slave = slave
+        self.seen = b""
+        self.p = subprocess.Popen([POLYVISOR, "run", *args], stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+
+    def wait_for(self, what, timeout=90):
+        end = time.monotonic() + timeout
+        while what not in self.seen:
+            left = end - time.monotonic()
+            assert left > 0, f"no {what!r} in {self.seen[-2000:]!r}"
+            if select.select([self.master], [], [], left)[0]:
+                self.seen += os.read(self.master, 65536)
+
+    def send(self, data):
+        os.write(self.master, data)
+
+    def finish(self, timeout=20):
+        end = time.monotonic() + timeout
+        while self.p.poll() is None and time.monotonic() < end:
+            if select.select([self.master], [], [], 0.05)[0]:
+                self.seen += os.read(self.master, 65536)
+        status = self.p.wait(1)
+        after = termios.tcgetattr(self.slave)
+        os.close(self.master)
+        os.close(self.slave)
+        assert after == self.before, "the terminal was not put back as it was"
+        return status
+
+
+GUEST_ARGS = ["--engine", "soft", "--kernel", KERNEL, "--initrd", INITRD, "--append", "console=ttyS0 quiet"]
+
+
+@test
+def ctrl_a_x_quits_and_restores_the_terminal():
+    t = Terminal(*GUEST_ARGS)
+    t.wait_for(b"engine soft")
+    time.sleep(0.5)
+    assert termios.tcgetattr(t.slave) != t.before, "not in raw mode"
+    t.send(b"\x01h")
+    t.wait_for(b"Ctrl-A")
+    t.send(b"\x01x")
+    assert t.finish() == 0
+
+
+@test
+def a_killing_signal_restores_the_terminal():
+    for sig in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        t = Terminal(*GUEST_ARGS)
+        t.wait_for(b"engine soft")
+        time.sleep(0.3)
+        t.p.send_signal(sig)
+        assert t.finish() == 128 + sig
+
+
+@test
+def a_shell_in_a_terminal_is_usable():
+    t = Terminal(*GUEST_ARGS)
+    t.wait_for(b"guest:~# ")
+    t.send(b"echo one-$((20+3))\r")
+    t.wait_for(b"one-23")
+    t.send(b"sleep 100\r")
+    time.sleep(1)
+    t.send(b"\x03")
+    t.send(b"echo two-$((20+4))\r")
+    t.wait_for(b"two-24")
+    t.send(b"exit\r")
+    assert t.finish(30) == 0
+
+
+def main():
+    wanted = sys.argv[3:]
+    failed = 0
+    tests = [t for t in TESTS if not wanted or t.__name__ in wanted]
+    for t in tests:
+        try:
+            t()
+            print(f"ok   {t.__name__}", flush=True)
+        except Exception:
+            failed += 1
+            print(f"FAIL {t.__name__}\n{traceback.format_exc()}", flush=True)
+    print(f"{len(tests) - failed} passed, {failed} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
