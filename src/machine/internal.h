@@ -1,0 +1,43 @@
+/* internal.h: the machine's own struct, shared by the files that build it. */
+#ifndef MACHINE_INTERNAL_H
+#define MACHINE_INTERNAL_H
+
+#include "dev/pc/lapic.h"
+#include "machine/firmware.h"
+#include "machine/machine.h"
+
+struct machine {
+	struct machine_config cfg;
+	struct board_layout layout;
+	struct firmware_ident ident;
+	struct boot_files *files;
+
+	struct gmem *mem;
+	struct space *ports, *memory;
+	struct clock *clock;
+	struct doors doors;
+	struct cpuid_policy cpuid;
+
+	struct engine *engine;
+	struct engine_env env;
+	struct vcpu *vcpu[ENGINE_MAX_CPUS];
+
+	struct lapic_bus *lapics; /* NULL when the engine has its own */
+	struct device *lapic[ENGINE_MAX_CPUS];
+	struct device *pic, *ioapic, *hpet, *pci, *pm, *fw_cfg, *kvmclock;
+	struct device *devices; /* all of them; saved in this order, freed in the reverse */
+	unsigned device_count;
+
+	/* IOAPIC inputs and PIC inputs that several sources share are the OR of their levels. */
+	struct lock wire_lock;
+	uint32_t intx_levels; /* PCI INTx lines 0 to 7 */
+	uint32_t hpet_levels; /* per IOAPIC input */
+};
+
+/* Puts a device at the end of the machine's list, which then owns it. */
+void machine_add(struct machine *m, struct device *dev);
+
+/* devices.c: everything on the board beside RAM and CPUs. Spaces, clock, engine and vCPUs exist. */
+NODISCARD int machine_add_devices(struct machine *m, struct error *err);
+
+#endif
