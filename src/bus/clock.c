@@ -27,7 +27,7 @@ struct clock {
 	uint64_t order;
 	const struct timer *running;
 	pthread_t runner;
-	void (*wake)(void *opaque);
+	void (*wake)(void *opaque, uint64_t delay_ns);
 	void *wake_opaque;
 };
 
@@ -91,6 +91,18 @@ enum clock_mode clock_mode(const struct clock *clock)
 	return (enum clock_mode)atomic_load_explicit(&clock->mode, memory_order_acquire);
 }
 
+/* Under the lock: tells the driver how long it may sleep. */
+static void clock_wake(struct clock *clock)
+{
+	uint64_t delay = UINT64_MAX, now = clock_now_ns(clock);
+
+	if (!clock->wake)
+		return;
+	if (clock->root && clock_mode(clock) == CLOCK_REAL)
+		delay = clock->root->deadline_ns > now ? clock->root->deadline_ns - now : 0;
+	clock->wake(clock->wake_opaque, delay);
+}
+
 void clock_set_mode(struct clock *clock, enum clock_mode mode)
 {
 	uint64_t now;
@@ -98,8 +110,7 @@ void clock_set_mode(struct clock *clock, enum clock_mode mode)
 	lock_take(&clock->lock);
 	now = clock_now_ns(clock);
 	time_set(clock, mode, mode == CLOCK_REAL ? now - host_ns() : now);
-	if (clock->wake)
-		clock->wake(clock->wake_opaque);
+	clock_wake(clock);
 	lock_drop(&clock->lock);
 }
 
@@ -232,8 +243,8 @@ void timer_arm(struct timer *timer, uint64_t deadline_ns)
 	timer->order = clock->order++;
 	timer->armed = 1;
 	clock->root = heap_meld(clock->root, timer);
-	if (clock->root == timer && deadline_ns < first && clock->wake)
-		clock->wake(clock->wake_opaque);
+	if (clock->root == timer && deadline_ns < first)
+		clock_wake(clock);
 	lock_drop(&clock->lock);
 }
 
@@ -274,6 +285,7 @@ void clock_run_due(struct clock *clock)
 			break;
 		clock_run_first(clock);
 	}
+	clock_wake(clock);
 	lock_drop(&clock->lock);
 }
 
@@ -305,10 +317,11 @@ uint64_t clock_next_ns(const struct clock *clock)
 	return next;
 }
 
-void clock_set_wake(struct clock *clock, void (*fn)(void *opaque), void *opaque)
+void clock_set_wake(struct clock *clock, void (*fn)(void *opaque, uint64_t delay_ns), void *opaque)
 {
 	lock_take(&clock->lock);
 	clock->wake = fn;
 	clock->wake_opaque = opaque;
+	clock_wake(clock);
 	lock_drop(&clock->lock);
 }

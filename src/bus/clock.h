@@ -51,14 +51,18 @@ void timer_arm(struct timer *timer,
 	       uint64_t deadline_ns); /* absolute VM time; moves an armed one */
 void timer_cancel(struct timer *timer);
 
-/* For whoever drives the clock (the VM's event loop): the earliest deadline (UINT64_MAX: none, or
- * the clock is stopped), run what is due (nothing while stopped; at most CLOCK_RUN_MAX callbacks a
- * call, so that a guest's fast timer cannot keep the loop from its other work: ask clock_next_ns
- * again), and be told (from any thread, under RANK_CLOCK: only write an eventfd or timerfd)
- * when the earliest one moved forward or the mode changed. */
+/*
+ * For whoever drives the clock (the VM's event loop). clock_run_due runs what is due: nothing while
+ * stopped, at most CLOCK_RUN_MAX callbacks a call, so that a guest's fast timer cannot keep the
+ * loop from its other work. `wake` says how long the driver may sleep before it calls
+ * clock_run_due again (0: not at all, UINT64_MAX: for ever): whenever the earliest deadline moved
+ * forward, after each run, and when the mode changed. It is called from any thread under
+ * RANK_CLOCK, so that the last word is the newest one: only set a timerfd or write an eventfd.
+ * clock_next_ns is the earliest deadline (UINT64_MAX: none, or the clock is stopped).
+ */
 #define CLOCK_RUN_MAX 256
 uint64_t clock_next_ns(const struct clock *clock);
 void clock_run_due(struct clock *clock);
-void clock_set_wake(struct clock *clock, void (*fn)(void *opaque), void *opaque);
+void clock_set_wake(struct clock *clock, void (*fn)(void *opaque, uint64_t delay_ns), void *opaque);
 
 #endif

@@ -18,10 +18,11 @@
 #include "machine/internal.h"
 
 #define PORT_DEBUG_EXIT 0xf4
-#define PORT_DEBUG_CON  0x402
-#define PORT_POST       0x80
+#define PORT_DEBUG_CON	0x402
+#define PORT_POST	0x80
 
-/* ISA interrupt n: the PIC's input, and the IOAPIC's pin, which for the timer is 2 (MADT override). */
+/* ISA interrupt n: the PIC's input, and the IOAPIC's pin, which for the timer is 2 (MADT override).
+ */
 static void isa_set(void *opaque, unsigned line, _Bool level)
 {
 	struct machine *m = opaque;
@@ -113,7 +114,8 @@ static struct msi_sink machine_msi(struct machine *m)
 	return m->lapics ? lapic_bus_sink(m->lapics) : (struct msi_sink){engine_msi, m};
 }
 
-/* Takes a *_new function's result: on success the device goes onto the list and, if asked, into *keep. */
+/* Takes a *_new function's result: on success the device goes onto the list and, if asked, into
+ * *keep. */
 static int added(struct machine *m, int r, struct device *dev, struct device **keep)
 {
 	if (r)
@@ -124,14 +126,16 @@ static int added(struct machine *m, int r, struct device *dev, struct device **k
 	return 0;
 }
 
-static int remote_get(void *opaque, unsigned cpu, uint8_t page[LAPIC_PAGE_BYTES], uint64_t *base, uint64_t *deadline)
+static int remote_get(void *opaque, unsigned cpu, uint8_t page[LAPIC_PAGE_BYTES], uint64_t *base,
+		      uint64_t *deadline)
 {
 	struct machine *m = opaque;
 
 	return m->engine->ops->apic_get(m->vcpu[cpu], page, base, deadline);
 }
 
-static int remote_set(void *opaque, unsigned cpu, const uint8_t page[LAPIC_PAGE_BYTES], uint64_t base, uint64_t deadline)
+static int remote_set(void *opaque, unsigned cpu, const uint8_t page[LAPIC_PAGE_BYTES],
+		      uint64_t base, uint64_t deadline)
 {
 	struct machine *m = opaque;
 
@@ -147,14 +151,14 @@ static int add_lapics(struct machine *m, struct error *err)
 		return error_set(err, -ENOMEM, "out of memory");
 	for (unsigned i = 0; i < m->env.cpus; i++) {
 		struct lapic_config cfg = {
-		        .bus = m->lapics,
-		        .clock = m->clock,
-		        .link = ops->own_apic ? NULL : &m->vcpu[i]->link,
-		        .cpu = i,
-		        .apic_id = i,
-		        .bsp = i == 0,
-		        .x2apic = 1,
-		        .phys_bits = m->cpuid.phys_bits,
+		    .bus = m->lapics,
+		    .clock = m->clock,
+		    .link = ops->own_apic ? NULL : &m->vcpu[i]->link,
+		    .cpu = i,
+		    .apic_id = i,
+		    .bsp = i == 0,
+		    .x2apic = 1,
+		    .phys_bits = m->cpuid.phys_bits,
 		};
 		int r;
 
@@ -174,16 +178,16 @@ static int add_lapics(struct machine *m, struct error *err)
 static int add_interrupt_controllers(struct machine *m, struct error *err)
 {
 	const struct pic_config pic = {
-	        .ports = m->ports,
-	        .out = m->lapics ? lapic_bus_lint0(m->lapics) : (struct irq){extint_set, m, 0},
+	    .ports = m->ports,
+	    .out = m->lapics ? lapic_bus_lint0(m->lapics) : (struct irq){extint_set, m, 0},
 	};
 	const struct ioapic_config ioapic = {
-	        .memory = m->memory,
-	        .base = m->layout.ioapic_base,
-	        .id = m->layout.ioapic_id,
-	        .sink = machine_msi(m),
-	        .eoi_vectors = m->lapics ? NULL : engine_eoi_vectors,
-	        .opaque = m,
+	    .memory = m->memory,
+	    .base = m->layout.ioapic_base,
+	    .id = m->layout.ioapic_id,
+	    .sink = machine_msi(m),
+	    .eoi_vectors = m->lapics ? NULL : engine_eoi_vectors,
+	    .opaque = m,
 	};
 	struct device *dev;
 	int r = added(m, pic_new(&dev, &pic, err), dev, &m->pic);
@@ -200,20 +204,20 @@ static int add_interrupt_controllers(struct machine *m, struct error *err)
 static int add_timers(struct machine *m, struct error *err)
 {
 	const struct hpet_config hpet = {
-	        .memory = m->memory,
-	        .clock = m->clock,
-	        .base = m->layout.hpet_base,
-	        .ioapic = {hpet_set, m, 0},
-	        .legacy = {isa_irq(m, 0), isa_irq(m, 8)},
-	        .msi = machine_msi(m),
+	    .memory = m->memory,
+	    .clock = m->clock,
+	    .base = m->layout.hpet_base,
+	    .ioapic = {hpet_set, m, 0},
+	    .legacy = {isa_irq(m, 0), isa_irq(m, 8)},
+	    .msi = machine_msi(m),
 	};
 	struct pit_config pit = {.ports = m->ports, .clock = m->clock};
 	struct rtc_config rtc = {
-	        .ports = m->ports,
-	        .clock = m->clock,
-	        .ram_low_end = m->layout.ram_low_end,
-	        .ram_high_size = m->layout.ram_high_size,
-	        .ncpus = m->env.cpus,
+	    .ports = m->ports,
+	    .clock = m->clock,
+	    .ram_low_end = m->layout.ram_low_end,
+	    .ram_high_size = m->layout.ram_high_size,
+	    .ncpus = m->env.cpus,
 	};
 	struct device *dev;
 	int r = added(m, hpet_new(&dev, &hpet, err), dev, &m->hpet);
@@ -231,13 +235,14 @@ static int add_timers(struct machine *m, struct error *err)
 static int add_pci(struct machine *m, struct error *err)
 {
 	struct pci_bus_config bus = {
-	        .ports = m->ports,
-	        .memory = m->memory,
-	        .msi = machine_msi(m),
-	        .intx_count = BOARD_INTX_LINES,
-	        .power = m->cfg.power,
+	    .ports = m->ports,
+	    .memory = m->memory,
+	    .msi = machine_msi(m),
+	    .intx_count = BOARD_INTX_LINES,
+	    .power = m->cfg.power,
 	};
-	struct mch_config mch = {.ecam_base = m->layout.ecam_base, .ecam_buses = m->layout.ecam_buses};
+	struct mch_config mch = {.ecam_base = m->layout.ecam_base,
+				 .ecam_buses = m->layout.ecam_buses};
 	struct lpc_config lpc = {.pm_base = m->layout.pm_base, .sci_irq = m->layout.sci_irq};
 	struct device *dev;
 	int r;
@@ -260,12 +265,12 @@ static int add_serial(struct machine *m, struct error *err)
 
 	for (unsigned i = 0; !r && i < m->layout.com_count; i++) {
 		const struct uart_config uart = {
-		        .ports = m->ports,
-		        .base = m->layout.com_port[i],
-		        .irq = isa_irq(m, m->layout.com_irq[i]),
-		        .clock = m->clock,
-		        .chardev = i ? NULL : m->cfg.console,
-		        .instance = i,
+		    .ports = m->ports,
+		    .base = m->layout.com_port[i],
+		    .irq = isa_irq(m, m->layout.com_irq[i]),
+		    .clock = m->clock,
+		    .chardev = i ? NULL : m->cfg.console,
+		    .instance = i,
 		};
 		r = added(m, uart_new(&dev, &uart, err), dev, NULL);
 	}
@@ -275,23 +280,23 @@ static int add_serial(struct machine *m, struct error *err)
 static int add_power(struct machine *m, struct error *err)
 {
 	const struct acpi_pm_config pm = {
-	        .ports = m->ports,
-	        .base = m->layout.pm_base,
-	        .sci = isa_irq(m, m->layout.sci_irq),
-	        .clock = m->clock,
-	        .power = m->cfg.power,
-	        .acpi_enable = BOARD_ACPI_ENABLE,
-	        .acpi_disable = BOARD_ACPI_DISABLE,
-	        .slp_typ_s5 = BOARD_SLP_TYP_S5,
-	        .acpi_on = 1,
+	    .ports = m->ports,
+	    .base = m->layout.pm_base,
+	    .sci = isa_irq(m, m->layout.sci_irq),
+	    .clock = m->clock,
+	    .power = m->cfg.power,
+	    .acpi_enable = BOARD_ACPI_ENABLE,
+	    .acpi_disable = BOARD_ACPI_DISABLE,
+	    .slp_typ_s5 = BOARD_SLP_TYP_S5,
+	    .acpi_on = 1,
 	};
 	const struct i8042_config i8042 = {
-	        .ports = m->ports,
-	        .kbd_irq = isa_irq(m, 1),
-	        .aux_irq = isa_irq(m, 12),
-	        .power = m->cfg.power,
-	        .keyboard = m->layout.has_i8042,
-	        .mouse = m->layout.has_i8042,
+	    .ports = m->ports,
+	    .kbd_irq = isa_irq(m, 1),
+	    .aux_irq = isa_irq(m, 12),
+	    .power = m->cfg.power,
+	    .keyboard = m->layout.has_i8042,
+	    .mouse = m->layout.has_i8042,
 	};
 	struct device *dev;
 	int r = added(m, acpi_pm_new(&dev, &pm, err), dev, &m->pm);
@@ -306,7 +311,8 @@ static int fill_fw_cfg(struct machine *m, struct error *err)
 	int r = fw_cfg_u64(m->fw_cfg, FW_CFG_RAM_SIZE, m->layout.ram_bytes, err);
 
 	if (!r)
-		r = fw_cfg_item(m->fw_cfg, FW_CFG_UUID, m->ident.uuid, sizeof(m->ident.uuid), 0, err);
+		r = fw_cfg_item(m->fw_cfg, FW_CFG_UUID, m->ident.uuid, sizeof(m->ident.uuid), 0,
+				err);
 	if (!r)
 		r = fw_cfg_u16(m->fw_cfg, FW_CFG_NB_CPUS, (uint16_t)m->env.cpus, err);
 	if (!r)
@@ -344,11 +350,11 @@ static int add_small_ports(struct machine *m, struct error *err)
 static int add_personality(struct machine *m, struct error *err)
 {
 	struct kvmclock_config cfg = {
-	        .doors = &m->doors,
-	        .mem = m->mem,
-	        .clock = m->clock,
-	        .tsc_khz = m->cpuid.tsc_khz,
-	        .cpus = m->env.cpus,
+	    .doors = &m->doors,
+	    .mem = m->mem,
+	    .clock = m->clock,
+	    .tsc_khz = m->cpuid.tsc_khz,
+	    .cpus = m->env.cpus,
 	};
 	struct device *dev;
 
@@ -361,8 +367,8 @@ static int add_personality(struct machine *m, struct error *err)
 int machine_add_devices(struct machine *m, struct error *err)
 {
 	static int (*const steps[])(struct machine *, struct error *) = {
-	        add_lapics, add_interrupt_controllers, add_timers, add_pci,
-	        add_serial, add_power,                 add_small_ports, add_personality,
+	    add_lapics, add_interrupt_controllers, add_timers,	    add_pci, add_serial,
+	    add_power,	add_small_ports,	   add_personality,
 	};
 	int r = 0;
 

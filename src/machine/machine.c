@@ -49,7 +49,8 @@ static void env_event(void *opaque, enum engine_event event, unsigned cpu, const
 static int make_cpuid(struct machine *m, struct error *err)
 {
 	const struct engine_ops *ops = m->cfg.engine;
-	enum cpuid_hypervisor hv = m->cfg.spec->personality == PERSONALITY_KVM ? CPUID_HV_KVM : CPUID_HV_NONE;
+	enum cpuid_hypervisor hv =
+	    m->cfg.spec->personality == PERSONALITY_KVM ? CPUID_HV_KVM : CPUID_HV_NONE;
 	struct cpuid_caps caps;
 
 	memset(&caps, 0, sizeof(caps));
@@ -83,9 +84,9 @@ static void make_ident(struct machine *m)
 static int make_memory(struct machine *m, struct error *err)
 {
 	const struct gmem_config cfg = {
-	        .ram_bytes = m->cfg.spec->memory_bytes,
-	        .low_limit = BOARD_LOW_LIMIT,
-	        .huge = m->cfg.spec->huge_pages,
+	    .ram_bytes = m->cfg.spec->memory_bytes,
+	    .low_limit = BOARD_LOW_LIMIT,
+	    .huge = m->cfg.spec->huge_pages,
 	};
 	int r = gmem_new(&m->mem, &cfg, err);
 
@@ -111,17 +112,17 @@ static int make_cpus(struct machine *m, struct error *err)
 	int r;
 
 	m->env = (struct engine_env){
-	        .mem = m->mem,
-	        .ports = m->ports,
-	        .memory = m->memory,
-	        .doors = &m->doors,
-	        .clock = m->clock,
-	        .cpuid = &m->cpuid,
-	        .cpus = m->cfg.spec->cpus,
-	        .pic_ack = env_pic_ack,
-	        .eoi = env_eoi,
-	        .event = env_event,
-	        .opaque = m,
+	    .mem = m->mem,
+	    .ports = m->ports,
+	    .memory = m->memory,
+	    .doors = &m->doors,
+	    .clock = m->clock,
+	    .cpuid = &m->cpuid,
+	    .cpus = m->cfg.spec->cpus,
+	    .pic_ack = env_pic_ack,
+	    .eoi = env_eoi,
+	    .event = env_event,
+	    .opaque = m,
 	};
 	r = m->cfg.engine->create(&m->engine, &m->env, &cfg, err);
 	for (unsigned i = 0; !r && i < m->env.cpus; i++)
@@ -131,15 +132,16 @@ static int make_cpus(struct machine *m, struct error *err)
 
 static int open_files(struct machine *m, struct error *err)
 {
-	static const enum boot_protocol protocols[] = {BOOT_AUTO, BOOT_LINUX64, BOOT_LINUX32, BOOT_PVH, BOOT_MULTIBOOT};
+	static const enum boot_protocol protocols[] = {BOOT_AUTO, BOOT_LINUX64, BOOT_LINUX32,
+						       BOOT_PVH, BOOT_MULTIBOOT};
 	const struct vm_spec *spec = m->cfg.spec;
 	const struct boot_config cfg = {
-	        .kernel = spec->kernel,
-	        .initrds = spec->initrd,
-	        .initrd_count = spec->initrd_count,
-	        .cmdline = spec->append,
-	        .protocol = protocols[spec->boot],
-	        .unpack = spec->unpack == SPEC_UNPACK_HOST ? UNPACK_HOST : UNPACK_GUEST,
+	    .kernel = spec->kernel,
+	    .initrds = spec->initrd,
+	    .initrd_count = spec->initrd_count,
+	    .cmdline = spec->append,
+	    .protocol = protocols[spec->boot],
+	    .unpack = spec->unpack == SPEC_UNPACK_HOST ? UNPACK_HOST : UNPACK_GUEST,
 	};
 
 	return boot_open(&m->files, &cfg, err);
@@ -158,7 +160,8 @@ int machine_new(struct machine **out, const struct machine_config *cfg, struct e
 	if (!r)
 		r = make_cpuid(m, err);
 	if (!r)
-		r = board_layout_init(&m->layout, cfg->spec->memory_bytes, cfg->spec->cpus, m->cpuid.phys_bits, err);
+		r = board_layout_init(&m->layout, cfg->spec->memory_bytes, cfg->spec->cpus,
+				      m->cpuid.phys_bits, err);
 	if (!r)
 		r = make_memory(m, err);
 	if (!r) {
@@ -237,7 +240,8 @@ int machine_boot(struct machine *m, enum reset_kind kind, char what[128], struct
 	for (unsigned i = 0; m->lapics && i < m->env.cpus; i++)
 		lapic_virtual_wire(m->lapic[i]);
 	for (unsigned i = 0; i < m->env.cpus; i++)
-		cpu_link_clear(&m->vcpu[i]->link, CPU_EVENT_NMI | CPU_EVENT_SMI | CPU_EVENT_INIT | CPU_EVENT_SIPI);
+		cpu_link_clear(&m->vcpu[i]->link,
+			       CPU_EVENT_NMI | CPU_EVENT_SMI | CPU_EVENT_INIT | CPU_EVENT_SIPI);
 	r = firmware_tables_load(m->mem, &m->layout, &m->ident, &rsdp, err);
 	return r ? r : boot_cpus(m, rsdp, what, err);
 }

@@ -12,9 +12,10 @@
 struct machine_config {
 	const struct vm_spec *spec; /* borrowed for the machine's life */
 	const struct engine_ops *engine;
-	struct chardev *console;  /* COM1's other side; not owned */
-	struct power_sink power;  /* power-off, reset, panic, debug exit */
-	enum clock_mode clock;    /* CLOCK_STOPPED for a VM that starts paused, CLOCK_MANUAL for tests */
+	struct chardev *console; /* COM1's other side; not owned */
+	struct power_sink power; /* power-off, reset, panic, debug exit */
+	enum clock_mode
+	    clock; /* CLOCK_STOPPED for a VM that starts paused, CLOCK_MANUAL for tests */
 	/* As engine_env.event. */
 	void (*event)(void *opaque, enum engine_event event, unsigned cpu, const char *text);
 	void *opaque;
@@ -26,9 +27,11 @@ struct machine;
 NODISCARD int machine_new(struct machine **m, const struct machine_config *cfg, struct error *err);
 void machine_free(struct machine *m); /* vCPU threads have been stopped */
 
-/* Power-on or system reset: every device and CPU to its reset state, tables and kernel into RAM, the boot CPU at the kernel's
- * entry. No vCPU may be in guest code. `what` (may be NULL) as in boot_load. */
-NODISCARD int machine_boot(struct machine *m, enum reset_kind kind, char what[128], struct error *err);
+/* Power-on or system reset: every device and CPU to its reset state, tables and kernel into RAM,
+ * the boot CPU at the kernel's entry. No vCPU may be in guest code. `what` (may be NULL) as in
+ * boot_load. */
+NODISCARD int machine_boot(struct machine *m, enum reset_kind kind, char what[128],
+			   struct error *err);
 
 /* The power button: the guest gets an ACPI event (and may ignore it). */
 void machine_press_power(struct machine *m);
@@ -44,8 +47,8 @@ void machine_time_stop(struct machine *m);
 void machine_time_go(struct machine *m);
 
 /*
- * The state of all devices and CPUs (not RAM), with every vCPU paused. machine_load refuses hostile or foreign state whole: either all of it is
- * taken or nothing changes. -EINVAL with a sentence.
+ * The state of all devices and CPUs (not RAM), with every vCPU paused. machine_load refuses hostile
+ * or foreign state whole: either all of it is taken or nothing changes. -EINVAL with a sentence.
  */
 NODISCARD int machine_save(struct machine *m, struct wbuf *out, struct error *err);
 NODISCARD int machine_load(struct machine *m, struct rbuf *in, struct error *err);

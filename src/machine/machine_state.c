@@ -1,16 +1,19 @@
-/* machine_state.c: the state of all CPUs and devices, as one blob that is taken whole or not at all. */
+/* machine_state.c: the state of all CPUs and devices, as one blob that is taken whole or not at
+ * all. */
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "engine/vcpu_state.h"
 #include "machine/internal.h"
 
 /*
- * "PVMACHIN", version, number of CPUs, RAM size; then sections of state.h's kind: the clock, each CPU, each device in the board's order.
+ * "PVMACHIN", version, number of CPUs, RAM size; then sections of state.h's kind: the clock, each
+ * CPU, each device in the board's order.
  */
-#define MACHINE_MAGIC      UINT64_C(0x4e494843414d5650)
-#define MACHINE_VERSION    1
+#define MACHINE_MAGIC	   UINT64_C(0x4e494843414d5650)
+#define MACHINE_VERSION	   1
 #define MACHINE_MAX_SHADOW 256
 
 struct clock_state {
@@ -28,16 +31,16 @@ static int clock_state_check(const void *shadow, struct error *err)
 }
 
 static const struct state_field clock_fields[] = {
-        STATE_SCALAR(1, struct clock_state, now_ns),
-        STATE_SCALAR(2, struct clock_state, wall_base_ns),
-        STATE_END,
+    STATE_SCALAR(1, struct clock_state, now_ns),
+    STATE_SCALAR(2, struct clock_state, wall_base_ns),
+    STATE_END,
 };
 
 static const struct state_desc clock_desc = {
-        .name = "clock",
-        .fields = clock_fields,
-        .size = sizeof(struct clock_state),
-        .check = clock_state_check,
+    .name = "clock",
+    .fields = clock_fields,
+    .size = sizeof(struct clock_state),
+    .check = clock_state_check,
 };
 
 static int save_cpus(struct machine *m, struct wbuf *out, struct error *err)
@@ -106,10 +109,14 @@ static int load_header(struct machine *m, struct rbuf *in, struct error *err)
 	if (in->failed || magic != MACHINE_MAGIC)
 		return error_set(err, -EINVAL, "this is not a machine's saved state");
 	if (version != MACHINE_VERSION)
-		return error_set(err, -EINVAL, "saved state of version %u; this program knows %u", version, MACHINE_VERSION);
+		return error_set(err, -EINVAL, "saved state of version %u; this program knows %u",
+				 version, MACHINE_VERSION);
 	if (cpus != m->env.cpus || ram != m->layout.ram_bytes)
-		return error_set(err, -EINVAL, "the saved machine has %u CPU(s) and %llu MiB of RAM, this one %u and %llu", cpus,
-		                 (unsigned long long)ram >> 20, m->env.cpus, (unsigned long long)m->layout.ram_bytes >> 20);
+		return error_set(
+		    err, -EINVAL,
+		    "the saved machine has %u CPU(s) and %llu MiB of RAM, this one %u and %llu",
+		    cpus, (unsigned long long)ram >> 20, m->env.cpus,
+		    (unsigned long long)m->layout.ram_bytes >> 20);
 	return 0;
 }
 
@@ -131,11 +138,13 @@ static int load_decode(struct machine *m, struct loading *l, struct rbuf *in, st
 		l->devices += !r;
 	}
 	if (!r && (in->failed || rbuf_left(in)))
-		r = error_set(err, -EINVAL, "saved state: %zu bytes too many at the end", rbuf_left(in));
+		r = error_set(err, -EINVAL, "saved state: %zu bytes too many at the end",
+			      rbuf_left(in));
 	return r;
 }
 
-/* CPUs first, into their copies: an engine may still refuse a CPU's state, and then the ones before it are put back. */
+/* CPUs first, into their copies: an engine may still refuse a CPU's state, and then the ones before
+ * it are put back. */
 static int commit_cpus(struct machine *m, struct loading *l, struct error *err)
 {
 	struct x86_state *before = malloc(sizeof(*before) * m->env.cpus);
@@ -152,7 +161,10 @@ static int commit_cpus(struct machine *m, struct loading *l, struct error *err)
 		error_set(err, r, "the engine refuses the saved state of CPU %u", i);
 		for (unsigned j = 0; j <= i; j++) {
 			if (m->engine->ops->set_state(m->vcpu[j], &before[j]))
-				error_set(err, r, "the engine refuses the saved state of CPU %u, and its old state as well", i);
+				error_set(err, r,
+					  "the engine refuses the saved state of CPU %u, and its "
+					  "old state as well",
+					  i);
 		}
 	}
 	free(before);

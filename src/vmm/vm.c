@@ -1,4 +1,5 @@
-/* vm.c: one VM's life. The thread that calls vm_run is its event loop and the only one that starts, pauses, resets or ends it. */
+/* vm.c: one VM's life. The thread that calls vm_run is its event loop and the only one that starts,
+ * pauses, resets or ends it. */
 #include "vmm/vm.h"
 
 #include <errno.h>
@@ -18,8 +19,9 @@
 #include "vmm/engines.h"
 
 /*
- * Requests. Devices, engines and the terminal ask for things from their own threads and under their own locks; they only set a bit
- * here, ask the vCPUs to leave guest code, and post `work`. The loop's thread acts on them in the order of this list: an end wins over a reset.
+ * Requests. Devices, engines and the terminal ask for things from their own threads and under their
+ * own locks; they only set a bit here, ask the vCPUs to leave guest code, and post `work`. The
+ * loop's thread acts on them in the order of this list: an end wins over a reset.
  */
 enum vm_request {
 	REQ_ERROR = 1 << 0,
@@ -33,7 +35,7 @@ enum vm_request {
 
 /* Triple faults this close together, and this many, are a crash rather than a way to reboot. */
 #define CRASH_WINDOW_NS UINT64_C(1000000000)
-#define CRASH_LIMIT     3
+#define CRASH_LIMIT	3
 
 struct vm {
 	struct vm_spec spec;
@@ -108,6 +110,7 @@ static void on_power(void *opaque, enum power_request what, unsigned arg)
 	case POWER_OFF: vm_request(vm, REQ_POWER_OFF); break;
 	case POWER_RESET: vm_request(vm, REQ_RESET); break;
 	case POWER_PANIC: vm_request(vm, REQ_PANIC); break;
+	case POWER_CRASH_LOADED: break; /* the guest's crash kernel takes over */
 	case POWER_EXIT:
 		atomic_store(&vm->debug_code, arg);
 		vm_request(vm, REQ_DEBUG_EXIT);
@@ -124,7 +127,8 @@ static void on_engine_event(void *opaque, enum engine_event event, unsigned cpu,
 		return;
 	}
 	if (!atomic_exchange(&vm->error_taken, 1))
-		snprintf(vm->error_text, sizeof(vm->error_text), "CPU %u: %s", cpu, text ? text : "the engine failed");
+		snprintf(vm->error_text, sizeof(vm->error_text), "CPU %u: %s", cpu,
+			 text ? text : "the engine failed");
 	vm_request(vm, REQ_ERROR);
 }
 
@@ -147,7 +151,8 @@ static void vm_reset(struct vm *vm)
 	struct error err;
 
 	if (vm->spec.no_reboot) {
-		end_with(vm, VM_END_RESET, VM_SHUT_DOWN, "the guest asked for a reset; ended because of --no-reboot");
+		end_with(vm, VM_END_RESET, VM_SHUT_DOWN,
+			 "the guest asked for a reset; ended because of --no-reboot");
 		return;
 	}
 	if (machine_boot(vm->machine, RESET_SYSTEM, NULL, &err)) {
@@ -170,9 +175,11 @@ static void describe_crash(struct vm *vm, char *text, size_t len)
 		if (vm->ops->get_state(vcpu, s) || s->activity != X86_SHUTDOWN)
 			continue;
 		snprintf(text, len,
-		         "the guest's CPU %u shut down (triple fault): rip=%#llx cs=%#x rsp=%#llx cr0=%#llx cr2=%#llx cr3=%#llx",
-		         i, (unsigned long long)s->rip, s->seg[X86_CS].selector, (unsigned long long)s->gpr[X86_RSP],
-		         (unsigned long long)s->cr0, (unsigned long long)s->cr2, (unsigned long long)s->cr3);
+			 "the guest's CPU %u shut down (triple fault): rip=%#llx cs=%#x rsp=%#llx "
+			 "cr0=%#llx cr2=%#llx cr3=%#llx",
+			 i, (unsigned long long)s->rip, s->seg[X86_CS].selector,
+			 (unsigned long long)s->gpr[X86_RSP], (unsigned long long)s->cr0,
+			 (unsigned long long)s->cr2, (unsigned long long)s->cr3);
 		break;
 	}
 	free(s);
@@ -212,7 +219,8 @@ static void handle_requests(struct loop_work *work)
 	else if (requests & REQ_POWER_OFF)
 		end(vm, VM_END_POWER_OFF, 0, VM_SHUT_DOWN);
 	else if (requests & REQ_QUIT)
-		end(vm, atomic_load(&vm->signal) ? VM_END_SIGNAL : VM_END_QUIT, atomic_load(&vm->signal), VM_SHUT_DOWN);
+		end(vm, atomic_load(&vm->signal) ? VM_END_SIGNAL : VM_END_QUIT,
+		    atomic_load(&vm->signal), VM_SHUT_DOWN);
 	else if (requests & REQ_CRASH)
 		vm_crash(vm);
 	else if (requests & REQ_RESET)
@@ -242,13 +250,13 @@ static void print_stats(struct vm *vm)
 
 	wbuf_init(&out, 64 << 10);
 	for (unsigned i = 0; i < machine_cpus(vm->machine); i++) {
-		static const char *const kinds[EXIT_KINDS] = {"port",      "mmio",      "eoi",
-		                                              "msr_read", "msr_write", "hypercall"};
+		static const char *const kinds[EXIT_KINDS] = {"port",	  "mmio",      "eoi",
+							      "msr_read", "msr_write", "hypercall"};
 		struct vcpu *vcpu = machine_vcpu(vm->machine, i);
 		for (unsigned k = 0; k < EXIT_KINDS; k++) {
 			char line[80];
 			int n = snprintf(line, sizeof(line), "cpu%u_exit_%s %llu\n", i, kinds[k],
-			                 (unsigned long long)atomic_load(&vcpu->exits[k]));
+					 (unsigned long long)atomic_load(&vcpu->exits[k]));
 			wbuf_put(&out, line, (size_t)n);
 		}
 	}
@@ -269,7 +277,10 @@ static void on_key(void *opaque, char key)
 	case 'r': vm_request(vm, REQ_RESET); break;
 	case 'p': toggle_pause(vm); break;
 	case 'b': machine_press_power(vm->machine); break;
-	case 's': log_msg(LOG_WARN, "%s, %u CPU(s), engine %s", vm_state_name(vm->state), machine_cpus(vm->machine), vm->ops->name); break;
+	case 's':
+		log_msg(LOG_WARN, "%s, %u CPU(s), engine %s", vm_state_name(vm->state),
+			machine_cpus(vm->machine), vm->ops->name);
+		break;
 	default: break;
 	}
 }
@@ -285,19 +296,16 @@ static void on_signal(struct loop_fd *lfd, uint32_t events)
 	}
 }
 
-/* The clock's earliest deadline moved: any thread, under RANK_CLOCK. */
-static void arm_timerfd(void *opaque)
+/* How long the loop may sleep before timers are due: any thread, under RANK_CLOCK. */
+static void arm_timerfd(void *opaque, uint64_t delay_ns)
 {
 	struct vm *vm = opaque;
-	struct clock *clock = machine_clock(vm->machine);
-	uint64_t next = clock_next_ns(clock);
 	struct itimerspec when = {0};
 
-	if (next != UINT64_MAX && clock_mode(clock) == CLOCK_REAL) {
-		uint64_t now = clock_now_ns(clock);
-		uint64_t left = next > now ? next - now : 1;
-		when.it_value.tv_sec = (time_t)(left / 1000000000);
-		when.it_value.tv_nsec = (long)(left % 1000000000);
+	if (delay_ns != UINT64_MAX) {
+		delay_ns = MAX(delay_ns, 1); /* zero would disarm it */
+		when.it_value.tv_sec = (time_t)MIN(delay_ns / 1000000000, (uint64_t)INT32_MAX);
+		when.it_value.tv_nsec = (long)(delay_ns % 1000000000);
 	}
 	timerfd_settime(vm->timer.fd, 0, &when, NULL);
 }
@@ -310,12 +318,14 @@ static void on_timer(struct loop_fd *lfd, uint32_t events)
 	if (read(lfd->fd, &count, sizeof(count)) < 0 && errno != EAGAIN)
 		log_error("timerfd: %s", strerror(errno));
 	clock_run_due(machine_clock(vm->machine));
-	arm_timerfd(vm);
 }
 
 static int add_timer(struct vm *vm, struct error *err)
 {
-	vm->timer = (struct loop_fd){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC), .fn = on_timer, .opaque = vm};
+	vm->timer =
+	    (struct loop_fd){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC),
+			     .fn = on_timer,
+			     .opaque = vm};
 	if (vm->timer.fd < 0)
 		return error_set(err, -errno, "cannot create a timer: %s", strerror(errno));
 	if (loop_fd_add(vm->loop, &vm->timer, EPOLLIN))
@@ -325,7 +335,8 @@ static int add_timer(struct vm *vm, struct error *err)
 	return 0;
 }
 
-/* SIGINT, SIGTERM, SIGHUP and SIGQUIT end the VM in order; SIGPIPE is an error of a write. Threads made later inherit the mask. */
+/* SIGINT, SIGTERM, SIGHUP and SIGQUIT end the VM in order; SIGPIPE is an error of a write. Threads
+ * made later inherit the mask. */
 static int add_signals(struct vm *vm, struct error *err)
 {
 	sigset_t set;
@@ -335,7 +346,8 @@ static int add_signals(struct vm *vm, struct error *err)
 	sigaddset(&set, SIGTERM);
 	sigaddset(&set, SIGHUP);
 	sigaddset(&set, SIGQUIT);
-	vm->signals = (struct loop_fd){.fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), .fn = on_signal, .opaque = vm};
+	vm->signals = (struct loop_fd){
+	    .fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), .fn = on_signal, .opaque = vm};
 	if (vm->signals.fd < 0)
 		return error_set(err, -errno, "cannot receive signals: %s", strerror(errno));
 	if (loop_fd_add(vm->loop, &vm->signals, EPOLLIN))
@@ -349,7 +361,8 @@ static int add_signals(struct vm *vm, struct error *err)
 
 static int open_console(struct vm *vm, struct error *err)
 {
-	const struct term_config term = {.in_fd = STDIN_FILENO, .out_fd = STDOUT_FILENO, .command = on_key, .opaque = vm};
+	const struct term_config term = {
+	    .in_fd = STDIN_FILENO, .out_fd = STDOUT_FILENO, .command = on_key, .opaque = vm};
 
 	if (isatty(STDIN_FILENO))
 		return chardev_term_new(&vm->console, vm->loop, &term, err);
@@ -359,11 +372,11 @@ static int open_console(struct vm *vm, struct error *err)
 static int vm_build(struct vm *vm, struct error *err)
 {
 	struct machine_config cfg = {
-	        .spec = &vm->spec,
-	        .power = {on_power, vm},
-	        .clock = CLOCK_STOPPED,
-	        .event = on_engine_event,
-	        .opaque = vm,
+	    .spec = &vm->spec,
+	    .power = {on_power, vm},
+	    .clock = CLOCK_STOPPED,
+	    .event = on_engine_event,
+	    .opaque = vm,
 	};
 	int r = engine_choose(&vmm_engines, vm->spec.engine, &vm->ops, vm->engine_why, err);
 
