@@ -34,14 +34,22 @@ NODISCARD int chardev_mem_new(struct chardev **ch, size_t limit);
 size_t chardev_mem_read(struct chardev *ch, char *buf, size_t len); /* takes output away */
 size_t chardev_mem_feed(struct chardev *ch, const uint8_t *data, size_t len);
 
-/* A file descriptor pair (in may be -1), not owned. Used for the terminal, pipes and sockets. */
+/*
+ * A file descriptor pair (either may be -1), not owned, and left in the mode it is in. Used for the
+ * terminal, pipes, files and sockets. The end of the input means no more input; after a broken pipe
+ * output vanishes. Takes SIGPIPE off its default action.
+ */
 NODISCARD int chardev_fd_new(struct chardev **ch, struct loop *loop, int in_fd, int out_fd,
 			     struct error *err);
 
 /*
  * The person's terminal: chardev_fd plus raw mode and the Ctrl-A menu (x quit, h help, a literal
  * Ctrl-A, s statistics line, b break, r reset, p pause). `command` is called on the loop's thread
- * for keys other than a and h.
+ * for keys other than a and h; unknown ones are its to ignore. `resized` is called there too, first
+ * when the loop starts. When in_fd is no terminal it is a plain chardev_fd. One at a time.
+ *
+ * Make it before the engine: whoever installs handlers for SIGSEGV and its like afterwards passes
+ * on what is not for them to the handler that was there (it restores the terminal and dies).
  */
 struct term_config {
 	int in_fd, out_fd;
