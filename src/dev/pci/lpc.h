@@ -8,6 +8,9 @@ struct lpc_config {
 	struct device *bus;
 	uint16_t pm_base; /* ACPI power management block, 128 ports; fixed */
 	uint8_t sci_irq;  /* 9, 10, 11, 20..23 */
+	/* PIC input of PIRQA..PIRQH, fixed; 0: not routed to the PIC. Tells software what the board
+	 * does. */
+	uint8_t pirq[8];
 };
 NODISCARD int lpc_new(struct device **dev, const struct lpc_config *cfg, struct error *err);
 

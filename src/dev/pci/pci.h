@@ -137,7 +137,8 @@ unsigned pci_add_msi(struct pci_dev *pd, unsigned vectors);
 unsigned pci_add_msix(struct pci_dev *pd, unsigned vectors, unsigned bar, uint32_t table_offset,
 		      uint32_t pba_offset);
 
-/* Little-endian access to configuration bytes, from the device's side (any bits). */
+/* Little-endian access to configuration bytes, from the device's side. Bits that are set so must be
+ * rw or w1c bits (or those that this library keeps): saved state with other bits is refused. */
 uint32_t pci_config_get(const struct pci_dev *pd, unsigned offset, unsigned size);
 void pci_config_set(struct pci_dev *pd, unsigned offset, unsigned size, uint32_t value);
 /* The same for the reset content and the write mask, at set-up. */
