@@ -52,12 +52,14 @@ void print(const char *fmt, ...)
 		case 's': put_string(va_arg(ap, const char *)); break;
 		case 'c': put_char((char)va_arg(ap, int)); break;
 		case 'd':
-		case 'u': put_number(longs ? va_arg(ap, unsigned long) : va_arg(ap, unsigned), 10); break;
+		case 'u':
+			put_number(longs ? va_arg(ap, unsigned long) : va_arg(ap, unsigned), 10);
+			break;
 		case 'x':
-			put_number(longs == 2   ? va_arg(ap, unsigned long long)
-			           : longs == 1 ? va_arg(ap, unsigned long)
-			                        : va_arg(ap, unsigned),
-			           16);
+			put_number(longs == 2	? va_arg(ap, unsigned long long)
+				   : longs == 1 ? va_arg(ap, unsigned long)
+						: va_arg(ap, unsigned),
+				   16);
 			break;
 		default: put_char(*fmt); break;
 		}
@@ -100,8 +102,8 @@ int memcmp(const void *a, const void *b, unsigned long n)
 
 void test_fail(const char *file, int line, const char *what, uint64_t got, uint64_t want)
 {
-	print("\n  %s:%d: %s (got 0x%llx, want 0x%llx)\n", file, line, what, (unsigned long long)got,
-	      (unsigned long long)want);
+	print("\n  %s:%d: %s (got 0x%llx, want 0x%llx)\n", file, line, what,
+	      (unsigned long long)got, (unsigned long long)want);
 	jump_to(&test_jump, 1);
 }
 
@@ -148,7 +150,7 @@ void guest_exit(unsigned value)
 
 void run_tests(void)
 {
-	unsigned passed = 0, failed = 0, skipped = 0;
+	volatile unsigned passed = 0, failed = 0, skipped = 0; /* survive the jump back */
 	int select = selects_anything();
 
 	for (const struct test *t = __start_tests; t < __stop_tests; t++) {
@@ -156,9 +158,10 @@ void run_tests(void)
 
 		if (select && !cmdline_has(t->group) && !cmdline_has(t->name))
 			continue;
-		if (((t->flags & NEEDS_SSE) && cmdline_has("nosse")) || ((t->flags & NEEDS_SMP) && cpu_count() < 2)) {
+		if (((t->flags & NEEDS_SSE) && cmdline_has("nosse")) ||
+		    ((t->flags & NEEDS_SMP) && cpu_count() < 2)) {
 			print("skip %s/%s\n", t->group, t->name);
-			skipped++;
+			skipped = skipped + 1;
 			continue;
 		}
 		print("%s/%s ", t->group, t->name);
@@ -170,9 +173,9 @@ void run_tests(void)
 			print("skipped: %s\n", skip_reason);
 		else
 			print(how ? "FAIL\n" : "ok\n");
-		passed += how == 0;
-		failed += how == 1;
-		skipped += how == 2;
+		passed = passed + (how == 0);
+		failed = failed + (how == 1);
+		skipped = skipped + (how == 2);
 	}
 	print("guest tests: %u passed, %u failed, %u skipped\n", passed, failed, skipped);
 	guest_exit(failed || !passed ? 0x11 : 0x10);

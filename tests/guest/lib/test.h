@@ -18,14 +18,16 @@ struct test {
 #define TEST_(group_, name_, flags_)                                                               \
 	static void test_##name_(void);                                                            \
 	static const struct test entry_##name_                                                     \
-	    __attribute__((used, section("tests"), aligned(sizeof(void *)))) = {group_, #name_, test_##name_, flags_, 0};        \
+	    __attribute__((used, section("tests"), aligned(sizeof(void *)))) = {                   \
+		#group_, #name_, test_##name_, flags_, 0};                                          \
 	static void test_##name_(void)
 #define TEST(group, name)     TEST_(group, name, 0)
 #define TEST_SSE(group, name) TEST_(group, name, NEEDS_SSE)
 #define TEST_SMP(group, name) TEST_(group, name, NEEDS_SMP)
 
 /* A check that fails ends the test with the place and both values. */
-void test_fail(const char *file, int line, const char *what, uint64_t got, uint64_t want) __attribute__((noreturn));
+void test_fail(const char *file, int line, const char *what, uint64_t got, uint64_t want)
+    __attribute__((noreturn));
 #define check(cond)                                                                                \
 	do {                                                                                       \
 		if (!(cond))                                                                       \
@@ -40,6 +42,7 @@ void test_fail(const char *file, int line, const char *what, uint64_t got, uint6
 /* Ends the test as skipped. */
 void test_skip(const char *why) __attribute__((noreturn));
 
-void print(const char *fmt, ...) __attribute__((format(printf, 1, 2))); /* %s %d %u %x %lx %llx %c only */
+void print(const char *fmt, ...)
+    __attribute__((format(printf, 1, 2))); /* %s %d %u %x %lx %llx %c only */
 
 #endif
