@@ -44,7 +44,9 @@
 #define BOARD_PM1_EVT	   0x00 /* 4 bytes: status, enable */
 #define BOARD_PM1_CNT	   0x04 /* 2 bytes */
 #define BOARD_PM_TMR	   0x08 /* 4 bytes, 32 bits count */
-#define BOARD_PM_SIZE	   0x10
+#define BOARD_GPE0	   0x20 /* status, then enable: 8 bytes each */
+#define BOARD_GPE0_LEN	   16
+#define BOARD_PM_SIZE	   0x80
 #define BOARD_ACPI_ENABLE  0xa0 /* written to the SMI command port */
 #define BOARD_ACPI_DISABLE 0xa1
 #define BOARD_SLP_TYP_S5   5 /* \_S5's SLP_TYPa */
