@@ -1,0 +1,59 @@
+/* thunk.h: one guest instruction, executed by the host's own CPU between a load and a store. */
+#ifndef ENGINE_SOFT_THUNK_H
+#define ENGINE_SOFT_THUNK_H
+
+#include <Zydis/Zydis.h>
+#include "base/error.h"
+#include "x86/state.h"
+
+/*
+ * x87, MMX, SSE, AVX and the bit-manipulation instructions need no arithmetic of ours: a thunk
+ * loads the registers that the instruction names from a struct x86_state, executes the very
+ * instruction (same opcode bytes, its memory operand replaced by a buffer), and stores back what it
+ * wrote. Results, undefined flags included, are those of the host's CPU.
+ *
+ * The caller does everything else: #UD and #NM checks, addresses, alignment checks, reading the
+ * memory operand into the buffer before and writing it to the guest after.
+ */
+enum thunk_status {
+	THUNK_DONE,
+	THUNK_XM, /* unmasked SIMD exception; MXCSR has its flags, nothing else changed */
+	THUNK_MF, /* an x87 exception was pending; nothing changed */
+	THUNK_UD, /* the host's CPU refuses the instruction; nothing changed */
+};
+
+/* `mem` is the operand's buffer, 64 bytes or more, aligned to 64; NULL when there is none. */
+typedef unsigned thunk_fn(struct x86_state *s, void *mem);
+
+/* What vec_decode learns about a thunk besides its code. */
+struct thunk {
+	thunk_fn *fn;
+	const uint8_t *at; /* where in it the instruction is: what the CPU leaves in FIP */
+};
+
+/*
+ * A bounded cache of thunks, one mapping to write and another to execute; equal instructions share
+ * one. It belongs to one thread (a vCPU's); nothing is locked. When it is full it is emptied, and
+ * every struct thunk given out before is void: the generation number tells.
+ */
+struct thunk_cache;
+#define THUNK_CACHE_BYTES (2u << 20)
+NODISCARD int thunk_cache_new(struct thunk_cache **cache, size_t bytes, struct error *err);
+void thunk_cache_free(struct thunk_cache *cache);
+uint64_t thunk_cache_generation(const struct thunk_cache *cache);
+
+/* The calling thread will run this cache's thunks (NULL: none any more). Exceptions inside them
+ * then come back as a status. Installs the process's SIGFPE and SIGILL handlers on first use;
+ * signals from elsewhere go to the handlers that were there before. */
+void thunk_cache_attach(struct thunk_cache *cache);
+
+/*
+ * The thunk of an instruction that has been decoded in `mode`. Operands: all of them, hidden ones
+ * too. False when the instruction cannot be executed this way (EVEX, no such form). Instructions
+ * whose memory access is not one plain operand (gathers, masked moves, state saving) are the
+ * caller's.
+ */
+_Bool thunk_get(struct thunk_cache *cache, const ZydisDecodedInstruction *insn,
+		const ZydisDecodedOperand *ops, const uint8_t *bytes, struct thunk *out);
+
+#endif
