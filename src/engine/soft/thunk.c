@@ -27,7 +27,6 @@ struct thunk_entry {
 struct thunk_cache {
 	uint8_t *rw, *rx; /* one memfd, mapped twice; the host's MXCSR is its first word */
 	size_t size, used;
-	uint64_t generation;
 	uint32_t count, max;
 	uint32_t bucket[THUNK_BUCKETS];
 	struct thunk_entry *entry; /* in order of `start` */
@@ -102,14 +101,13 @@ static void thunk_signal_install(int sig, struct sigaction *old)
 	sigaction(sig, &sa, NULL);
 }
 
-static void thunk_cache_empty(struct thunk_cache *c)
+void thunk_cache_empty(struct thunk_cache *c)
 {
 	const uint32_t mxcsr = THUNK_HOST_MXCSR;
 
 	memcpy(c->rw, &mxcsr, sizeof(mxcsr));
 	c->used = THUNK_ALIGN;
 	c->count = 0;
-	c->generation++;
 	memset(c->bucket, 0, sizeof(c->bucket));
 }
 
@@ -166,11 +164,6 @@ void thunk_cache_free(struct thunk_cache *c)
 	free(c);
 }
 
-uint64_t thunk_cache_generation(const struct thunk_cache *c)
-{
-	return c->generation;
-}
-
 void thunk_cache_attach(struct thunk_cache *c)
 {
 	thunk_current = c;
@@ -199,7 +192,7 @@ static const struct thunk_entry *thunk_add(struct thunk_cache *c, const struct t
 	struct thunk_code code;
 
 	if (c->size - c->used < THUNK_MAX_CODE || c->count == c->max)
-		thunk_cache_empty(c);
+		return NULL;
 	e = &c->entry[c->count];
 	thunk_emit(plan, c->rw + c->used, (uint64_t)(uintptr_t)c->rx + c->used,
 		   (uint64_t)(uintptr_t)c->rx, &code);
@@ -213,15 +206,15 @@ static const struct thunk_entry *thunk_add(struct thunk_cache *c, const struct t
 	return e;
 }
 
-_Bool thunk_get(struct thunk_cache *c, const ZydisDecodedInstruction *insn,
-		const ZydisDecodedOperand *ops, const uint8_t *bytes, struct thunk *out)
+int thunk_get(struct thunk_cache *c, const ZydisDecodedInstruction *insn,
+	      const ZydisDecodedOperand *ops, const uint8_t *bytes, struct thunk *out)
 {
 	const struct thunk_entry *e = NULL;
 	struct thunk_plan plan;
 	uint32_t hash;
 
 	if (!thunk_plan_make(&plan, insn, ops, bytes))
-		return 0;
+		return -EINVAL;
 	hash = thunk_hash(&plan);
 	for (uint32_t i = c->bucket[hash]; i; i = c->entry[i - 1].next) {
 		if (memcmp(&c->entry[i - 1].plan, &plan, sizeof(plan)) == 0) {
@@ -231,7 +224,9 @@ _Bool thunk_get(struct thunk_cache *c, const ZydisDecodedInstruction *insn,
 	}
 	if (!e)
 		e = thunk_add(c, &plan, hash);
+	if (!e)
+		return -ENOSPC;
 	out->fn = (thunk_fn *)(uintptr_t)(c->rx + e->start);
 	out->at = c->rx + e->start + e->insn;
-	return 1;
+	return 0;
 }

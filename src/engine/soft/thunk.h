@@ -8,12 +8,11 @@
 
 /*
  * x87, MMX, SSE, AVX and the bit-manipulation instructions need no arithmetic of ours: a thunk
- * loads the registers that the instruction names from a struct x86_state, executes the very
+ * loads the registers that the instruction names from a struct soft_cpu, executes the very
  * instruction (same opcode bytes, its memory operand replaced by a buffer), and stores back what it
  * wrote. Results, undefined flags included, are those of the host's CPU.
  *
- * The caller does everything else: #UD and #NM checks, addresses, alignment checks, reading the
- * memory operand into the buffer before and writing it to the guest after.
+ * The caller does everything else: #UD and #NM checks, addresses, alignment checks, faults.
  */
 enum thunk_status {
 	THUNK_DONE,
@@ -22,8 +21,10 @@ enum thunk_status {
 	THUNK_UD, /* the host's CPU refuses the instruction; nothing changed */
 };
 
-/* `mem` is the operand's buffer, 64 bytes or more, aligned to 64; NULL when there is none. */
-typedef unsigned thunk_fn(struct x86_state *s, void *mem);
+struct soft_cpu;
+/* `mem` is where the operand is, aligned as the instruction asks; NULL when there is none. It is
+ * read and written exactly as the instruction does. */
+typedef unsigned thunk_fn(struct soft_cpu *cpu, void *mem);
 
 /* What vec_decode learns about a thunk besides its code. */
 struct thunk {
@@ -33,14 +34,14 @@ struct thunk {
 
 /*
  * A bounded cache of thunks, one mapping to write and another to execute; equal instructions share
- * one. It belongs to one thread (a vCPU's); nothing is locked. When it is full it is emptied, and
- * every struct thunk given out before is void: the generation number tells.
+ * one. It belongs to one thread (a vCPU's); nothing is locked. A thunk stays until the cache is
+ * emptied.
  */
 struct thunk_cache;
 #define THUNK_CACHE_BYTES (2u << 20)
 NODISCARD int thunk_cache_new(struct thunk_cache **cache, size_t bytes, struct error *err);
 void thunk_cache_free(struct thunk_cache *cache);
-uint64_t thunk_cache_generation(const struct thunk_cache *cache);
+void thunk_cache_empty(struct thunk_cache *cache);
 
 /* The calling thread will run this cache's thunks (NULL: none any more). Exceptions inside them
  * then come back as a status. Installs the process's SIGFPE and SIGILL handlers on first use;
@@ -48,12 +49,11 @@ uint64_t thunk_cache_generation(const struct thunk_cache *cache);
 void thunk_cache_attach(struct thunk_cache *cache);
 
 /*
- * The thunk of an instruction that has been decoded in `mode`. Operands: all of them, hidden ones
- * too. False when the instruction cannot be executed this way (EVEX, no such form). Instructions
- * whose memory access is not one plain operand (gathers, masked moves, state saving) are the
- * caller's.
+ * The thunk of a decoded instruction. `ops`: all operands, hidden ones too. -EINVAL when it cannot
+ * be executed this way (EVEX, no such form), -ENOSPC when the cache is full. Instructions whose
+ * memory access is not one plain operand (gathers, masked moves, state saving) are the caller's.
  */
-_Bool thunk_get(struct thunk_cache *cache, const ZydisDecodedInstruction *insn,
-		const ZydisDecodedOperand *ops, const uint8_t *bytes, struct thunk *out);
+NODISCARD int thunk_get(struct thunk_cache *cache, const ZydisDecodedInstruction *insn,
+			const ZydisDecodedOperand *ops, const uint8_t *bytes, struct thunk *out);
 
 #endif

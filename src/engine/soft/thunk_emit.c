@@ -3,10 +3,10 @@
 
 #include <assert.h>
 #include <string.h>
-#include "x86/state.h"
+#include "engine/soft/cpu.h"
 
 /*
- * Shape of a thunk, called as fn(state in RDI, memory operand in RSI):
+ * Shape of a thunk, called as fn(CPU in RDI, memory operand in RSI):
  *
  *   push what the C side wants kept and the instruction uses
  *   state and memory operand to the registers that the plan chose
@@ -59,7 +59,7 @@ static void emit_gpr(struct emit *e, uint8_t opcode, uint8_t host, size_t off)
 /* movups, or a 256-bit vmovups; opcode 10 loads, 11 stores. */
 static void emit_vec(struct emit *e, _Bool vex, uint8_t opcode, uint8_t n)
 {
-	size_t off = offsetof(struct x86_state, fpu.vec) + n * 64u;
+	size_t off = offsetof(struct soft_cpu, s.fpu.vec) + n * 64u;
 
 	if (vex)
 		EMIT(e, 0xc4, (uint8_t)(0x41 | (n >> 3 ? 0 : 0x80)), 0x7c, opcode);
@@ -109,34 +109,19 @@ static uint16_t emit_saved(const struct thunk_plan *p)
 	return used & (1u << X86_RBX | 1u << X86_RBP | 0xf000);
 }
 
-/* The arithmetic flags from the state, by way of AH and a sum that overflows when OF is set. */
+/* cpu->af is what LAHF and SETO AL leave; the way back is a sum that overflows when AL is 1. */
 static void emit_flags_load(struct emit *e)
 {
-	size_t off = offsetof(struct x86_state, rflags);
-
-	EMIT(e, 0x41, 0x0f, 0xb6); /* movzx eax, byte [flags] */
-	emit_state_operand(e, X86_RAX, off);
-	EMIT(e, 0xc1, 0xe0, 8);	   /* shl eax, 8 */
-	EMIT(e, 0x41, 0x0f, 0xb6); /* movzx ecx, byte [flags + 1] */
-	emit_state_operand(e, X86_RCX, off + 1);
-	EMIT(e, 0x80, 0xe1, 8);	   /* and cl, 8 */
-	EMIT(e, 0x80, 0xc1, 0x78); /* add cl, 0x78 */
-	EMIT(e, 0x9e);		   /* sahf */
+	EMIT(e, 0x41, 0x8b); /* mov eax, [af] */
+	emit_state_operand(e, X86_RAX, offsetof(struct soft_cpu, af));
+	EMIT(e, 0x04, 0x7f, 0x9e); /* add al, 0x7f; sahf */
 }
 
 static void emit_flags_store(struct emit *e)
 {
-	size_t off = offsetof(struct x86_state, rflags);
-
-	EMIT(e, 0x9f, 0x0f, 0x90, 0xc0);	     /* lahf; seto al */
-	EMIT(e, 0x0f, 0xb6, 0xcc, 0x0f, 0xb6, 0xc0); /* movzx ecx, ah; movzx eax, al */
-	EMIT(e, 0xc1, 0xe0, 11);		     /* shl eax, 11 */
-	EMIT(e, 0x81, 0xe1, 0xd5, 0, 0, 0);	     /* and ecx, 0xd5 */
-	EMIT(e, 0x09, 0xc8);			     /* or eax, ecx */
-	emit_gpr(e, 0x8b, X86_RCX, off);
-	EMIT(e, 0x48, 0x81, 0xe1, 0x2a, 0xf7, 0xff, 0xff); /* and rcx, ~0x8d5 */
-	EMIT(e, 0x48, 0x09, 0xc8);			   /* or rax, rcx */
-	emit_gpr(e, 0x89, X86_RAX, off);
+	EMIT(e, 0x9f, 0x0f, 0x90, 0xc0); /* lahf; seto al */
+	EMIT(e, 0x41, 0x89);		 /* mov [af], eax */
+	emit_state_operand(e, X86_RAX, offsetof(struct soft_cpu, af));
 }
 
 static void emit_load(struct emit *e, const struct thunk_plan *p)
@@ -145,13 +130,13 @@ static void emit_load(struct emit *e, const struct thunk_plan *p)
 	if (p->mem_reg != 0xff)
 		emit_mov(e, p->mem_reg, X86_RSI);
 	if (p->x87)
-		emit_fpu(e, FXRSTOR, offsetof(struct x86_state, fpu.fx));
+		emit_fpu(e, FXRSTOR, offsetof(struct soft_cpu, s.fpu.fx));
 	for (uint8_t i = 0; i < 16; i++) {
 		if (p->vec_used & (1u << i))
 			emit_vec(e, p->vex, 0x10, i);
 	}
 	if (p->mxcsr)
-		emit_fpu(e, LDMXCSR, offsetof(struct x86_state, fpu.fx) + X86_FX_MXCSR);
+		emit_fpu(e, LDMXCSR, offsetof(struct soft_cpu, s.fpu.fx) + X86_FX_MXCSR);
 }
 
 static void emit_host_fpu(struct emit *e, const struct thunk_plan *p, uint64_t host_mxcsr)
@@ -171,7 +156,7 @@ static void emit_store(struct emit *e, const struct thunk_plan *p)
 	for (unsigned i = 0; i < 16; i++) {
 		if (p->gpr_written & (1u << i))
 			emit_gpr(e, 0x89, host_register(p, i),
-				 offsetof(struct x86_state, gpr) + i * 8);
+				 offsetof(struct soft_cpu, s.gpr) + i * 8);
 	}
 	if (p->flags_out)
 		emit_flags_store(e);
@@ -180,9 +165,9 @@ static void emit_store(struct emit *e, const struct thunk_plan *p)
 			emit_vec(e, p->vex, 0x11, i);
 	}
 	if (p->mxcsr)
-		emit_fpu(e, STMXCSR, offsetof(struct x86_state, fpu.fx) + X86_FX_MXCSR);
+		emit_fpu(e, STMXCSR, offsetof(struct soft_cpu, s.fpu.fx) + X86_FX_MXCSR);
 	if (p->x87)
-		emit_fpu(e, FXSAVE, offsetof(struct x86_state, fpu.fx));
+		emit_fpu(e, FXSAVE, offsetof(struct soft_cpu, s.fpu.fx));
 }
 
 static void emit_leave(struct emit *e, uint16_t saved)
@@ -210,7 +195,7 @@ void thunk_emit(const struct thunk_plan *p, uint8_t *code, uint64_t at, uint64_t
 	for (unsigned i = 0; i < 16; i++) {
 		if (p->gpr_used & (1u << i))
 			emit_gpr(&e, 0x8b, host_register(p, i),
-				 offsetof(struct x86_state, gpr) + i * 8);
+				 offsetof(struct soft_cpu, s.gpr) + i * 8);
 	}
 	out->insn = (uint32_t)(e.p - code);
 	emit_bytes(&e, p->bytes, p->length);
@@ -221,7 +206,7 @@ void thunk_emit(const struct thunk_plan *p, uint8_t *code, uint64_t at, uint64_t
 
 	out->fault = (uint32_t)(e.p - code);
 	if (p->mxcsr || p->x87)
-		emit_fpu(&e, STMXCSR, offsetof(struct x86_state, fpu.fx) + X86_FX_MXCSR);
+		emit_fpu(&e, STMXCSR, offsetof(struct soft_cpu, s.fpu.fx) + X86_FX_MXCSR);
 	emit_host_fpu(&e, p, host_mxcsr);
 	emit_leave(&e, saved);
 	out->size = (uint32_t)(e.p - code);

@@ -1,0 +1,113 @@
+/* vec.h: shared by the files that execute x87, MMX, SSE and AVX instructions (vec_*.c). */
+#ifndef ENGINE_SOFT_VEC_H
+#define ENGINE_SOFT_VEC_H
+
+#include <Zydis/Zydis.h>
+#include "engine/soft/cpu.h"
+#include "engine/soft/thunk.h"
+
+struct soft_vec {
+	struct thunk_cache *thunks;
+	uint32_t mxcsr_mask;
+	alignas(64) uint8_t buf[128]; /* a memory operand that cannot be used in place */
+};
+
+/* What must hold before an instruction runs (SDM3 2.5, 13.1; SDM2 2.4). */
+enum vec_class {
+	VEC_INT,    /* general registers only: nothing */
+	VEC_X87,    /* CR0.EM and TS: #NM */
+	VEC_WAIT,   /* FWAIT: CR0.MP with TS: #NM */
+	VEC_MMX,    /* CR0.EM: #UD; TS: #NM */
+	VEC_SSE,    /* CR0.EM, no CR4.OSFXSR: #UD; TS: #NM */
+	VEC_SSEMMX, /* both of these */
+	VEC_AVX,    /* no CR4.OSXSAVE, XCR0 without SSE and AVX: #UD; TS: #NM */
+	VEC_FXSAVE, /* as x87 */
+	VEC_XSAVE,  /* no CR4.OSXSAVE: #UD; TS: #NM */
+	VEC_CLASSES,
+};
+
+/* struct insn.aux of vector instructions */
+#define VEC_SIZE      0xffu	/* bytes of the memory operand */
+#define VEC_ALIGN     BIT32(8)	/* #GP when it is not aligned to its size */
+#define VEC_ALIGN_MM  BIT32(9)	/* ... unless MXCSR.MM is set (AMD's misaligned SSE mode) */
+#define VEC_CONTROL   BIT32(10) /* x87: leaves the instruction and data pointers alone */
+#define VEC_NOWAIT    BIT32(11) /* x87: does not look at pending exceptions */
+#define VEC_OP_SHIFT  12	/* x87: 3 low bits of the opcode; ModRM is in r1 */
+#define VEC_AVX256    BIT32(15)
+#define VEC_OPERAND16 BIT32(16) /* x87 environment in its 16-bit form */
+#define VEC_WIDE      BIT32(17) /* REX.W: 64-bit pointers */
+
+/* Does CPUID offer the instruction's feature? And its class. */
+_Bool vec_feature(const struct cpuid_policy *policy, const ZydisDecodedInstruction *zi);
+enum vec_class vec_class_of(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops);
+
+/* Raises #UD or #NM for a class whose conditions do not hold. */
+NORETURN void vec_refuse(struct soft_cpu *cpu, enum vec_class class);
+static ALWAYS_INLINE void vec_check(struct soft_cpu *cpu, enum vec_class class)
+{
+	const struct x86_state *s = &cpu->s;
+	_Bool bad = 0;
+
+	switch (class) {
+	case VEC_X87:
+	case VEC_MMX:
+	case VEC_FXSAVE: bad = s->cr0 & (X86_CR0_EM | X86_CR0_TS); break;
+	case VEC_WAIT:
+		bad = (s->cr0 & (X86_CR0_MP | X86_CR0_TS)) == (X86_CR0_MP | X86_CR0_TS);
+		break;
+	case VEC_SSE:
+	case VEC_SSEMMX:
+		bad = (s->cr0 & (X86_CR0_EM | X86_CR0_TS)) || !(s->cr4 & X86_CR4_OSFXSR);
+		break;
+	case VEC_AVX:
+		bad = (s->cr0 & X86_CR0_TS) || !(s->cr4 & X86_CR4_OSXSAVE) ||
+		      (~s->xcr0 & (X86_XCR0_SSE | X86_XCR0_AVX));
+		break;
+	case VEC_XSAVE: bad = (s->cr0 & X86_CR0_TS) || !(s->cr4 & X86_CR4_OSXSAVE); break;
+	default: break;
+	}
+	if (UNLIKELY(bad))
+		vec_refuse(cpu, class);
+}
+
+/* An x87 exception is pending: #MF at the next instruction that waits. */
+static inline _Bool vec_x87_pending(const struct soft_cpu *cpu)
+{
+	uint16_t fcw, fsw;
+
+	memcpy(&fcw, cpu->s.fpu.fx + X86_FX_FCW, 2);
+	memcpy(&fsw, cpu->s.fpu.fx + X86_FX_FSW, 2);
+	return fsw & ~fcw & 0x3f;
+}
+/* #MF whatever CR0.NE says: a CPU whose FERR# is not wired to an interrupt controller, as under
+ * VMX, where CR0.NE is always 1. */
+static inline void vec_x87_check_pending(struct soft_cpu *cpu)
+{
+	if (UNLIKELY(vec_x87_pending(cpu)))
+		soft_raise(cpu, X86_VEC_MF);
+}
+
+/* Lets the host turn fx's x87 part into what a CPU would have after loading it: reserved bits,
+ * summary bits. */
+void vec_x87_normalize(struct soft_cpu *cpu);
+/* FNINIT's state (SDM2 FINIT). */
+void vec_x87_init(struct soft_cpu *cpu);
+
+/* The handler that runs a thunk; NULL when the class has none. */
+insn_fn *vec_run_handler(enum vec_class class, _Bool reads, _Bool writes);
+/* Each is 0 when the instruction is none of its own. */
+_Bool vec_move_decode(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
+		      struct insn *out);
+_Bool vec_mask_decode(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
+		      struct insn *out);
+_Bool vec_env_decode(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
+		     struct insn *out);
+_Bool vec_xsave_decode(const ZydisDecodedInstruction *zi, struct insn *out);
+
+/* LDMXCSR's rule: reserved bits are #GP. */
+static inline _Bool vec_mxcsr_ok(const struct soft_cpu *cpu, uint32_t v)
+{
+	return !(v & ~cpu->vec->mxcsr_mask);
+}
+
+#endif

@@ -1,0 +1,233 @@
+/* vec_mask.c: masked moves and gathers: only the elements chosen touch memory. */
+#include "engine/soft/vec.h"
+
+/*
+ * r1: register that is read or written, r2: mask, r3: index of a gather. aux: bytes of an element
+ * (bits 0-3) and of an index (4-7), of the whole operand (8-15).
+ */
+static unsigned element_size(const struct insn *i)
+{
+	return i->aux & 15;
+}
+static unsigned index_size(const struct insn *i)
+{
+	return (i->aux >> 4) & 15;
+}
+static unsigned operand_size(const struct insn *i)
+{
+	return (i->aux >> 8) & 255;
+}
+
+static _Bool chosen(const uint8_t *mask, unsigned at, unsigned size)
+{
+	return mask[at + size - 1] & 0x80;
+}
+
+/* The run of chosen elements at or after `at`: its start and length in bytes; 0: none. */
+static unsigned mask_run(const uint8_t *mask, unsigned size, unsigned total, unsigned *at)
+{
+	unsigned end;
+
+	while (*at < total && !chosen(mask, *at, size))
+		*at += size;
+	for (end = *at; end < total && chosen(mask, end, size);)
+		end += size;
+	return end - *at;
+}
+
+static void mask_store(struct soft_cpu *cpu, const struct insn *i, uint64_t lin,
+		       const uint8_t *data, const uint8_t *mask)
+{
+	unsigned size = element_size(i), total = operand_size(i), len;
+
+	for (unsigned at = 0; (len = mask_run(mask, size, total, &at)) != 0; at += len)
+		soft_probe(cpu, i->seg, lin + at, len, 1);
+	for (unsigned at = 0; (len = mask_run(mask, size, total, &at)) != 0; at += len)
+		soft_store(cpu, i->seg, lin + at, data + at, len);
+}
+
+static void vec_maskmov_store(struct soft_cpu *cpu, const struct insn *i)
+{
+	vec_check(cpu, VEC_AVX);
+	mask_store(cpu, i, soft_lin(cpu, i, operand_size(i), 1), cpu->s.fpu.vec[i->r1],
+		   cpu->s.fpu.vec[i->r2]);
+}
+
+static void vec_maskmov_load(struct soft_cpu *cpu, const struct insn *i)
+{
+	unsigned size = element_size(i), total = operand_size(i), len;
+	const uint8_t *mask = cpu->s.fpu.vec[i->r2];
+	uint8_t data[32] = {0};
+	uint64_t lin;
+
+	vec_check(cpu, VEC_AVX);
+	lin = soft_lin(cpu, i, total, 0);
+	for (unsigned at = 0; (len = mask_run(mask, size, total, &at)) != 0; at += len)
+		soft_load(cpu, i->seg, lin + at, data + at, len);
+	memcpy(cpu->s.fpu.vec[i->r1], data, sizeof(data));
+}
+
+static uint64_t cut_address(const struct insn *i, uint64_t v)
+{
+	return i->asize == 8 ? v : i->asize == 4 ? (uint32_t)v : (uint16_t)v;
+}
+
+/* MASKMOVDQU and MASKMOVQ: the operand is at DS:rDI. */
+static void vec_maskmov_bytes(struct soft_cpu *cpu, const struct insn *i, enum vec_class class)
+{
+	uint64_t lin;
+
+	vec_check(cpu, class);
+	lin = soft_seg_lin(cpu, i->seg, cut_address(i, cpu->s.gpr[X86_RDI]), operand_size(i), 1);
+	mask_store(cpu, i, lin, cpu->s.fpu.vec[i->r1], cpu->s.fpu.vec[i->r2]);
+}
+static void vec_maskmovdqu_sse(struct soft_cpu *cpu, const struct insn *i)
+{
+	vec_maskmov_bytes(cpu, i, VEC_SSE);
+}
+static void vec_maskmovdqu_avx(struct soft_cpu *cpu, const struct insn *i)
+{
+	vec_maskmov_bytes(cpu, i, VEC_AVX);
+}
+
+/* An MMX register is the mantissa of a physical x87 register; fx has them from TOP on. */
+static const uint8_t *mmx_register(const struct soft_cpu *cpu, unsigned n)
+{
+	unsigned top = (cpu->s.fpu.fx[X86_FX_FSW + 1] >> 3) & 7;
+
+	return cpu->s.fpu.fx + X86_FX_ST + ((n - top) & 7) * 16;
+}
+
+static void vec_maskmovq(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint64_t lin;
+	uint8_t regs[8][16];
+
+	vec_check(cpu, VEC_MMX);
+	vec_x87_check_pending(cpu);
+	lin = soft_seg_lin(cpu, i->seg, cut_address(i, cpu->s.gpr[X86_RDI]), 8, 1);
+	mask_store(cpu, i, lin, mmx_register(cpu, i->r1), mmx_register(cpu, i->r2));
+	/* As every MMX instruction: all tags valid, TOP 0 (SDM1 9.5.1). */
+	for (unsigned n = 0; n < 8; n++)
+		memcpy(regs[n], mmx_register(cpu, n), 16);
+	memcpy(cpu->s.fpu.fx + X86_FX_ST, regs, sizeof(regs));
+	cpu->s.fpu.fx[X86_FX_FSW + 1] &= (uint8_t)~0x38;
+	cpu->s.fpu.fx[X86_FX_FTW] = 0xff;
+}
+
+/*
+ * Gathers clear an element's mask once it is loaded, so that they go on where a fault left them
+ * (SDM2 VPGATHER).
+ */
+static void vec_gather(struct soft_cpu *cpu, const struct insn *i)
+{
+	unsigned es = element_size(i), is = index_size(i), count = operand_size(i) / MAX(es, is);
+	uint8_t *dst = cpu->s.fpu.vec[i->r1], *mask = cpu->s.fpu.vec[i->r2];
+	const uint8_t *index = cpu->s.fpu.vec[i->r3];
+	unsigned scale = (unsigned)i->imm;
+
+	vec_check(cpu, VEC_AVX);
+	for (unsigned n = 0; n < count; n++) {
+		int64_t at = 0;
+		uint64_t offset, lin;
+		uint8_t v[8];
+
+		if (!chosen(mask, n * es, es))
+			continue;
+		memcpy(&at, index + n * is, is);
+		if (is == 4)
+			at = (int32_t)at;
+		offset = soft_ea_offset(cpu, i) + ((uint64_t)at << scale);
+		lin = soft_seg_lin(cpu, i->seg, cut_address(i, offset), es, 0);
+		soft_load(cpu, i->seg, lin, v, es);
+		memcpy(dst + n * es, v, es);
+		memset(mask + n * es, 0, es);
+	}
+	memset(mask, 0, 32);
+	memset(dst + count * es, 0, 32 - count * es);
+}
+
+static uint8_t number(const ZydisDecodedOperand *op)
+{
+	return (uint8_t)ZydisRegisterGetId(op->reg.value);
+}
+
+static uint8_t segment(ZydisRegister reg)
+{
+	return (uint8_t)ZydisRegisterGetId(reg);
+}
+
+static _Bool decode_gather(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
+			   struct insn *out, unsigned es, unsigned is)
+{
+	const ZydisDecodedOperandMem *m = &ops[1].mem;
+
+	/* The destination, the index and the mask are three registers, or #UD; Zydis has seen to
+	 * it. */
+	out->aux = es | is << 4 | (zi->avx.vector_length / 8u) << 8;
+	out->r1 = number(&ops[0]);
+	out->r2 = number(&ops[2]);
+	out->r3 = (uint8_t)ZydisRegisterGetId(m->index);
+	out->base = m->base == ZYDIS_REGISTER_NONE
+			? SOFT_EA_ZERO
+			: (uint8_t)SOFT_EA_GPR(ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(
+			      ZYDIS_MACHINE_MODE_LONG_64, m->base)));
+	out->index = SOFT_EA_ZERO;
+	out->scale = 0;
+	out->disp = m->disp.has_displacement ? m->disp.value : 0;
+	out->seg = segment(m->segment);
+	out->imm = (uint64_t)__builtin_ctz(m->scale ? m->scale : 1);
+	out->fn = vec_gather;
+	return 1;
+}
+
+static _Bool decode_maskmov(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
+			    struct insn *out, unsigned es)
+{
+	_Bool store = ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
+
+	out->aux = es | (zi->avx.vector_length / 8u) << 8;
+	out->r1 = number(&ops[store ? 2 : 0]);
+	out->r2 = number(&ops[1]);
+	out->fn = store ? vec_maskmov_store : vec_maskmov_load;
+	return 1;
+}
+
+static _Bool decode_bytes(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
+			  struct insn *out, unsigned size, insn_fn *fn)
+{
+	out->aux = 1 | size << 8;
+	out->r1 = number(&ops[0]);
+	out->r2 = number(&ops[1]);
+	out->seg = X86_DS;
+	for (unsigned i = 0; i < zi->operand_count; i++) {
+		if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			out->seg = segment(ops[i].mem.segment);
+	}
+	out->asize = (zi->address_width / 8) & 15;
+	out->fn = fn;
+	return 1;
+}
+
+_Bool vec_mask_decode(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
+		      struct insn *out)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MASKMOVDQU: return decode_bytes(zi, ops, out, 16, vec_maskmovdqu_sse);
+	case ZYDIS_MNEMONIC_VMASKMOVDQU: return decode_bytes(zi, ops, out, 16, vec_maskmovdqu_avx);
+	case ZYDIS_MNEMONIC_MASKMOVQ: return decode_bytes(zi, ops, out, 8, vec_maskmovq);
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VPMASKMOVD: return decode_maskmov(zi, ops, out, 4);
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ: return decode_maskmov(zi, ops, out, 8);
+	case ZYDIS_MNEMONIC_VPGATHERDD:
+	case ZYDIS_MNEMONIC_VGATHERDPS: return decode_gather(zi, ops, out, 4, 4);
+	case ZYDIS_MNEMONIC_VPGATHERDQ:
+	case ZYDIS_MNEMONIC_VGATHERDPD: return decode_gather(zi, ops, out, 8, 4);
+	case ZYDIS_MNEMONIC_VPGATHERQD:
+	case ZYDIS_MNEMONIC_VGATHERQPS: return decode_gather(zi, ops, out, 4, 8);
+	case ZYDIS_MNEMONIC_VPGATHERQQ:
+	case ZYDIS_MNEMONIC_VGATHERQPD: return decode_gather(zi, ops, out, 8, 8);
+	default: return 0;
+	}
+}

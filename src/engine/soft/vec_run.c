@@ -1,0 +1,230 @@
+/* vec_run.c: handlers that run a thunk, with its memory operand in guest RAM or in a buffer. */
+#include "engine/soft/vec.h"
+
+/*
+ * The operand is used in place when its page is in the TLB (the instruction then touches exactly
+ * the bytes it should), else through vec->buf: a load before, or a probe before and a store after,
+ * so that faults come before any change.
+ */
+
+static COLD void vec_failed(struct soft_cpu *cpu, unsigned status)
+{
+	switch (status) {
+	case THUNK_MF: soft_raise(cpu, X86_VEC_MF);
+	case THUNK_XM: soft_raise(cpu, cpu->s.cr4 & X86_CR4_OSXMMEXCPT ? X86_VEC_XM : X86_VEC_UD);
+	default: soft_raise(cpu, X86_VEC_UD);
+	}
+}
+
+static ALWAYS_INLINE void vec_run(struct soft_cpu *cpu, const struct insn *i, void *mem)
+{
+	thunk_fn *fn = (thunk_fn *)(uintptr_t)i->imm;
+	unsigned status = fn(cpu, mem);
+
+	if (UNLIKELY(status != THUNK_DONE))
+		vec_failed(cpu, status);
+}
+
+/* An operand that is not aligned though it should be: #GP, or a load through the buffer. */
+static COLD _Bool vec_misaligned(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint32_t mxcsr;
+
+	memcpy(&mxcsr, cpu->s.fpu.fx + X86_FX_MXCSR, 4);
+	if (!(i->aux & VEC_ALIGN_MM) || !(mxcsr & BIT32(17)))
+		soft_raise_err(cpu, X86_VEC_GP, 0);
+	return 1;
+}
+static ALWAYS_INLINE _Bool vec_align(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
+{
+	if ((i->aux & VEC_ALIGN) && UNLIKELY(lin & ((i->aux & VEC_SIZE) - 1)))
+		return vec_misaligned(cpu, i);
+	return 0;
+}
+
+static ALWAYS_INLINE void *vec_source(struct soft_cpu *cpu, const struct insn *i)
+{
+	unsigned size = i->aux & VEC_SIZE;
+	uint64_t lin = soft_lin(cpu, i, size, 0);
+	_Bool copy = vec_align(cpu, i, lin);
+	const struct soft_tlb_entry *e = soft_tlb_at(cpu, lin);
+
+	if (LIKELY(e->read == soft_tlb_tag(cpu, lin, size) && !copy))
+		return (void *)(uintptr_t)(lin + e->addend);
+	soft_load(cpu, i->seg, lin, cpu->vec->buf, size);
+	return cpu->vec->buf;
+}
+
+static ALWAYS_INLINE void vec_store(struct soft_cpu *cpu, const struct insn *i, _Bool reads)
+{
+	unsigned size = i->aux & VEC_SIZE;
+	uint64_t lin = soft_lin(cpu, i, size, 1);
+	const struct soft_tlb_entry *e;
+
+	vec_align(cpu, i, lin);
+	e = soft_tlb_at(cpu, lin);
+	if (LIKELY(e->write == soft_tlb_tag(cpu, lin, size))) {
+		vec_run(cpu, i, (void *)(uintptr_t)(lin + e->addend));
+		__asm__ volatile("" ::: "memory");
+		if (UNLIKELY(*(volatile uint8_t *)e->flags))
+			soft_stored(cpu, e->flags, lin, size);
+		return;
+	}
+	soft_probe(cpu, i->seg, lin, size, 1);
+	if (reads)
+		soft_load(cpu, i->seg, lin, cpu->vec->buf, size);
+	vec_run(cpu, i, cpu->vec->buf);
+	soft_store(cpu, i->seg, lin, cpu->vec->buf, size);
+}
+
+#define VEC_HANDLERS(name, class)                                                                  \
+	static void name##_reg(struct soft_cpu *cpu, const struct insn *i)                         \
+	{                                                                                          \
+		vec_check(cpu, class);                                                             \
+		if (class == VEC_MMX || class == VEC_SSEMMX)                                       \
+			vec_x87_check_pending(cpu);                                                \
+		vec_run(cpu, i, NULL);                                                             \
+	}                                                                                          \
+	static void name##_load(struct soft_cpu *cpu, const struct insn *i)                        \
+	{                                                                                          \
+		vec_check(cpu, class);                                                             \
+		if (class == VEC_MMX || class == VEC_SSEMMX)                                       \
+			vec_x87_check_pending(cpu);                                                \
+		vec_run(cpu, i, vec_source(cpu, i));                                               \
+	}                                                                                          \
+	static void name##_store(struct soft_cpu *cpu, const struct insn *i)                       \
+	{                                                                                          \
+		vec_check(cpu, class);                                                             \
+		if (class == VEC_MMX || class == VEC_SSEMMX)                                       \
+			vec_x87_check_pending(cpu);                                                \
+		vec_store(cpu, i, 0);                                                              \
+	}
+VEC_HANDLERS(vec_int, VEC_INT)
+VEC_HANDLERS(vec_mmx, VEC_MMX)
+VEC_HANDLERS(vec_sse, VEC_SSE)
+VEC_HANDLERS(vec_ssemmx, VEC_SSEMMX)
+VEC_HANDLERS(vec_avx, VEC_AVX)
+
+static void vec_wait(struct soft_cpu *cpu, const struct insn *i)
+{
+	vec_check(cpu, VEC_WAIT);
+	vec_x87_check_pending(cpu);
+}
+
+/*
+ * x87: the host's instruction and data pointers are those of the thunk; the guest's are kept here,
+ * as the last instruction that was not a control instruction leaves them (SDM1 8.1.8). `opcode` is
+ * the low bits of the first byte and the guest's own ModRM byte.
+ */
+struct vec_pointers {
+	uint64_t fip, fdp;
+	uint16_t fop;
+};
+
+static ALWAYS_INLINE void vec_pointers_get(const struct soft_cpu *cpu, struct vec_pointers *p)
+{
+	memcpy(&p->fop, cpu->s.fpu.fx + X86_FX_FOP, 2);
+	memcpy(&p->fip, cpu->s.fpu.fx + X86_FX_FIP, 8);
+	memcpy(&p->fdp, cpu->s.fpu.fx + X86_FX_FDP, 8);
+}
+
+static ALWAYS_INLINE void vec_pointers_set(struct soft_cpu *cpu, const struct vec_pointers *p)
+{
+	memcpy(cpu->s.fpu.fx + X86_FX_FOP, &p->fop, 2);
+	memcpy(cpu->s.fpu.fx + X86_FX_FIP, &p->fip, 8);
+	memcpy(cpu->s.fpu.fx + X86_FX_FDP, &p->fdp, 8);
+}
+
+static ALWAYS_INLINE void vec_x87_begin(struct soft_cpu *cpu, const struct insn *i,
+					struct vec_pointers *p)
+{
+	vec_check(cpu, VEC_X87);
+	if (!(i->aux & VEC_NOWAIT))
+		vec_x87_check_pending(cpu);
+	vec_pointers_get(cpu, p);
+	if (i->aux & VEC_CONTROL)
+		return;
+	p->fip = cpu->s.rip;
+	p->fop = (uint16_t)(((i->aux >> VEC_OP_SHIFT) & 7) << 8 | i->r1);
+}
+
+static void vec_x87_reg(struct soft_cpu *cpu, const struct insn *i)
+{
+	struct vec_pointers p;
+
+	vec_x87_begin(cpu, i, &p);
+	vec_run(cpu, i, NULL);
+	vec_pointers_set(cpu, &p);
+}
+
+static void vec_x87_load(struct soft_cpu *cpu, const struct insn *i)
+{
+	struct vec_pointers p;
+
+	vec_x87_begin(cpu, i, &p);
+	if (!(i->aux & VEC_CONTROL))
+		p.fdp = soft_ea_offset(cpu, i);
+	vec_run(cpu, i, vec_source(cpu, i));
+	vec_pointers_set(cpu, &p);
+}
+
+/* A store through the buffer may turn out not to happen, when it raises an unmasked exception: then
+ * two runs with different bytes in the buffer both leave them. */
+static COLD void vec_x87_store_slow(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
+{
+	unsigned size = i->aux & VEC_SIZE;
+	uint8_t before[X86_FX_ST + 128], first[16], *buf = cpu->vec->buf;
+
+	soft_probe(cpu, i->seg, lin, size, 1);
+	memcpy(before, cpu->s.fpu.fx, sizeof(before));
+	memset(buf, 0x55, size);
+	vec_run(cpu, i, buf);
+	memcpy(first, buf, size);
+	if (vec_x87_pending(cpu)) {
+		memcpy(cpu->s.fpu.fx, before, sizeof(before));
+		memset(buf, 0xaa, size);
+		vec_run(cpu, i, buf);
+		if (memcmp(first, buf, size) != 0)
+			return;
+	}
+	soft_store(cpu, i->seg, lin, buf, size);
+}
+
+static void vec_x87_store(struct soft_cpu *cpu, const struct insn *i)
+{
+	unsigned size = i->aux & VEC_SIZE;
+	const struct soft_tlb_entry *e;
+	struct vec_pointers p;
+	uint64_t lin;
+
+	vec_x87_begin(cpu, i, &p);
+	if (!(i->aux & VEC_CONTROL))
+		p.fdp = soft_ea_offset(cpu, i);
+	lin = soft_lin(cpu, i, size, 1);
+	e = soft_tlb_at(cpu, lin);
+	if (LIKELY(e->write == soft_tlb_tag(cpu, lin, size))) {
+		vec_run(cpu, i, (void *)(uintptr_t)(lin + e->addend));
+		vec_pointers_set(cpu, &p);
+		__asm__ volatile("" ::: "memory");
+		if (UNLIKELY(*(volatile uint8_t *)e->flags))
+			soft_stored(cpu, e->flags, lin, size);
+		return;
+	}
+	vec_x87_store_slow(cpu, i, lin);
+	vec_pointers_set(cpu, &p);
+}
+
+insn_fn *vec_run_handler(enum vec_class class, _Bool reads, _Bool writes)
+{
+	static insn_fn *const table[VEC_CLASSES][3] = {
+	    [VEC_INT] = {vec_int_reg, vec_int_load, vec_int_store},
+	    [VEC_WAIT] = {vec_wait, vec_wait, vec_wait},
+	    [VEC_X87] = {vec_x87_reg, vec_x87_load, vec_x87_store},
+	    [VEC_MMX] = {vec_mmx_reg, vec_mmx_load, vec_mmx_store},
+	    [VEC_SSE] = {vec_sse_reg, vec_sse_load, vec_sse_store},
+	    [VEC_SSEMMX] = {vec_ssemmx_reg, vec_ssemmx_load, vec_ssemmx_store},
+	    [VEC_AVX] = {vec_avx_reg, vec_avx_load, vec_avx_store},
+	};
+
+	return table[class][writes ? 2 : reads ? 1 : 0];
+}

@@ -1,0 +1,329 @@
+/* vec_xsave.c: FXSAVE, XSAVE and their kin, LDMXCSR and STMXCSR (SDM1 10.5, 13). */
+#include "engine/soft/vec.h"
+
+#include "engine/engine.h"
+
+#define XS_XMM	   160u
+#define XS_HEADER  512u
+#define XS_YMM	   576u /* in both formats: it is the first component after the legacy region */
+#define XS_END	   832u
+#define XS_COMPACT BIT64(63)
+
+#define XS_KNOWN (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX)
+
+static uint32_t xs_mxcsr(const struct soft_cpu *cpu)
+{
+	uint32_t v;
+
+	memcpy(&v, cpu->s.fpu.fx + X86_FX_MXCSR, 4);
+	return v;
+}
+
+static unsigned xs_registers(const struct soft_cpu *cpu)
+{
+	return soft_is64(cpu) ? 16 : 8;
+}
+
+/* The x87 part of an image: bytes 0 to 23. AMD's CPUs give the pointers only while an exception is
+ * pending. */
+static void xs_put_x87(const struct soft_cpu *cpu, uint8_t *image, _Bool wide)
+{
+	const uint8_t *fx = cpu->s.fpu.fx;
+
+	memcpy(image, fx, X86_FX_MXCSR);
+	memcpy(image + X86_FX_ST, fx + X86_FX_ST, 128);
+	image[5] = 0;
+	if (cpu->base.engine->env->cpuid->amd && !vec_x87_pending(cpu)) {
+		memset(image + X86_FX_FOP, 0, 18);
+		return;
+	}
+	if (!wide) {
+		memset(image + X86_FX_FIP + 4, 0, 4);
+		memset(image + X86_FX_FDP + 4, 0, 4);
+	}
+}
+
+static void xs_get_x87(struct soft_cpu *cpu, const uint8_t *image, _Bool wide)
+{
+	uint8_t *fx = cpu->s.fpu.fx;
+
+	memcpy(fx, image, X86_FX_MXCSR);
+	fx[5] = 0;
+	if (!wide) {
+		memset(fx + X86_FX_FIP + 4, 0, 4);
+		memset(fx + X86_FX_FDP + 4, 0, 4);
+	}
+	for (unsigned n = 0; n < 8; n++) {
+		memcpy(fx + X86_FX_ST + n * 16, image + X86_FX_ST + n * 16, 10);
+		memset(fx + X86_FX_ST + n * 16 + 10, 0, 6);
+	}
+	fx[X86_FX_FOP + 1] &= 7;
+	vec_x87_normalize(cpu);
+}
+
+static void xs_put_mxcsr(const struct soft_cpu *cpu, uint8_t *image)
+{
+	memcpy(image + X86_FX_MXCSR, cpu->s.fpu.fx + X86_FX_MXCSR, 4);
+	memcpy(image + X86_FX_MASK, &cpu->vec->mxcsr_mask, 4);
+}
+
+static void vec_fxsave(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint8_t image[XS_XMM + 256];
+	uint64_t lin;
+
+	vec_check(cpu, VEC_FXSAVE);
+	lin = soft_lin(cpu, i, 512, 1);
+	if (lin & 15)
+		soft_raise_err(cpu, X86_VEC_GP, 0);
+	soft_probe(cpu, i->seg, lin, 512, 1);
+	xs_put_x87(cpu, image, i->aux & VEC_WIDE);
+	xs_put_mxcsr(cpu, image);
+	for (unsigned n = 0; n < xs_registers(cpu); n++)
+		memcpy(image + XS_XMM + n * 16, cpu->s.fpu.vec[n], 16);
+	soft_store(cpu, i->seg, lin, image, XS_XMM + xs_registers(cpu) * 16);
+}
+
+static void vec_fxrstor(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint8_t image[512];
+	uint32_t mxcsr;
+	uint64_t lin;
+
+	vec_check(cpu, VEC_FXSAVE);
+	lin = soft_lin(cpu, i, 512, 0);
+	if (lin & 15)
+		soft_raise_err(cpu, X86_VEC_GP, 0);
+	soft_load(cpu, i->seg, lin, image, 512);
+	memcpy(&mxcsr, image + X86_FX_MXCSR, 4);
+	if (!vec_mxcsr_ok(cpu, mxcsr))
+		soft_raise_err(cpu, X86_VEC_GP, 0);
+	memcpy(cpu->s.fpu.fx + X86_FX_MXCSR, &mxcsr, 4);
+	xs_get_x87(cpu, image, i->aux & VEC_WIDE);
+	for (unsigned n = 0; n < xs_registers(cpu); n++)
+		memcpy(cpu->s.fpu.vec[n], image + XS_XMM + n * 16, 16);
+}
+
+static uint64_t xs_requested(const struct soft_cpu *cpu)
+{
+	uint64_t mask = (uint32_t)cpu->s.gpr[X86_RAX] | cpu->s.gpr[X86_RDX] << 32;
+
+	return mask & cpu->s.xcr0 & XS_KNOWN;
+}
+
+static _Bool xs_all_zero(const uint8_t *p, size_t len)
+{
+	for (size_t i = 0; i < len; i++) {
+		if (p[i])
+			return 0;
+	}
+	return 1;
+}
+
+/* XINUSE: components that are not in their initial state (SDM1 13.6). */
+static uint64_t xs_in_use(const struct soft_cpu *cpu)
+{
+	const struct x86_fpu *f = &cpu->s.fpu;
+	uint64_t used = 0;
+
+	if (f->fx[0] != 0x7f || f->fx[1] != 3 || !xs_all_zero(f->fx + 2, X86_FX_MXCSR - 2) ||
+	    !xs_all_zero(f->fx + X86_FX_ST, 128))
+		used |= X86_XCR0_X87;
+	for (unsigned n = 0; n < 16; n++) {
+		if (!xs_all_zero(f->vec[n], 16))
+			used |= X86_XCR0_SSE;
+		if (!xs_all_zero(f->vec[n] + 16, 16))
+			used |= X86_XCR0_AVX;
+	}
+	return used;
+}
+
+static uint64_t xs_area(struct soft_cpu *cpu, const struct insn *i, _Bool write)
+{
+	uint64_t lin;
+
+	vec_check(cpu, VEC_XSAVE);
+	lin = soft_lin(cpu, i, XS_YMM, write);
+	if (lin & 63)
+		soft_raise_err(cpu, X86_VEC_GP, 0);
+	return lin;
+}
+
+/* Writes the components of `mask`, MXCSR if asked; everything has been probed. */
+static void xs_store(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, uint64_t mask,
+		     _Bool mxcsr)
+{
+	unsigned regs = xs_registers(cpu);
+	uint8_t image[XS_END];
+
+	if (mask & X86_XCR0_X87) {
+		xs_put_x87(cpu, image, i->aux & VEC_WIDE);
+		soft_store(cpu, i->seg, lin, image, X86_FX_MXCSR);
+		soft_store(cpu, i->seg, lin + X86_FX_ST, image + X86_FX_ST, 128);
+	}
+	if (mxcsr) {
+		xs_put_mxcsr(cpu, image);
+		soft_store(cpu, i->seg, lin + X86_FX_MXCSR, image + X86_FX_MXCSR, 8);
+	}
+	for (unsigned n = 0; n < regs; n++) {
+		memcpy(image + XS_XMM + n * 16, cpu->s.fpu.vec[n], 16);
+		memcpy(image + XS_YMM + n * 16, cpu->s.fpu.vec[n] + 16, 16);
+	}
+	if (mask & X86_XCR0_SSE)
+		soft_store(cpu, i->seg, lin + XS_XMM, image + XS_XMM, regs * 16);
+	if (mask & X86_XCR0_AVX)
+		soft_store(cpu, i->seg, lin + XS_YMM, image + XS_YMM, regs * 16);
+}
+
+/* XSAVE, and XSAVEOPT with its init optimization; the modified optimization, which a CPU may make,
+ * is not made. */
+static void xs_save(struct soft_cpu *cpu, const struct insn *i, _Bool optimize)
+{
+	uint64_t lin = xs_area(cpu, i, 1), mask = xs_requested(cpu), used = xs_in_use(cpu), bv;
+
+	soft_probe(cpu, i->seg, lin, mask & X86_XCR0_AVX ? XS_END : XS_YMM, 1);
+	bv = soft_read64(cpu, i->seg, lin + XS_HEADER);
+	xs_store(cpu, i, lin, optimize ? mask & used : mask, mask & (X86_XCR0_SSE | X86_XCR0_AVX));
+	soft_write64(cpu, i->seg, lin + XS_HEADER, (bv & ~mask) | (mask & used));
+}
+
+static void vec_xsave(struct soft_cpu *cpu, const struct insn *i)
+{
+	xs_save(cpu, i, 0);
+}
+static void vec_xsaveopt(struct soft_cpu *cpu, const struct insn *i)
+{
+	xs_save(cpu, i, 1);
+}
+
+static void vec_xsavec(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint64_t lin = xs_area(cpu, i, 1), mask = xs_requested(cpu), used = xs_in_use(cpu);
+
+	if (xs_mxcsr(cpu) != 0x1f80)
+		used |= X86_XCR0_SSE;
+	soft_probe(cpu, i->seg, lin, mask & X86_XCR0_AVX ? XS_END : XS_YMM, 1);
+	xs_store(cpu, i, lin, mask & used, mask & used & X86_XCR0_SSE);
+	soft_write64(cpu, i->seg, lin + XS_HEADER, mask & used);
+	soft_write64(cpu, i->seg, lin + XS_HEADER + 8, mask | XS_COMPACT);
+}
+
+/* SDM1 13.8: what makes a header #GP. */
+static _Bool xs_header_ok(const struct soft_cpu *cpu, const uint8_t *header)
+{
+	const struct cpuid_policy *policy = cpu->base.engine->env->cpuid;
+	uint64_t bv, comp;
+
+	memcpy(&bv, header, 8);
+	memcpy(&comp, header + 8, 8);
+	if (comp & XS_COMPACT) {
+		return cpuid_has(policy, 0xd, 1, CPUID_EAX, 1) &&
+		       !(comp & ~XS_COMPACT & ~cpu->s.xcr0) && !(bv & ~comp) &&
+		       xs_all_zero(header + 16, 48);
+	}
+	return !(bv & ~cpu->s.xcr0) && xs_all_zero(header + 8, 16);
+}
+
+static void xs_load_vectors(struct soft_cpu *cpu, const uint8_t *from, unsigned half)
+{
+	for (unsigned n = 0; n < xs_registers(cpu); n++) {
+		uint8_t *to = cpu->s.fpu.vec[n] + half;
+
+		if (from)
+			memcpy(to, from + n * 16, 16);
+		else
+			memset(to, 0, 16);
+	}
+}
+
+static void vec_xrstor(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint64_t lin = xs_area(cpu, i, 0), mask = xs_requested(cpu), bv, comp;
+	uint32_t mxcsr = xs_mxcsr(cpu);
+	uint8_t image[XS_END];
+	_Bool compact;
+
+	soft_load(cpu, i->seg, lin, image, XS_YMM);
+	if (!xs_header_ok(cpu, image + XS_HEADER))
+		soft_raise_err(cpu, X86_VEC_GP, 0);
+	memcpy(&bv, image + XS_HEADER, 8);
+	memcpy(&comp, image + XS_HEADER + 8, 8);
+	compact = comp & XS_COMPACT;
+	if (mask & bv & X86_XCR0_AVX)
+		soft_load(cpu, i->seg, lin + XS_YMM, image + XS_YMM, xs_registers(cpu) * 16);
+	/* The standard form loads MXCSR whatever XSTATE_BV says. */
+	if (compact ? mask & bv & X86_XCR0_SSE : mask & (X86_XCR0_SSE | X86_XCR0_AVX))
+		memcpy(&mxcsr, image + X86_FX_MXCSR, 4);
+	else if (compact && (mask & X86_XCR0_SSE))
+		mxcsr = 0x1f80;
+	if (!vec_mxcsr_ok(cpu, mxcsr))
+		soft_raise_err(cpu, X86_VEC_GP, 0);
+
+	memcpy(cpu->s.fpu.fx + X86_FX_MXCSR, &mxcsr, 4);
+	if (mask & X86_XCR0_X87) {
+		if (bv & X86_XCR0_X87) {
+			xs_get_x87(cpu, image, i->aux & VEC_WIDE);
+		} else {
+			vec_x87_init(cpu);
+			memset(cpu->s.fpu.fx + X86_FX_ST, 0, 128);
+		}
+	}
+	if (mask & X86_XCR0_SSE)
+		xs_load_vectors(cpu, bv & X86_XCR0_SSE ? image + XS_XMM : NULL, 0);
+	if (mask & X86_XCR0_AVX)
+		xs_load_vectors(cpu, bv & X86_XCR0_AVX ? image + XS_YMM : NULL, 16);
+}
+
+static ALWAYS_INLINE void xs_ldmxcsr(struct soft_cpu *cpu, const struct insn *i,
+				     enum vec_class class)
+{
+	uint32_t v;
+
+	vec_check(cpu, class);
+	v = soft_read32(cpu, i->seg, soft_lin(cpu, i, 4, 0));
+	if (!vec_mxcsr_ok(cpu, v))
+		soft_raise_err(cpu, X86_VEC_GP, 0);
+	memcpy(cpu->s.fpu.fx + X86_FX_MXCSR, &v, 4);
+}
+static void vec_ldmxcsr(struct soft_cpu *cpu, const struct insn *i)
+{
+	xs_ldmxcsr(cpu, i, VEC_SSE);
+}
+static void vec_vldmxcsr(struct soft_cpu *cpu, const struct insn *i)
+{
+	xs_ldmxcsr(cpu, i, VEC_AVX);
+}
+static void vec_stmxcsr(struct soft_cpu *cpu, const struct insn *i)
+{
+	vec_check(cpu, VEC_SSE);
+	soft_write32(cpu, i->seg, soft_lin(cpu, i, 4, 1), xs_mxcsr(cpu));
+}
+static void vec_vstmxcsr(struct soft_cpu *cpu, const struct insn *i)
+{
+	vec_check(cpu, VEC_AVX);
+	soft_write32(cpu, i->seg, soft_lin(cpu, i, 4, 1), xs_mxcsr(cpu));
+}
+
+_Bool vec_xsave_decode(const ZydisDecodedInstruction *zi, struct insn *out)
+{
+	out->aux = 0;
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_FXSAVE64: out->aux = VEC_WIDE; __attribute__((fallthrough));
+	case ZYDIS_MNEMONIC_FXSAVE: out->fn = vec_fxsave; return 1;
+	case ZYDIS_MNEMONIC_FXRSTOR64: out->aux = VEC_WIDE; __attribute__((fallthrough));
+	case ZYDIS_MNEMONIC_FXRSTOR: out->fn = vec_fxrstor; return 1;
+	case ZYDIS_MNEMONIC_XSAVE64: out->aux = VEC_WIDE; __attribute__((fallthrough));
+	case ZYDIS_MNEMONIC_XSAVE: out->fn = vec_xsave; return 1;
+	case ZYDIS_MNEMONIC_XSAVEOPT64: out->aux = VEC_WIDE; __attribute__((fallthrough));
+	case ZYDIS_MNEMONIC_XSAVEOPT: out->fn = vec_xsaveopt; return 1;
+	case ZYDIS_MNEMONIC_XSAVEC64: out->aux = VEC_WIDE; __attribute__((fallthrough));
+	case ZYDIS_MNEMONIC_XSAVEC: out->fn = vec_xsavec; return 1;
+	case ZYDIS_MNEMONIC_XRSTOR64: out->aux = VEC_WIDE; __attribute__((fallthrough));
+	case ZYDIS_MNEMONIC_XRSTOR: out->fn = vec_xrstor; return 1;
+	case ZYDIS_MNEMONIC_LDMXCSR: out->fn = vec_ldmxcsr; return 1;
+	case ZYDIS_MNEMONIC_STMXCSR: out->fn = vec_stmxcsr; return 1;
+	case ZYDIS_MNEMONIC_VLDMXCSR: out->fn = vec_vldmxcsr; return 1;
+	case ZYDIS_MNEMONIC_VSTMXCSR: out->fn = vec_vstmxcsr; return 1;
+	default: return 0;
+	}
+}
