@@ -4,7 +4,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include "engine/engine.h"
-#include "engine/soft/core.h"
 #include "engine/soft/vec.h"
 
 /* Legacy SSE with a 16-byte operand that may lie anywhere (SDM2 table 2-21, type 4's exceptions).

@@ -9,7 +9,8 @@
 /*
  * Called for instructions that neither the integer nor the system part knows: x87, MMX, SSE, AVX,
  * AES, SHA, FXSAVE and XSAVE families, LDMXCSR ..., EMMS, FWAIT, and the BMI1, BMI2, ADX, CRC32,
- * MOVBE instructions. `bytes` are the zi->length raw bytes; `out` is as sys_decode gets it. The
+ * MOVBE instructions. Called on the thread that will execute (it attaches it to the SIGFPE
+ * handler). `bytes` are the zi->length raw bytes; `out` is as sys_decode gets it. The
  * function sets fn, flags, and may use imm and aux freely. False: the instruction is #UD.
  */
 _Bool vec_decode(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
@@ -20,5 +21,8 @@ NODISCARD int vec_init(struct soft_cpu *cpu);
 void vec_fini(struct soft_cpu *cpu);
 /* The decode cache was emptied: whatever vec_decode made for it (host code) may go. */
 void vec_flush(struct soft_cpu *cpu);
+/* The core's part of it (cache.c): empties the decode cache and calls vec_flush. Legal in a handler
+ * that ends with soft_restart. */
+void soft_cache_flush(struct soft_cpu *cpu);
 
 #endif
