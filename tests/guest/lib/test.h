@@ -19,7 +19,7 @@ struct test {
 	static void test_##name_(void);                                                            \
 	static const struct test entry_##name_                                                     \
 	    __attribute__((used, section("tests"), aligned(sizeof(void *)))) = {                   \
-		#group_, #name_, test_##name_, flags_, 0};                                          \
+		#group_, #name_, test_##name_, flags_, 0};                                         \
 	static void test_##name_(void)
 #define TEST(group, name)     TEST_(group, name, 0)
 #define TEST_SSE(group, name) TEST_(group, name, NEEDS_SSE)
