@@ -52,7 +52,7 @@ struct lapic_remote {
 };
 
 struct lapic_config {
-	struct lapic_bus *bus;
+	struct lapic_bus *bus; /* may be NULL in remote mode */
 	struct clock *clock;
 	struct cpu_link *link; /* the CPU's; NULL in remote mode */
 	struct tsc_source tsc; /* read == NULL: no TSC-deadline mode */

@@ -43,7 +43,7 @@ int lapic_bus_add(struct lapic_bus *bus, struct lapic *l, struct error *err)
 
 void lapic_bus_remove(struct lapic_bus *bus, struct lapic *l)
 {
-	if (bus->by_id[l->cfg.apic_id] != l)
+	if (!bus || bus->by_id[l->cfg.apic_id] != l)
 		return;
 	bus->by_id[l->cfg.apic_id] = NULL;
 	for (unsigned i = 0; i < bus->count; i++) {

@@ -46,7 +46,9 @@ uint32_t lapic_lvt_writable(const struct lapic *l, enum lapic_lvt n)
 	uint32_t mask = 0xff | LVT_MASKED;
 
 	switch (n) {
-	case LVT_TIMER: return mask | LVT_PERIODIC | (l->cfg.tsc.read ? LVT_DEADLINE : 0);
+	case LVT_TIMER:
+		return mask | LVT_PERIODIC |
+		       (l->cfg.tsc.read || l->cfg.remote.get ? LVT_DEADLINE : 0);
 	case LVT_ERROR: return mask;
 	case LVT_LINT0:
 	case LVT_LINT1: return mask | 0x700 | LVT_POLARITY | LVT_LEVEL;

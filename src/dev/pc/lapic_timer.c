@@ -35,15 +35,24 @@ static _Bool timer_is_periodic(const struct lapic *l)
 	return !timer_is_deadline(l) && (l->lvt[LVT_TIMER] & LVT_PERIODIC);
 }
 
+/* Always a little in the future: rounding must not make the callback come back at once for ever. */
+static void timer_schedule_deadline(struct lapic *l)
+{
+	uint64_t at, soon = clock_now_ns(l->cfg.clock) + 1;
+
+	if (!l->deadline) {
+		timer_cancel(&l->timer);
+		return;
+	}
+	at = l->cfg.tsc.to_ns(l->cfg.tsc.opaque, l->cfg.cpu, l->deadline);
+	timer_arm(&l->timer, MAX(at, soon));
+}
+
 /* A masked timer counts as well, but nobody needs to wake for it. */
 static void timer_schedule(struct lapic *l)
 {
 	if (timer_is_deadline(l)) {
-		if (l->deadline)
-			timer_arm(&l->timer,
-				  l->cfg.tsc.to_ns(l->cfg.tsc.opaque, l->cfg.cpu, l->deadline));
-		else
-			timer_cancel(&l->timer);
+		timer_schedule_deadline(l);
 	} else if (l->counting && !(l->lvt[LVT_TIMER] & LVT_MASKED)) {
 		timer_arm(&l->timer, l->zero_ns);
 	} else {
