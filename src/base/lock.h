@@ -16,6 +16,7 @@ enum lock_rank {
 	RANK_BOARD = 20,   /* topology: regions being mapped and moved */
 	RANK_DEVICE = 30,  /* a device's registers */
 	RANK_BACKEND = 40, /* a back end's queues */
+	RANK_PCI_WIRE = 43, /* a PCI bus's shared INTx lines, before the board's wires */
 	RANK_WIRE = 45,	   /* shared interrupt lines on their way to a controller */
 	RANK_INTC = 50,	   /* IOAPIC, PIC and interrupt routing */
 	RANK_LAPIC = 60,   /* one local APIC */

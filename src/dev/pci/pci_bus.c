@@ -207,7 +207,7 @@ int pci_bus_new(struct device **out, const struct pci_bus_config *cfg, struct er
 	if (!bus)
 		return error_set(err, -ENOMEM, "no memory for the PCI bus");
 	device_init(&bus->dev, &pci_bus_class, RANK_BOARD, 0, "pci0");
-	lock_init(&bus->wire_lock, RANK_WIRE);
+	lock_init(&bus->wire_lock, RANK_PCI_WIRE);
 	bus->cfg = *cfg;
 	bus->address_region = (struct region){
 	    .name = "pci-config-address", .dev = &bus->dev, .ops = &address_ops, .size = 4};
