@@ -62,9 +62,8 @@
 #define FIRST_S INT64_C(-2208988800)
 #define LAST_S	INT64_C(7258118399)
 
-/* What saved state may say. */
-#define SEEN_MAX   (INT64_C(7300000000) * SECOND_NS)
-#define OFFSET_MAX (INT64_C(6000000000) * SECOND_NS)
+/* What saved state may say, and where the time stands still. */
+#define TIME_MAX (INT64_C(7300000000) * SECOND_NS)
 
 struct rtc {
 	struct device dev;
@@ -157,7 +156,10 @@ static _Bool is_held(const struct rtc *r)
 
 static int64_t rtc_now(const struct rtc *r)
 {
-	return clock_wall_now_ns(r->cfg.clock) + r->offset_ns;
+	int64_t now;
+	if (__builtin_add_overflow(clock_wall_now_ns(r->cfg.clock), r->offset_ns, &now))
+		now = r->offset_ns;
+	return now < -TIME_MAX ? -TIME_MAX : now > TIME_MAX ? TIME_MAX : now;
 }
 
 static void registers_from_time(struct rtc *r, int64_t now_ns)
@@ -529,9 +531,8 @@ static int rtc_check(const void *shadow, struct error *err)
 {
 	const struct rtc *r = shadow;
 	if (r->index > 0x7f || r->high_index > 0x7f || (r->cmos[REG_A] & A_UIP) ||
-	    (r->cmos[REG_C] & 0x0f) || r->cmos[REG_D] ||
-	    r->seen_ns < (FIRST_S - DAY_S) * SECOND_NS || r->seen_ns > SEEN_MAX ||
-	    r->offset_ns < -OFFSET_MAX || r->offset_ns > OFFSET_MAX)
+	    (r->cmos[REG_C] & 0x0f) || r->cmos[REG_D] || r->seen_ns < -TIME_MAX ||
+	    r->seen_ns > TIME_MAX || r->offset_ns < -TIME_MAX || r->offset_ns > TIME_MAX)
 		return error_set(err, -EINVAL, "saved real-time clock state is out of range");
 	return 0;
 }

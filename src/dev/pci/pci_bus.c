@@ -1,11 +1,11 @@
 /* pci_bus.c: PCI bus 0: configuration access through ports and memory, shared INTx lines, reset
  * control register. */
-#include "dev/pci/pci.h"
+#include "dev/pci/pci_bus.h"
 #include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
 #include "base/log.h"
-#include "dev/pci/pci_bus.h"
+#include "dev/pci/pci.h"
 
 #define ADDRESS_ENABLE UINT32_C(0x80000000)
 #define ADDRESS_RW     UINT32_C(0x80fffffc) /* PCI3 3.2.2.3.2 */
