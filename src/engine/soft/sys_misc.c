@@ -199,7 +199,6 @@ void sys_insn_bound(struct soft_cpu *cpu, const struct insn *i)
 
 void sys_init(struct soft_cpu *cpu)
 {
-	const struct cpu_apic *apic = &cpu->base.apic;
 	struct cpuid_regs one;
 
 	x86_state_init(&cpu->s, cpu->base.index == 0);
@@ -208,8 +207,6 @@ void sys_init(struct soft_cpu *cpu)
 	soft_flags_set(cpu, X86_FIXED);
 	cpu->exc.valid = cpu->delivering.valid = 0;
 	cpu->debug_hits = 0;
-	if (apic->ops && apic->ops->init)
-		apic->ops->init(apic->apic);
 	soft_tlb_flush_all(cpu);
 	soft_mode_update(cpu);
 }
