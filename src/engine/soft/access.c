@@ -1,0 +1,308 @@
+/* access.c: guest memory accesses that the TLB's fast path could not make. */
+#include <sys/mman.h>
+#include "engine/soft/core.h"
+
+/* One piece of an access: within a page. */
+struct piece {
+	uint8_t *host; /* NULL: MMIO, or a write to ROM */
+	uint8_t *flags;
+	uint64_t phys;
+	uint64_t lin;
+	unsigned len;
+};
+
+static void piece_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned seg, uint64_t lin,
+		      unsigned len, _Bool write, struct piece *p)
+{
+	struct soft_tlb_entry *e =
+	    soft_mmu_get(cpu, kind, seg, lin, write ? SOFT_WRITE : SOFT_READ, &p->phys);
+
+	p->host = e ? (uint8_t *)(uintptr_t)(lin + e->addend) : NULL;
+	p->flags = e ? e->flags : NULL;
+	p->lin = lin;
+	p->len = len;
+}
+
+/* Splits [lin, lin+len), at most a page long, in pages. Every fault comes from here. */
+static unsigned pieces_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned seg,
+			   uint64_t lin, unsigned len, _Bool write, struct piece p[2])
+{
+	unsigned first = (unsigned)(GMEM_PAGE_SIZE - (lin & 0xfff));
+
+	if (!soft_is64(cpu))
+		lin = (uint32_t)lin;
+	if (len <= first) {
+		piece_get(cpu, kind, seg, lin, len, write, &p[0]);
+		return 1;
+	}
+	uint64_t next = lin + first;
+	if (!soft_is64(cpu))
+		next = (uint32_t)next;
+	piece_get(cpu, kind, seg, lin, first, write, &p[0]);
+	piece_get(cpu, kind, seg, next, len - first, write, &p[1]);
+	return 2;
+}
+
+static uint64_t mmio_read(struct soft_cpu *cpu, uint64_t phys, unsigned size)
+{
+	const struct cpu_apic *apic = &cpu->base.apic;
+	uint64_t value;
+
+	cpu->stats.mmio++;
+	if (apic->ops && apic->ops->mmio_read(apic->apic, phys, size, &value))
+		return value;
+	return exit_mmio_read(&cpu->base, phys, size);
+}
+
+static void mmio_write(struct soft_cpu *cpu, uint64_t phys, unsigned size, uint64_t value)
+{
+	const struct cpu_apic *apic = &cpu->base.apic;
+
+	cpu->stats.mmio++;
+	if (apic->ops && apic->ops->mmio_write(apic->apic, phys, size, value))
+		return;
+	/* ROM drops what is written to it. */
+	if (soft_ram_slot(&cpu->engine->ram, phys))
+		return;
+	exit_mmio_write(&cpu->base, phys, size, value);
+}
+
+/* The largest power of two that is no more than len and 8, and to which addr is aligned. Whole
+ * accesses of a device register's size go out as they are, even when they are not aligned. */
+static unsigned mmio_step(uint64_t addr, unsigned len)
+{
+	if (len == 1 || len == 2 || len == 4 || len == 8)
+		return len;
+	for (unsigned n = 8; n > 1; n /= 2)
+		if (n <= len && !(addr % n))
+			return n;
+	return 1;
+}
+
+static void piece_read(struct soft_cpu *cpu, const struct piece *p, uint8_t *buf)
+{
+	if (p->host) {
+		/* Sizes that the architecture reads at once. */
+		switch (p->len) {
+		case 8: *(uint64_t *)buf = *(volatile uint64_t *)p->host; return;
+		case 4: *(uint32_t *)buf = *(volatile uint32_t *)p->host; return;
+		case 2: *(uint16_t *)buf = *(volatile uint16_t *)p->host; return;
+		default: memcpy(buf, p->host, p->len); return;
+		}
+	}
+	for (unsigned at = 0, n; at < p->len; at += n) {
+		n = mmio_step(p->phys + at, p->len - at);
+		uint64_t v = mmio_read(cpu, p->phys + at, n);
+		memcpy(buf + at, &v, n);
+	}
+}
+
+static void piece_write(struct soft_cpu *cpu, const struct piece *p, const uint8_t *buf)
+{
+	if (p->host) {
+		switch (p->len) {
+		case 8: *(volatile uint64_t *)p->host = *(const uint64_t *)buf; break;
+		case 4: *(volatile uint32_t *)p->host = *(const uint32_t *)buf; break;
+		case 2: *(volatile uint16_t *)p->host = *(const uint16_t *)buf; break;
+		default: memcpy(p->host, buf, p->len); break;
+		}
+		__asm__ volatile("" ::: "memory");
+		if (UNLIKELY(*(volatile uint8_t *)p->flags))
+			soft_stored(cpu, p->flags, p->lin, p->len);
+		return;
+	}
+	for (unsigned at = 0, n; at < p->len; at += n) {
+		uint64_t v = 0;
+		n = mmio_step(p->phys + at, p->len - at);
+		memcpy(&v, buf + at, n);
+		mmio_write(cpu, p->phys + at, n, v);
+	}
+}
+
+/* What explicit accesses are subject to beside paging: alignment and data breakpoints. */
+static void access_check(struct soft_cpu *cpu, uint64_t lin, unsigned len, _Bool write)
+{
+	if (cpu->align_check && len <= 8 && !(len & (len - 1)) && (lin & (len - 1)))
+		soft_raise_err(cpu, X86_VEC_AC, 0);
+	if (!cpu->data_bp)
+		return;
+	for (unsigned i = 0; i < 4; i++) {
+		unsigned control = (unsigned)(cpu->s.dr7 >> (16 + i * 4)) & 15;
+		unsigned size = (control >> 2) == 2 ? 8 : (control >> 2) + 1;
+		if (!((cpu->s.dr7 >> (i * 2)) & 3) || (control & 3) == 0 || (control & 3) == 2 ||
+		    ((control & 3) == 1 && !write))
+			continue;
+		uint64_t at = cpu->s.dr[i] & ~(uint64_t)(size - 1);
+		if (lin < at + size && at < lin + len)
+			cpu->debug_hits |= BIT64(i);
+	}
+}
+
+static void access_read(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned seg, uint64_t lin,
+			void *buf, unsigned len)
+{
+	struct piece p[2];
+	unsigned n = pieces_get(cpu, kind, seg, lin, len, 0, p);
+
+	piece_read(cpu, &p[0], buf);
+	if (n == 2)
+		piece_read(cpu, &p[1], (uint8_t *)buf + p[0].len);
+}
+
+static void access_write(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned seg, uint64_t lin,
+			 const void *buf, unsigned len)
+{
+	struct piece p[2];
+	unsigned n = pieces_get(cpu, kind, seg, lin, len, 1, p);
+
+	piece_write(cpu, &p[0], buf);
+	if (n == 2)
+		piece_write(cpu, &p[1], (const uint8_t *)buf + p[0].len);
+}
+
+uint64_t soft_read_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned size)
+{
+	uint64_t v = 0;
+
+	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE]))
+		access_check(cpu, lin, size, 0);
+	access_read(cpu, soft_mmu_kind(cpu), seg, lin, &v, size);
+	return v;
+}
+
+void soft_write_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned size, uint64_t v)
+{
+	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE]))
+		access_check(cpu, lin, size, 1);
+	access_write(cpu, soft_mmu_kind(cpu), seg, lin, &v, size);
+}
+
+void soft_load(struct soft_cpu *cpu, unsigned seg, uint64_t lin, void *buf, unsigned len)
+{
+	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE]))
+		access_check(cpu, lin, len, 0);
+	access_read(cpu, soft_mmu_kind(cpu), seg, lin, buf, len);
+}
+
+void soft_store(struct soft_cpu *cpu, unsigned seg, uint64_t lin, const void *buf, unsigned len)
+{
+	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE]))
+		access_check(cpu, lin, len, 1);
+	access_write(cpu, soft_mmu_kind(cpu), seg, lin, buf, len);
+}
+
+void soft_probe(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned len, _Bool write)
+{
+	struct piece p[2];
+
+	pieces_get(cpu, soft_mmu_kind(cpu), seg, lin, len, write, p);
+}
+
+uint64_t soft_sys_read(struct soft_cpu *cpu, uint64_t lin, unsigned size)
+{
+	uint64_t v = 0;
+
+	access_read(cpu, SOFT_TLB_KERNEL, X86_DS, lin, &v, size);
+	return v;
+}
+
+void soft_sys_write(struct soft_cpu *cpu, uint64_t lin, unsigned size, uint64_t v)
+{
+	access_write(cpu, SOFT_TLB_KERNEL, X86_DS, lin, &v, size);
+}
+
+void soft_sys_probe(struct soft_cpu *cpu, uint64_t lin, unsigned len, _Bool write)
+{
+	struct piece p[2];
+
+	pieces_get(cpu, SOFT_TLB_KERNEL, X86_DS, lin, len, write, p);
+}
+
+uint64_t soft_as_read(struct soft_cpu *cpu, _Bool user, unsigned seg, uint64_t lin, unsigned size)
+{
+	uint64_t v = 0;
+
+	access_read(cpu, user ? SOFT_TLB_USER : SOFT_TLB_KERNEL, seg, lin, &v, size);
+	return v;
+}
+
+void soft_as_write(struct soft_cpu *cpu, _Bool user, unsigned seg, uint64_t lin, unsigned size,
+		   uint64_t v)
+{
+	access_write(cpu, user ? SOFT_TLB_USER : SOFT_TLB_KERNEL, seg, lin, &v, size);
+}
+
+/*
+ * Read-modify-write. rmw_kind says what the pointer given out was.
+ */
+enum rmw_kind { RMW_BOUNCE, RMW_ALIAS };
+
+/* Maps the two frames side by side, so that one host instruction reaches both. */
+static uint8_t *alias_map(struct soft_cpu *cpu, const struct piece p[2])
+{
+	struct soft_mmu *mmu = cpu->mmu;
+	const struct soft_ram *ram = &cpu->engine->ram;
+
+	for (unsigned i = 0; i < 2; i++) {
+		uint64_t page = p[i].phys & ~UINT64_C(0xfff);
+		if (mmu->alias_page[i] == page)
+			continue;
+		const struct soft_slot *slot = soft_ram_slot(ram, page);
+		if (mmap(mmu->alias + i * GMEM_PAGE_SIZE, GMEM_PAGE_SIZE, PROT_READ | PROT_WRITE,
+			 MAP_SHARED | MAP_FIXED, ram->fd,
+			 (off_t)(slot->fd_offset + (page - slot->base))) == MAP_FAILED)
+			soft_fail(cpu, "the host refused to map two guest pages side by side");
+		mmu->alias_page[i] = page;
+	}
+	return mmu->alias + (p[0].lin & 0xfff);
+}
+
+void *soft_rmw_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned size, _Bool locked)
+{
+	struct piece p[2];
+
+	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE]))
+		access_check(cpu, lin, size, 1);
+	unsigned n = pieces_get(cpu, soft_mmu_kind(cpu), seg, lin, size, 1, p);
+	cpu->rmw_lin = p[0].lin;
+	cpu->rmw_size = (uint8_t)size;
+	if (n == 1 && p[0].host) {
+		cpu->rmw = p[0].flags;
+		return p[0].host;
+	}
+	cpu->rmw = &cpu->rmw_slow;
+	cpu->rmw_slow = SOFT_PAGE_SLOW;
+	cpu->rmw_seg = (uint8_t)seg;
+	if (n == 2 && locked && p[0].host && p[1].host) {
+		/* A TLB hit leaves phys alone: ask the entry's flags instead. */
+		soft_ram_slot_of_flags(&cpu->engine->ram, p[0].flags, &p[0].phys);
+		soft_ram_slot_of_flags(&cpu->engine->ram, p[1].flags, &p[1].phys);
+		cpu->rmw_kind = RMW_ALIAS;
+		return alias_map(cpu, p);
+	}
+	cpu->rmw_kind = RMW_BOUNCE;
+	piece_read(cpu, &p[0], cpu->rmw_buf);
+	if (n == 2)
+		piece_read(cpu, &p[1], cpu->rmw_buf + p[0].len);
+	return cpu->rmw_buf;
+}
+
+void soft_rmw_finish(struct soft_cpu *cpu)
+{
+	if (cpu->rmw != &cpu->rmw_slow) {
+		soft_stored(cpu, cpu->rmw, cpu->rmw_lin, cpu->rmw_size);
+		return;
+	}
+	struct piece p[2];
+	unsigned n = pieces_get(cpu, soft_mmu_kind(cpu), cpu->rmw_seg, cpu->rmw_lin, cpu->rmw_size,
+				1, p);
+	if (cpu->rmw_kind == RMW_BOUNCE) {
+		piece_write(cpu, &p[0], cpu->rmw_buf);
+		if (n == 2)
+			piece_write(cpu, &p[1], cpu->rmw_buf + p[0].len);
+		return;
+	}
+	for (unsigned i = 0; i < n; i++)
+		if (p[i].flags && *(volatile uint8_t *)p[i].flags)
+			soft_stored(cpu, p[i].flags, p[i].lin, p[i].len);
+}

@@ -1,0 +1,394 @@
+/* cache.c: the decode cache, and what keeps it equal to memory.
+ *
+ * Each vCPU has a cache of its own: basic blocks of decoded instructions, keyed by guest-physical
+ * address and mode, in an arena that is emptied whole when it is full. A block never leaves its page.
+ * Blocks are found by linear address in a direct-mapped table (the "jump cache") whose key holds the
+ * address space, the mode, the privilege and a generation: changing any of them makes all entries
+ * miss. Within a page blocks are linked to each other directly; that is safe because a page's blocks
+ * are always dropped together and a change of translations ends the block that makes it.
+ *
+ * Code that changes. One byte per guest page says whether some cache holds instructions of it
+ * (SOFT_PAGE_CODE), one bit per 64 bytes says which. A store first writes, then looks at the byte;
+ * when it is set and the bits agree, the page's blocks are dropped: at once in the own cache,
+ * and in the others' through a list and CPU_EVENT_ENGINE, which is raised before the storing vCPU
+ * does anything else, so that whoever learns of the store through memory finds the event at its next
+ * block boundary. Code that is changed by another CPU is only sure to be seen after a serialising
+ * instruction or a branch (SDM3 9.1.3), and both end blocks.
+ *
+ * The decoder copies bytes, decodes, sets the byte and the bits, and then compares the copy with
+ * memory. A store that came before the byte was visible is found by the comparison; one that comes
+ * later finds the byte. Between a store and its load of the byte, or the set and the comparison,
+ * the CPUs may reorder: setting a bit anew is followed by an expedited membarrier, which runs a
+ * barrier on every thread of the process, so that stores need none. Clearing happens under
+ * code_lock after the lists were filled, and setting under it as well, so a byte is never cleared
+ * under a block that nobody will drop.
+ *
+ * The block under execution may be dropped by a store of its own: its remaining instructions then
+ * become "stop", which looks the next one up anew. Memory of dropped blocks stays until the arena is
+ * emptied, and that happens only between blocks.
+ *
+ * An instruction that lies across two pages is kept aside with its bytes and compared with memory at
+ * every execution; so is what is fetched from a device.
+ */
+#include <linux/membarrier.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "engine/soft/core.h"
+#include "engine/soft/vector.h"
+
+static unsigned block_hash(uint64_t phys, uint32_t mode)
+{
+	return (unsigned)(((phys ^ (uint64_t)mode << 50) * UINT64_C(0x9e3779b97f4a7c15)) >> 50) %
+	       SOFT_BLOCK_HASH;
+}
+
+static unsigned page_hash(uint64_t phys)
+{
+	return (unsigned)(((phys >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 54) % SOFT_PAGE_HASH;
+}
+
+int soft_cache_init(struct soft_cpu *cpu)
+{
+	struct soft_cache *c = mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	static const struct {
+		ZydisMachineMode mode;
+		ZydisStackWidth width;
+	} modes[5] = {
+	    {ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16},
+	    {ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32},
+	    {ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64},
+	    {ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16},
+	    {ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32},
+	};
+
+	if (c == MAP_FAILED)
+		return -ENOMEM;
+	c->arena = mmap(NULL, SOFT_CACHE_BYTES, PROT_READ | PROT_WRITE,
+			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (c->arena == MAP_FAILED) {
+		munmap(c, sizeof(*c));
+		return -ENOMEM;
+	}
+	_Bool amd = __builtin_cpu_is("amd");
+	for (unsigned i = 0; i < 5; i++) {
+		ZydisDecoderInit(&c->decoder[i], modes[i].mode, modes[i].width);
+		/* What is not offered to the guest decodes as the NOP it is without it. */
+		ZydisDecoderEnableMode(&c->decoder[i], ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+		ZydisDecoderEnableMode(&c->decoder[i], ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+		ZydisDecoderEnableMode(&c->decoder[i], ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
+		ZydisDecoderEnableMode(&c->decoder[i], ZYDIS_DECODER_MODE_KNC, ZYAN_FALSE);
+		ZydisDecoderEnableMode(&c->decoder[i], ZYDIS_DECODER_MODE_AMD_BRANCHES,
+				       amd ? ZYAN_TRUE : ZYAN_FALSE);
+	}
+	c->jump_gen = 1;
+	cpu->cache = c;
+	return 0;
+}
+
+void soft_cache_fini(struct soft_cpu *cpu)
+{
+	if (!cpu->cache)
+		return;
+	munmap(cpu->cache->arena, SOFT_CACHE_BYTES);
+	munmap(cpu->cache, sizeof(*cpu->cache));
+	cpu->cache = NULL;
+}
+
+void soft_cache_rekey(struct soft_cpu *cpu)
+{
+	struct soft_cache *c = cpu->cache;
+
+	c->jump_key = cpu->asid | (uint64_t)cpu->mode << 12 | (uint64_t)(cpu->cpl == 3) << 20 |
+		      c->jump_gen << 24;
+}
+
+void soft_cache_forget(struct soft_cpu *cpu)
+{
+	cpu->cache->jump_gen++;
+	soft_cache_rekey(cpu);
+}
+
+void soft_cache_flush(struct soft_cpu *cpu)
+{
+	struct soft_cache *c = cpu->cache;
+
+	memset(c->hash, 0, sizeof(c->hash));
+	memset(c->pages, 0, sizeof(c->pages));
+	for (unsigned i = 0; i < SOFT_CROSS_SIZE; i++)
+		c->cross[i].block.count = 0;
+	c->used = 0;
+	c->current = NULL;
+	vec_flush(cpu);
+	soft_cache_forget(cpu);
+}
+
+static void *arena_take(struct soft_cpu *cpu, size_t bytes)
+{
+	struct soft_cache *c = cpu->cache;
+
+	if (c->used + bytes > SOFT_CACHE_BYTES)
+		return NULL;
+	void *p = c->arena + c->used;
+	c->used += ALIGN_UP(bytes, 8);
+	return p;
+}
+
+static struct soft_code_page *page_find(struct soft_cache *c, uint64_t phys)
+{
+	struct soft_code_page *p = c->pages[page_hash(phys)];
+
+	while (p && p->phys != phys)
+		p = p->next;
+	return p;
+}
+
+/* Drops the blocks of one page from this vCPU's cache. */
+static void page_drop(struct soft_cpu *cpu, uint64_t phys)
+{
+	struct soft_cache *c = cpu->cache;
+	struct soft_code_page *page = page_find(c, phys);
+
+	if (!page || !page->blocks)
+		return;
+	for (struct soft_block *b = page->blocks; b; b = b->page_next) {
+		struct soft_block **at = &c->hash[block_hash(b->phys, b->mode)];
+		while (*at && *at != b)
+			at = &(*at)->hash_next;
+		if (*at)
+			*at = b->hash_next;
+		b->link[0] = b->link[1] = NULL;
+		b->flags |= INSN_STATE;
+		if (b == c->current)
+			for (unsigned i = 0; i < b->count; i++)
+				b->insn[i].fn = op_stop;
+	}
+	page->blocks = NULL;
+	cpu->stats.invalidations++;
+	soft_cache_forget(cpu);
+}
+
+void soft_barrier(struct soft_engine *engine)
+{
+	if (engine->cpus > 1 && engine->membarrier)
+		syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+	else
+		__atomic_thread_fence(__ATOMIC_SEQ_CST);
+}
+
+static uint64_t chunk_bits(uint64_t off, unsigned len)
+{
+	unsigned first = (unsigned)(off & 0xfff) >> 6;
+	unsigned last = (unsigned)MIN((off & 0xfff) + len - 1, 0xfff) >> 6;
+
+	return (last - first == 63 ? UINT64_MAX : (BIT64(last - first + 1) - 1)) << first;
+}
+
+void soft_code_changed(struct soft_engine *engine, struct soft_cpu *self, uint8_t *flags,
+		       uint64_t phys, unsigned len)
+{
+	_Atomic uint64_t *chunks = &engine->ram.chunks[flags - engine->ram.flags];
+
+	if (!(atomic_load_explicit(chunks, memory_order_relaxed) & chunk_bits(phys, len)))
+		return;
+	phys &= ~UINT64_C(0xfff);
+	lock_take(&engine->code_lock);
+	for (unsigned i = 0; i < engine->cpus; i++) {
+		struct soft_cpu *cpu = engine->cpu[i];
+		if (!cpu || cpu == self)
+			continue;
+		struct soft_cache *c = cpu->cache;
+		if (c->pending_count < SOFT_PENDING_MAX)
+			c->pending[c->pending_count++] = phys;
+		else
+			c->pending_all = 1;
+		cpu_link_raise(&cpu->base.link, CPU_EVENT_ENGINE);
+	}
+	atomic_store_explicit(chunks, 0, memory_order_relaxed);
+	__atomic_and_fetch(flags, (uint8_t)~SOFT_PAGE_CODE, __ATOMIC_ACQ_REL);
+	lock_drop(&engine->code_lock);
+	if (self)
+		page_drop(self, phys);
+}
+
+void soft_cache_take_pending(struct soft_cpu *cpu)
+{
+	struct soft_cache *c = cpu->cache;
+	uint64_t list[SOFT_PENDING_MAX];
+	unsigned count;
+	_Bool all;
+
+	lock_take(&cpu->engine->code_lock);
+	cpu_link_clear(&cpu->base.link, CPU_EVENT_ENGINE);
+	count = c->pending_count;
+	all = c->pending_all;
+	memcpy(list, c->pending, count * sizeof(list[0]));
+	c->pending_count = 0;
+	c->pending_all = 0;
+	lock_drop(&cpu->engine->code_lock);
+	if (all)
+		soft_cache_flush(cpu);
+	for (unsigned i = 0; i < count; i++)
+		page_drop(cpu, list[i]);
+}
+
+/* Says that [phys, phys+len) is being cached. True when memory may have changed meanwhile unseen
+ * (something was newly set): the caller compares. */
+static void code_mark(struct soft_cpu *cpu, uint8_t *flags, uint64_t phys, unsigned len)
+{
+	struct soft_engine *engine = cpu->engine;
+	_Atomic uint64_t *chunks = &engine->ram.chunks[flags - engine->ram.flags];
+	uint64_t bits = chunk_bits(phys, len);
+
+	lock_take(&engine->code_lock);
+	_Bool fresh = (atomic_load_explicit(chunks, memory_order_relaxed) & bits) != bits;
+	atomic_fetch_or_explicit(chunks, bits, memory_order_relaxed);
+	__atomic_or_fetch(flags, SOFT_PAGE_CODE, __ATOMIC_ACQ_REL);
+	lock_drop(&engine->code_lock);
+	if (fresh)
+		soft_barrier(engine);
+}
+
+/* Decodes a block at an offset in a page; 0 instructions when the first one crosses the page. */
+static unsigned block_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail,
+			     struct insn *insn, unsigned *used)
+{
+	unsigned n = 0, at = 0;
+
+	while (n < SOFT_BLOCK_MAX && at < avail) {
+		if (soft_decode(cpu, bytes + at, avail - at, &insn[n]))
+			break;
+		at += insn[n].len;
+		if (insn[n++].flags & (INSN_BRANCH | INSN_END))
+			break;
+	}
+	*used = at;
+	return n;
+}
+
+static struct soft_block *block_make(struct soft_cpu *cpu, const struct soft_itlb_entry *page,
+				     uint64_t phys)
+{
+	struct soft_cache *c = cpu->cache;
+	unsigned off = (unsigned)phys & 0xfff, used = 0, n;
+	unsigned avail = MIN((unsigned)GMEM_PAGE_SIZE - off, SOFT_BLOCK_MAX * 15u);
+	uint8_t copy[SOFT_BLOCK_MAX * 15];
+	size_t need = sizeof(struct soft_block) + SOFT_BLOCK_MAX * sizeof(struct insn) +
+		      sizeof(struct soft_code_page);
+
+	if (c->used + need > SOFT_CACHE_BYTES)
+		soft_cache_flush(cpu);
+	struct soft_block *b = (void *)(c->arena + c->used);
+	for (;;) {
+		memcpy(copy, page->host + off, avail);
+		n = block_decode(cpu, copy, avail, b->insn, &used);
+		if (!n)
+			return NULL;
+		code_mark(cpu, page->flags, phys, used);
+		if (!memcmp(copy, page->host + off, used))
+			break;
+	}
+	b = arena_take(cpu, sizeof(*b) + n * sizeof(struct insn));
+	b->phys = phys;
+	b->mode = cpu->mode;
+	b->off = (uint16_t)off;
+	b->bytes = (uint16_t)used;
+	b->count = (uint16_t)n;
+	b->flags = b->insn[n - 1].flags & (INSN_BRANCH | INSN_END | INSN_STATE);
+	b->link[0] = b->link[1] = NULL;
+	struct soft_block **head = &c->hash[block_hash(phys, b->mode)];
+	b->hash_next = *head;
+	*head = b;
+	struct soft_code_page *p = page_find(c, page->phys);
+	if (!p) {
+		p = arena_take(cpu, sizeof(*p));
+		p->phys = page->phys;
+		p->blocks = NULL;
+		p->next = c->pages[page_hash(page->phys)];
+		c->pages[page_hash(page->phys)] = p;
+	}
+	b->page_next = p->blocks;
+	p->blocks = b;
+	cpu->stats.blocks++;
+	return b;
+}
+
+/* Reads code byte by byte as fetches do: from both pages, from devices. Returns how many there are
+ * before a fault would come (at least one is asked for and raises). */
+static unsigned fetch_bytes(struct soft_cpu *cpu, uint64_t lin, uint8_t *buf, unsigned len)
+{
+	for (unsigned at = 0; at < len;) {
+		uint64_t addr = soft_is64(cpu) ? lin + at : (uint32_t)(lin + at);
+		const struct soft_itlb_entry *e = soft_mmu_fetch(cpu, addr);
+		unsigned n = MIN(len - at, (unsigned)(GMEM_PAGE_SIZE - (addr & 0xfff)));
+		if (e->host)
+			memcpy(buf + at, e->host + (addr & 0xfff), n);
+		else
+			for (unsigned i = 0; i < n; i++)
+				buf[at + i] = (uint8_t)exit_mmio_read(
+				    &cpu->base, e->phys + (addr & 0xfff) + i, 1);
+		at += n;
+	}
+	return len;
+}
+
+/* The instruction at lin, which needs bytes of the next page, or is not in RAM. */
+static struct soft_block *cross_lookup(struct soft_cpu *cpu, uint64_t lin)
+{
+	struct soft_cache *c = cpu->cache;
+	struct soft_cross *x = &c->cross[(lin ^ lin >> 12) % SOFT_CROSS_SIZE];
+	uint8_t bytes[16] = {0};
+	unsigned first = MIN(15u, (unsigned)(GMEM_PAGE_SIZE - (lin & 0xfff))), have;
+	struct insn insn;
+
+	if (x->block.count && x->lin == lin && x->mode == cpu->mode) {
+		fetch_bytes(cpu, lin, bytes, x->block.bytes);
+		if (!memcmp(bytes, x->bytes, x->block.bytes))
+			return &x->block;
+	}
+	/* Byte by byte from the page's end on, as only bytes that are needed may fault. */
+	have = fetch_bytes(cpu, lin, bytes, first);
+	while (soft_decode(cpu, bytes, have, &insn)) {
+		fetch_bytes(cpu, lin + have, bytes + have, 1);
+		have++;
+	}
+	memcpy(x->bytes, bytes, sizeof(x->bytes));
+	x->lin = lin;
+	x->mode = cpu->mode;
+	x->block.bytes = insn.len;
+	x->block.count = 1;
+	x->block.flags = (insn.flags & (INSN_BRANCH | INSN_END)) | INSN_STATE;
+	x->block.insn[0] = insn;
+	return &x->block;
+}
+
+struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)
+{
+	struct soft_cache *c = cpu->cache;
+	uint64_t lin = soft_is64(cpu) ? cpu->s.rip
+				      : (uint32_t)(cpu->s.seg[X86_CS].base + cpu->s.rip);
+	struct soft_jump *j = &c->jump[(lin ^ lin >> 12) % SOFT_JUMP_SIZE];
+
+	if (LIKELY(j->lin == lin && j->key == c->jump_key))
+		return j->block;
+	cpu->stats.lookups++;
+	c->current = NULL;
+	const struct soft_itlb_entry *page = soft_mmu_fetch(cpu, lin);
+	uint64_t phys = page->phys | (lin & 0xfff);
+	struct soft_block *b = NULL;
+	if (page->host) {
+		b = c->hash[block_hash(phys, cpu->mode)];
+		while (b && (b->phys != phys || b->mode != cpu->mode))
+			b = b->hash_next;
+		if (!b)
+			b = block_make(cpu, page, phys);
+	}
+	if (!b)
+		return cross_lookup(cpu, lin);
+	j->lin = lin;
+	j->key = c->jump_key;
+	j->block = b;
+	return b;
+}

@@ -1,0 +1,196 @@
+/* core.h: what the files of the interpreter's core share: MMU, decode cache, engine. */
+#ifndef ENGINE_SOFT_CORE_H
+#define ENGINE_SOFT_CORE_H
+
+#include <Zydis/Zydis.h>
+#include "engine/soft/cpu.h"
+
+/* The MMU (mmu.c) */
+
+#define SOFT_ITLB_SIZE 256
+struct soft_itlb_entry {
+	uint64_t tag;	/* as in the TLB */
+	uint64_t phys;	/* guest-physical page address */
+	uint8_t *host;	/* NULL: not RAM or ROM */
+	uint8_t *flags; /* soft_page flags of the page */
+};
+struct soft_mmu {
+	struct soft_tlb tlb[SOFT_TLBS];
+	struct soft_itlb_entry itlb[2][SOFT_ITLB_SIZE]; /* kernel, user */
+	uint16_t asid_of[4096];				/* by PCID; 0: none yet */
+	unsigned next_asid;
+	uint64_t control; /* the control bits that the TLBs were filled under */
+	/* Which 2 MiB and 1 GiB regions may have been entered from a large page: INVLPG in such a
+	 * region has to drop all of its pieces. Hashed, so it may say yes too often. */
+	uint64_t large_2m[16], large_1g;
+	uint64_t apic_page; /* page of the xAPIC registers, or UINT64_MAX */
+	uint8_t *alias;	    /* two pages of address space for locked accesses across pages */
+	uint64_t alias_page[2];
+};
+
+enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_EXEC };
+
+int soft_mmu_init(struct soft_cpu *cpu);
+void soft_mmu_fini(struct soft_cpu *cpu);
+/* The TLB entry for lin under `kind`, filled; NULL when it is not RAM (writes: not writable RAM),
+ * with the physical address in *phys. Raises faults. */
+struct soft_tlb_entry *soft_mmu_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned seg,
+				    uint64_t lin, enum soft_access access, uint64_t *phys);
+struct soft_itlb_entry *soft_mmu_fetch(struct soft_cpu *cpu, uint64_t lin);
+/* After a change of control bits that translations depend on: drops them. */
+void soft_mmu_control(struct soft_cpu *cpu);
+/* The local APIC's page may have moved. */
+void soft_mmu_apic(struct soft_cpu *cpu);
+/* The TLB for explicit accesses at the present privilege, when none is disabled. */
+enum soft_tlb_kind soft_mmu_kind(const struct soft_cpu *cpu);
+
+/* Guest-physical memory as the engine sees it (ram.c) */
+
+struct soft_slot {
+	uint64_t base, size;
+	uint8_t *host;
+	uint64_t fd_offset;
+	uint64_t first_page; /* index into flags and chunks */
+	_Bool readonly;
+};
+struct soft_ram {
+	struct soft_slot slot[GMEM_MAX_SLOTS];
+	unsigned slots;
+	uint64_t pages;
+	int fd;
+	uint8_t *flags;			/* enum soft_page, by page index */
+	_Atomic uint64_t *chunks;	/* decoded bytes, one bit per 64 bytes, by page index */
+};
+const struct soft_slot *soft_ram_slot(const struct soft_ram *ram, uint64_t phys);
+const struct soft_slot *soft_ram_slot_of_flags(const struct soft_ram *ram, const uint8_t *flags,
+					       uint64_t *phys);
+static inline uint8_t *soft_ram_flags(const struct soft_ram *ram, const struct soft_slot *slot,
+				      uint64_t phys)
+{
+	return ram->flags + slot->first_page + ((phys - slot->base) >> 12);
+}
+
+/* The decode cache (cache.c) */
+
+#define SOFT_BLOCK_MAX	  48u /* instructions */
+#define SOFT_CACHE_BYTES  (6u << 20)
+#define SOFT_BLOCK_HASH	  16384u
+#define SOFT_PAGE_HASH	  1024u
+#define SOFT_JUMP_SIZE	  4096u
+#define SOFT_CROSS_SIZE	  64u
+#define SOFT_PENDING_MAX  32u
+
+struct soft_block {
+	uint64_t phys;
+	uint32_t mode;
+	uint16_t off;	/* in the page */
+	uint16_t bytes; /* of code */
+	uint16_t count; /* of instructions */
+	uint16_t flags; /* insn_flags of the last one; 0 after invalidation of links */
+	struct soft_block *hash_next, *page_next;
+	struct soft_block *link[2]; /* successors within the page */
+	struct insn insn[];
+};
+struct soft_code_page {
+	uint64_t phys;
+	struct soft_code_page *next;
+	struct soft_block *blocks;
+};
+struct soft_jump {
+	uint64_t lin, key;
+	struct soft_block *block;
+};
+/* An instruction that lies in two pages: valid when the bytes are still these. */
+struct soft_cross {
+	uint64_t lin;
+	uint32_t mode;
+	uint8_t bytes[16];
+	struct soft_block block;
+	struct insn insn[1]; /* the block's flexible array */
+};
+struct soft_cache {
+	uint8_t *arena;
+	size_t used;
+	uint64_t jump_key, jump_gen;
+	struct soft_block *hash[SOFT_BLOCK_HASH];
+	struct soft_code_page *pages[SOFT_PAGE_HASH];
+	struct soft_jump jump[SOFT_JUMP_SIZE];
+	struct soft_cross cross[SOFT_CROSS_SIZE];
+	struct soft_block *current; /* being executed, or NULL */
+	ZydisDecoder decoder[5];
+	/* Pages that others changed; guarded by engine->code_lock. */
+	uint64_t pending[SOFT_PENDING_MAX];
+	unsigned pending_count;
+	_Bool pending_all;
+};
+int soft_cache_init(struct soft_cpu *cpu);
+void soft_cache_fini(struct soft_cpu *cpu);
+/* The block at cpu->s.rip; raises fetch faults. */
+struct soft_block *soft_cache_lookup(struct soft_cpu *cpu);
+/* Blocks found by linear address are looked up anew: mode, asid or translations changed. */
+void soft_cache_rekey(struct soft_cpu *cpu);
+void soft_cache_forget(struct soft_cpu *cpu); /* new generation of linear addresses */
+void soft_cache_flush(struct soft_cpu *cpu);
+/* Code in a page was changed, by whomever: drops it in every vCPU's cache. `self` may be NULL. */
+struct soft_engine;
+void soft_code_changed(struct soft_engine *engine, struct soft_cpu *self, uint8_t *flags,
+		       uint64_t phys, unsigned len);
+/* Takes what others have put on this vCPU's list (CPU_EVENT_ENGINE). */
+void soft_cache_take_pending(struct soft_cpu *cpu);
+
+/* Decoding (decode.c, decode_*.c): fills `out` from at most `avail` bytes. Returns 0; 1 when the
+ * instruction needs more bytes than there are. What cannot be executed decodes to a handler that
+ * raises. */
+int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, struct insn *out);
+/* What each part of the integer decoder gets. True: done. */
+struct soft_decode {
+	struct soft_cpu *cpu;
+	const ZydisDecodedInstruction *zi;
+	const ZydisDecodedOperand *op; /* visible operands first */
+	struct insn *out;
+	unsigned size; /* log2 of the first operand's bytes: 0 to 3 */
+	/* first operand, second operand: */
+	_Bool reg0, mem0, reg1, mem1, imm1;
+};
+_Bool decode_alu(struct soft_decode *d);
+_Bool decode_shift(struct soft_decode *d);
+_Bool decode_muldiv(struct soft_decode *d);
+_Bool decode_move(struct soft_decode *d);
+_Bool decode_stack(struct soft_decode *d);
+_Bool decode_branch(struct soft_decode *d);
+_Bool decode_string(struct soft_decode *d);
+_Bool decode_bit(struct soft_decode *d);
+_Bool decode_atomic(struct soft_decode *d);
+_Bool decode_misc(struct soft_decode *d);
+/* A Zydis register's offset from s.gpr, or -1 when it is no general register. */
+int soft_gpr_offset(ZydisRegister reg);
+insn_fn op_ud, op_gp, op_stop;
+
+/* Running (run.c) */
+int soft_run(struct vcpu *vcpu);
+_Bool soft_runnable(struct vcpu *vcpu);
+enum soft_jmp { JMP_NONE, JMP_RAISE, JMP_RESTART, JMP_SHUTDOWN, JMP_FAIL };
+
+/* The engine (soft.c) */
+struct soft_engine {
+	struct engine base;
+	struct soft_ram ram;
+	struct lock code_lock; /* RANK_MEM: page flags' CODE bit against pending lists */
+	struct soft_cpu *cpu[ENGINE_MAX_CPUS];
+	unsigned cpus;
+	_Bool logging;
+	_Bool membarrier;	     /* registered for expedited barriers */
+	_Atomic int64_t tsc_offset;  /* guest TSC = host TSC + this + the CPU's own */
+	_Atomic int64_t stopped_ns;  /* host monotonic time minus VM time */
+};
+uint32_t soft_tsc_khz(void);
+uint64_t soft_tsc_base(struct soft_engine *engine); /* TSC without a CPU's own offset */
+void soft_tsc_resync(struct soft_engine *engine);
+void soft_barrier(struct soft_engine *engine);
+
+static inline _Bool soft_canonical(uint64_t lin)
+{
+	return (uint64_t)((int64_t)(lin << 16) >> 16) == lin;
+}
+
+#endif

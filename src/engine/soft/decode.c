@@ -1,0 +1,207 @@
+/* decode.c: from bytes to struct insn, by Zydis; what the parts have in common. */
+#include "engine/soft/core.h"
+#include "engine/soft/system.h"
+#include "engine/soft/vector.h"
+
+void op_ud(struct soft_cpu *cpu, const struct insn *i)
+{
+	soft_raise(cpu, X86_VEC_UD);
+}
+
+void op_gp(struct soft_cpu *cpu, const struct insn *i)
+{
+	soft_raise_err(cpu, X86_VEC_GP, 0);
+}
+
+/* What is left of a block whose page was changed. */
+void op_stop(struct soft_cpu *cpu, const struct insn *i)
+{
+	soft_restart(cpu);
+}
+
+int soft_gpr_offset(ZydisRegister reg)
+{
+	if (reg >= ZYDIS_REGISTER_RAX && reg <= ZYDIS_REGISTER_R15)
+		return (int)(reg - ZYDIS_REGISTER_RAX) * 8;
+	if (reg >= ZYDIS_REGISTER_EAX && reg <= ZYDIS_REGISTER_R15D)
+		return (int)(reg - ZYDIS_REGISTER_EAX) * 8;
+	if (reg >= ZYDIS_REGISTER_AX && reg <= ZYDIS_REGISTER_R15W)
+		return (int)(reg - ZYDIS_REGISTER_AX) * 8;
+	if (reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH)
+		return (int)(reg - ZYDIS_REGISTER_AH) * 8 + 1;
+	if (reg >= ZYDIS_REGISTER_AL && reg <= ZYDIS_REGISTER_BL)
+		return (int)(reg - ZYDIS_REGISTER_AL) * 8;
+	if (reg >= ZYDIS_REGISTER_SPL && reg <= ZYDIS_REGISTER_R15B)
+		return (int)(reg - ZYDIS_REGISTER_SPL + 4) * 8;
+	return -1;
+}
+_Static_assert(ZYDIS_REGISTER_AH == ZYDIS_REGISTER_AL + 4 &&
+		   ZYDIS_REGISTER_SPL == ZYDIS_REGISTER_AL + 8,
+	       "the order of Zydis's byte registers");
+
+static unsigned seg_of(ZydisRegister reg)
+{
+	switch (reg) {
+	case ZYDIS_REGISTER_ES: return X86_ES;
+	case ZYDIS_REGISTER_CS: return X86_CS;
+	case ZYDIS_REGISTER_SS: return X86_SS;
+	case ZYDIS_REGISTER_FS: return X86_FS;
+	case ZYDIS_REGISTER_GS: return X86_GS;
+	default: return X86_DS;
+	}
+}
+
+/* An address register: its place in struct soft_cpu. */
+static uint8_t ea_unit(ZydisRegister reg)
+{
+	int off = soft_gpr_offset(reg);
+
+	if (off >= 0)
+		return (uint8_t)(SOFT_EA_GPR(off / 8));
+	if (reg == ZYDIS_REGISTER_RIP || reg == ZYDIS_REGISTER_EIP)
+		return SOFT_EA_RIP;
+	return SOFT_EA_ZERO;
+}
+
+static void mem_operand(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
+			const ZydisDecodedOperand *op, struct insn *out)
+{
+	const ZydisDecodedOperandMem *m = &op->mem;
+	_Bool is64 = !!(cpu->mode & SOFT_MODE_64);
+
+	out->flags |= INSN_MEM;
+	out->seg = (uint8_t)seg_of(m->segment);
+	out->base = ea_unit(m->base);
+	/* A vector index (VSIB) is not ours to read. */
+	out->index = ea_unit(m->index);
+	out->scale = (uint8_t)(m->scale <= 1 ? 0 : m->scale == 2 ? 1 : m->scale == 4 ? 2 : 3);
+	out->disp = m->disp.has_displacement ? m->disp.value : 0;
+	if (out->base == SOFT_EA_RIP)
+		out->disp += zi->length;
+	out->segbase = SOFT_EA_ZERO;
+	if (is64) {
+		if (out->seg >= X86_FS)
+			out->segbase = (uint8_t)SOFT_EA_SEG(out->seg) +
+				       offsetof(struct x86_seg, base) / 8;
+		if (out->asize != 8)
+			out->flags |= INSN_SLOW_EA;
+		return;
+	}
+	/* Addresses that leave 32 bits miss the TLB and are cut on the slow way. A small negative
+	 * displacement stays negative, others are taken as large. */
+	if (!(cpu->mode & SOFT_MODE_FLAT) || out->seg >= X86_FS || out->asize != 4)
+		out->flags |= INSN_SLOW_EA;
+	else if (out->disp < -0x100000 ||
+		 (out->base == SOFT_EA_ZERO && out->index == SOFT_EA_ZERO))
+		out->disp = (uint32_t)out->disp;
+	/* Only reads go through a flat CS. */
+	if (out->seg == X86_CS && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+		out->flags |= INSN_SLOW_EA;
+}
+
+static unsigned log2_bytes(unsigned bits)
+{
+	return bits >= 64 ? 3 : bits >= 32 ? 2 : bits >= 16 ? 1 : 0;
+}
+
+/* The operands that every part finds filled in. */
+static void insn_common(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
+			const ZydisDecodedOperand *ops, struct insn *out)
+{
+	unsigned regs = 0;
+
+	memset(out, 0, sizeof(*out));
+	out->fn = op_ud;
+	out->len = zi->length;
+	out->osize = zi->operand_width >= 64 ? 8 : zi->operand_width == 32 ? 4 : 2;
+	out->asize = zi->address_width == 64 ? 8 : zi->address_width == 32 ? 4 : 2;
+	out->base = out->index = out->segbase = SOFT_EA_ZERO;
+	out->seg = X86_DS;
+	if (zi->attributes & ZYDIS_ATTRIB_HAS_LOCK)
+		out->flags |= INSN_LOCK;
+	if (zi->attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE))
+		out->flags |= INSN_REP;
+	if (zi->attributes & ZYDIS_ATTRIB_HAS_REPNE)
+		out->flags |= INSN_REPNE;
+	for (unsigned k = 0; k < zi->operand_count; k++) {
+		const ZydisDecodedOperand *op = &ops[k];
+		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && !(out->flags & INSN_MEM))
+			mem_operand(cpu, zi, op, out);
+		if (op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
+			continue;
+		if (op->type == ZYDIS_OPERAND_TYPE_REGISTER) {
+			int off = soft_gpr_offset(op->reg.value);
+			if (off < 0)
+				continue;
+			uint8_t *r = regs == 0 ? &out->r1 : regs == 1 ? &out->r2 : &out->r3;
+			if (regs++ < 3)
+				*r = (uint8_t)off;
+		} else if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+			out->imm = op->imm.value.u;
+		}
+	}
+}
+
+static _Bool decode_integer(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
+			    const ZydisDecodedOperand *ops, struct insn *out)
+{
+	struct soft_decode d = {.cpu = cpu, .zi = zi, .op = ops, .out = out};
+	unsigned n = zi->operand_count_visible;
+
+	if (n > 0) {
+		d.size = log2_bytes(ops[0].size);
+		d.reg0 = ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+			 soft_gpr_offset(ops[0].reg.value) >= 0;
+		d.mem0 = ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY;
+	}
+	if (n > 1) {
+		d.reg1 = ops[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+			 soft_gpr_offset(ops[1].reg.value) >= 0;
+		d.mem1 = ops[1].type == ZYDIS_OPERAND_TYPE_MEMORY;
+		d.imm1 = ops[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	}
+	return decode_alu(&d) || decode_move(&d) || decode_branch(&d) || decode_stack(&d) ||
+	       decode_shift(&d) || decode_muldiv(&d) || decode_bit(&d) || decode_string(&d) ||
+	       decode_atomic(&d) || decode_misc(&d);
+}
+
+/* The decoder for the present mode. */
+static const ZydisDecoder *decoder_of(const struct soft_cpu *cpu)
+{
+	if (cpu->mode & SOFT_MODE_64)
+		return &cpu->cache->decoder[2];
+	if (cpu->mode & SOFT_MODE_32)
+		return &cpu->cache->decoder[soft_is_long(cpu) ? 4 : 1];
+	return &cpu->cache->decoder[cpu->mode & SOFT_MODE_REAL ? 3 : 0];
+}
+
+/* Instructions that Zydis decodes with LOCK where the CPU does not allow it, and those that it
+ * knows from CPUs that the host is not, are left to the parts. */
+int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, struct insn *out)
+{
+	ZydisDecodedInstruction zi;
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZyanStatus status =
+	    ZydisDecoderDecodeFull(decoder_of(cpu), bytes, MIN(avail, 15u), &zi, ops);
+
+	if (ZYAN_SUCCESS(status)) {
+		insn_common(cpu, &zi, ops, out);
+		if (decode_integer(cpu, &zi, ops, out) || sys_decode(cpu, &zi, ops, out) ||
+		    vec_decode(cpu, &zi, ops, bytes, out))
+			return 0;
+		out->fn = op_ud;
+		out->flags = INSN_BRANCH | INSN_STATE;
+		return 0;
+	}
+	if (status == ZYDIS_STATUS_NO_MORE_DATA && avail < 15)
+		return 1;
+	memset(out, 0, sizeof(*out));
+	out->len = 1;
+	out->flags = INSN_BRANCH | INSN_STATE;
+	/* More than 15 bytes are #GP (SDM3 6.15, vector 13). */
+	out->fn = status == ZYDIS_STATUS_NO_MORE_DATA ||
+			  status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG
+		      ? op_gp
+		      : op_ud;
+	return 0;
+}

@@ -1,0 +1,312 @@
+/* string.c: string instructions, repeated or not, with ports or not.
+ *
+ * A repeated instruction commits its registers after every element, so a fault in the middle leaves
+ * them exact. It runs at most CHUNK elements before it looks for events: then it ends with rip where
+ * it was. MOVS and STOS that go upward through ordinary pages are done a page at a time.
+ */
+#include "engine/soft/cond.h"
+#include "engine/soft/op.h"
+#include "engine/soft/system.h"
+
+#define CHUNK 4096u
+
+/* Index registers and count in the address size. */
+static ALWAYS_INLINE uint64_t index_get(struct soft_cpu *cpu, const struct insn *i, unsigned r)
+{
+	return i->asize == 8   ? cpu->s.gpr[r]
+	       : i->asize == 4 ? (uint32_t)cpu->s.gpr[r]
+			       : (uint16_t)cpu->s.gpr[r];
+}
+static ALWAYS_INLINE void index_add(struct soft_cpu *cpu, const struct insn *i, unsigned r,
+				    uint64_t n)
+{
+	if (i->asize == 8)
+		cpu->s.gpr[r] += n;
+	else
+		insn_gpr_set(cpu, r * 8, i->asize, cpu->s.gpr[r] + n);
+}
+static ALWAYS_INLINE uint64_t step_of(const struct soft_cpu *cpu, unsigned size)
+{
+	return cpu->s.rflags & X86_DF ? -(uint64_t)size : size;
+}
+
+static uint64_t read_n(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned size)
+{
+	return size == 8   ? soft_read64(cpu, seg, lin)
+	       : size == 4 ? soft_read32(cpu, seg, lin)
+	       : size == 2 ? soft_read16(cpu, seg, lin)
+			   : soft_read8(cpu, seg, lin);
+}
+static void write_n(struct soft_cpu *cpu, uint64_t lin, unsigned size, uint64_t v)
+{
+	if (size == 8)
+		soft_write64(cpu, X86_ES, lin, v);
+	else if (size == 4)
+		soft_write32(cpu, X86_ES, lin, (uint32_t)v);
+	else if (size == 2)
+		soft_write16(cpu, X86_ES, lin, (uint16_t)v);
+	else
+		soft_write8(cpu, X86_ES, lin, (uint8_t)v);
+}
+static uint64_t src_lin(struct soft_cpu *cpu, const struct insn *i, unsigned size)
+{
+	return soft_seg_lin(cpu, i->seg, index_get(cpu, i, X86_RSI), size, 0);
+}
+static uint64_t dst_lin(struct soft_cpu *cpu, const struct insn *i, unsigned size, _Bool write)
+{
+	return soft_seg_lin(cpu, X86_ES, index_get(cpu, i, X86_RDI), size, write);
+}
+
+/* One element each; i->aux is its size. */
+static void movs_one(struct soft_cpu *cpu, const struct insn *i)
+{
+	unsigned size = i->aux;
+	uint64_t v = read_n(cpu, i->seg, src_lin(cpu, i, size), size);
+
+	write_n(cpu, dst_lin(cpu, i, size, 1), size, v);
+	index_add(cpu, i, X86_RSI, step_of(cpu, size));
+	index_add(cpu, i, X86_RDI, step_of(cpu, size));
+}
+static void stos_one(struct soft_cpu *cpu, const struct insn *i)
+{
+	write_n(cpu, dst_lin(cpu, i, i->aux, 1), i->aux, cpu->s.gpr[X86_RAX]);
+	index_add(cpu, i, X86_RDI, step_of(cpu, i->aux));
+}
+static void lods_one(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint64_t v = read_n(cpu, i->seg, src_lin(cpu, i, i->aux), i->aux);
+
+	insn_gpr_set(cpu, 0, i->aux, v);
+	index_add(cpu, i, X86_RSI, step_of(cpu, i->aux));
+}
+static uint32_t compare(uint64_t a, uint64_t b, unsigned size)
+{
+	uint32_t af;
+	unsigned shift = 64 - size * 8;
+
+	/* The adjust flag comes from the low bits, so compare at the true width. */
+	if (size == 1)
+		__asm__("cmpb %b2, %b1" FLAGS_SAVE : "=&a"(af) : "q"(a), "q"(b) : "cc");
+	else if (size == 2)
+		__asm__("cmpw %w2, %w1" FLAGS_SAVE : "=&a"(af) : "r"(a), "r"(b) : "cc");
+	else if (size == 4)
+		__asm__("cmpl %k2, %k1" FLAGS_SAVE : "=&a"(af) : "r"(a), "r"(b) : "cc");
+	else
+		__asm__("cmpq %2, %1" FLAGS_SAVE : "=&a"(af) : "r"(a << shift), "r"(b) : "cc");
+	return af;
+}
+static void cmps_one(struct soft_cpu *cpu, const struct insn *i)
+{
+	unsigned size = i->aux;
+	uint64_t a = read_n(cpu, i->seg, src_lin(cpu, i, size), size);
+	uint64_t b = read_n(cpu, X86_ES, dst_lin(cpu, i, size, 0), size);
+
+	cpu->af = compare(a, b, size);
+	index_add(cpu, i, X86_RSI, step_of(cpu, size));
+	index_add(cpu, i, X86_RDI, step_of(cpu, size));
+}
+static void scas_one(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint64_t b = read_n(cpu, X86_ES, dst_lin(cpu, i, i->aux, 0), i->aux);
+
+	cpu->af = compare(cpu->s.gpr[X86_RAX], b, i->aux);
+	index_add(cpu, i, X86_RDI, step_of(cpu, i->aux));
+}
+static void ins_one(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint64_t lin = dst_lin(cpu, i, i->aux, 1);
+	uint16_t port = (uint16_t)cpu->s.gpr[X86_RDX];
+
+	sys_io_check(cpu, port, i->aux);
+	/* The port is only read when the store cannot fault. */
+	soft_probe(cpu, X86_ES, lin, i->aux, 1);
+	cpu->stats.ports++;
+	write_n(cpu, lin, i->aux, exit_port_read(&cpu->base, port, i->aux));
+	index_add(cpu, i, X86_RDI, step_of(cpu, i->aux));
+}
+static void outs_one(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint16_t port = (uint16_t)cpu->s.gpr[X86_RDX];
+
+	sys_io_check(cpu, port, i->aux);
+	uint64_t v = read_n(cpu, i->seg, src_lin(cpu, i, i->aux), i->aux);
+	cpu->stats.ports++;
+	exit_port_write(&cpu->base, port, i->aux, v);
+	index_add(cpu, i, X86_RSI, step_of(cpu, i->aux));
+}
+
+/* How many elements fit from a linear address to its page's end. */
+static uint64_t page_room(uint64_t lin, unsigned size)
+{
+	return (GMEM_PAGE_SIZE - (lin & 0xfff)) / size;
+}
+
+/* Host pointers for a run of elements upward; 0 when it must go one by one. */
+static ALWAYS_INLINE uint64_t run_begin(struct soft_cpu *cpu, const struct insn *i, uint64_t count,
+					uint64_t *dst)
+{
+	if (i->asize == 2 || !(cpu->mode & SOFT_MODE_FLAT) || (cpu->s.rflags & X86_DF) ||
+	    cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE] || count < 2)
+		return 0;
+	*dst = index_get(cpu, i, X86_RDI);
+	uint64_t n = MIN(count, page_room(*dst, i->aux));
+	if (!n || soft_tlb_at(cpu, *dst)->write != soft_tlb_tag(cpu, *dst, i->aux))
+		return 0;
+	return n;
+}
+
+static void run_end(struct soft_cpu *cpu, const struct insn *i, uint64_t dst, uint64_t n)
+{
+	const struct soft_tlb_entry *e = soft_tlb_at(cpu, dst);
+
+	__asm__ volatile("" ::: "memory");
+	if (UNLIKELY(*(volatile uint8_t *)e->flags))
+		soft_stored(cpu, e->flags, dst, (unsigned)(n * i->aux));
+	index_add(cpu, i, X86_RDI, n * i->aux);
+	index_add(cpu, i, X86_RCX, -n);
+}
+
+static uint64_t movs_run(struct soft_cpu *cpu, const struct insn *i, uint64_t count)
+{
+	uint64_t dst, n = run_begin(cpu, i, count, &dst), src = index_get(cpu, i, X86_RSI);
+
+	if (!n || i->seg >= X86_FS)
+		return 0;
+	const struct soft_tlb_entry *s = soft_tlb_at(cpu, src), *d = soft_tlb_at(cpu, dst);
+	n = MIN(n, page_room(src, i->aux));
+	if (!n || s->read != soft_tlb_tag(cpu, src, i->aux))
+		return 0;
+	uint8_t *to = (uint8_t *)(uintptr_t)(dst + d->addend);
+	const uint8_t *from = (const uint8_t *)(uintptr_t)(src + s->addend);
+	/* A destination just above its source repeats a pattern: element by element, then. */
+	if (to > from && to < from + n * i->aux)
+		return 0;
+	memmove(to, from, n * i->aux);
+	run_end(cpu, i, dst, n);
+	index_add(cpu, i, X86_RSI, n * i->aux);
+	return n;
+}
+
+static uint64_t stos_run(struct soft_cpu *cpu, const struct insn *i, uint64_t count)
+{
+	uint64_t dst, n = run_begin(cpu, i, count, &dst), v = cpu->s.gpr[X86_RAX];
+
+	if (!n)
+		return 0;
+	uint8_t *to = (uint8_t *)(uintptr_t)(dst + soft_tlb_at(cpu, dst)->addend);
+	switch (i->aux) {
+	case 1: memset(to, (int)(v & 0xff), n); break;
+	case 2:
+		for (uint64_t k = 0; k < n; k++)
+			((uint16_t *)to)[k] = (uint16_t)v;
+		break;
+	case 4:
+		for (uint64_t k = 0; k < n; k++)
+			((uint32_t *)to)[k] = (uint32_t)v;
+		break;
+	default:
+		for (uint64_t k = 0; k < n; k++)
+			((uint64_t *)to)[k] = v;
+	}
+	run_end(cpu, i, dst, n);
+	return n;
+}
+
+/*
+ * The repetition. `run` does many elements at once or none; `stop` is 0, or for CMPS and SCAS the
+ * value of ZF that goes on, plus 1. While single-stepping, each element is an instruction.
+ */
+static ALWAYS_INLINE void repeat(struct soft_cpu *cpu, const struct insn *i, insn_fn *one,
+				 uint64_t (*run)(struct soft_cpu *, const struct insn *, uint64_t),
+				 unsigned stop)
+{
+	uint64_t budget = cpu->slow ? 1 : CHUNK;
+
+	for (uint64_t count; (count = index_get(cpu, i, X86_RCX)) != 0;) {
+		uint64_t n = run && !cpu->slow ? run(cpu, i, count) : 0;
+		if (!n) {
+			one(cpu, i);
+			index_add(cpu, i, X86_RCX, -UINT64_C(1));
+			n = 1;
+		}
+		if (stop && COND_Z(cpu->af) != stop - 1)
+			break;
+		if (n >= budget && index_get(cpu, i, X86_RCX))
+			return; /* to be continued */
+		budget -= MIN(n, budget);
+	}
+	cpu->s.rip = soft_next_rip(cpu, i);
+}
+
+#define STRING(name, run)                                                                          \
+	static void name##_rep(struct soft_cpu *cpu, const struct insn *i)                         \
+	{                                                                                          \
+		repeat(cpu, i, name##_one, run, 0);                                                \
+	}
+#define STRING_COMPARE(name)                                                                       \
+	static void name##_repe(struct soft_cpu *cpu, const struct insn *i)                        \
+	{                                                                                          \
+		repeat(cpu, i, name##_one, NULL, 2);                                               \
+	}                                                                                          \
+	static void name##_repne(struct soft_cpu *cpu, const struct insn *i)                       \
+	{                                                                                          \
+		repeat(cpu, i, name##_one, NULL, 1);                                               \
+	}
+STRING(movs, movs_run)
+STRING(stos, stos_run)
+STRING(lods, NULL)
+STRING(ins, NULL)
+STRING(outs, NULL)
+STRING_COMPARE(cmps)
+STRING_COMPARE(scas)
+
+#define M(x)				ZYDIS_MNEMONIC_##x
+static const struct {
+	ZydisMnemonic mnemonic[4];
+	insn_fn *one, *rep, *repne;
+} string_table[] = {
+    {{M(MOVSB), M(MOVSW), M(MOVSD), M(MOVSQ)}, movs_one, movs_rep, movs_rep},
+    {{M(STOSB), M(STOSW), M(STOSD), M(STOSQ)}, stos_one, stos_rep, stos_rep},
+    {{M(LODSB), M(LODSW), M(LODSD), M(LODSQ)}, lods_one, lods_rep, lods_rep},
+    {{M(CMPSB), M(CMPSW), M(CMPSD), M(CMPSQ)}, cmps_one, cmps_repe, cmps_repne},
+    {{M(SCASB), M(SCASW), M(SCASD), M(SCASQ)}, scas_one, scas_repe, scas_repne},
+    {{M(INSB), M(INSW), M(INSD), M(INVALID)}, ins_one, ins_rep, ins_rep},
+    {{M(OUTSB), M(OUTSW), M(OUTSD), M(INVALID)}, outs_one, outs_rep, outs_rep},
+};
+#undef M
+
+_Bool decode_string(struct soft_decode *d)
+{
+	struct insn *out = d->out;
+
+	if (d->zi->meta.category != ZYDIS_CATEGORY_STRINGOP &&
+	    d->zi->meta.category != ZYDIS_CATEGORY_IOSTRINGOP)
+		return 0; /* MOVSD and CMPSD are SSE instructions as well */
+	for (unsigned k = 0; k < ARRAY_SIZE(string_table); k++)
+		for (unsigned n = 0; n < 4; n++) {
+			if (string_table[k].mnemonic[n] != d->zi->mnemonic)
+				continue;
+			_Bool rep = !!(out->flags & INSN_REP), repne = !!(out->flags & INSN_REPNE);
+			out->aux = 1u << n;
+			out->fn = rep	  ? string_table[k].rep
+				  : repne ? string_table[k].repne
+					  : string_table[k].one;
+			out->flags |= rep || repne ? INSN_BRANCH : k >= 5 ? INSN_END : 0;
+			/* The source's segment may be overridden, the destination's is ES. */
+			for (unsigned m = 0; m < d->zi->operand_count; m++)
+				if (d->op[m].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+				    d->op[m].mem.base != ZYDIS_REGISTER_RDI &&
+				    d->op[m].mem.base != ZYDIS_REGISTER_EDI &&
+				    d->op[m].mem.base != ZYDIS_REGISTER_DI)
+					switch (d->op[m].mem.segment) {
+					case ZYDIS_REGISTER_ES: out->seg = X86_ES; break;
+					case ZYDIS_REGISTER_CS: out->seg = X86_CS; break;
+					case ZYDIS_REGISTER_SS: out->seg = X86_SS; break;
+					case ZYDIS_REGISTER_FS: out->seg = X86_FS; break;
+					case ZYDIS_REGISTER_GS: out->seg = X86_GS; break;
+					default: out->seg = X86_DS;
+					}
+			return 1;
+		}
+	return 0;
+}
