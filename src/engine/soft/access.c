@@ -45,25 +45,17 @@ static unsigned pieces_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsign
 
 static uint64_t mmio_read(struct soft_cpu *cpu, uint64_t phys, unsigned size)
 {
-	const struct cpu_apic *apic = &cpu->base.apic;
-	uint64_t value;
-
 	cpu->stats.mmio++;
-	if (apic->ops && apic->ops->mmio_read(apic->apic, phys, size, &value))
-		return value;
 	return exit_mmio_read(&cpu->base, phys, size);
 }
 
 static void mmio_write(struct soft_cpu *cpu, uint64_t phys, unsigned size, uint64_t value)
 {
-	const struct cpu_apic *apic = &cpu->base.apic;
-
-	cpu->stats.mmio++;
-	if (apic->ops && apic->ops->mmio_write(apic->apic, phys, size, value))
-		return;
 	/* ROM drops what is written to it. */
-	if (soft_ram_slot(&cpu->engine->ram, phys))
+	if (soft_ram_slot(&cpu->engine->ram, phys) &&
+	    (phys & ~UINT64_C(0xfff)) != cpu->mmu->apic_page)
 		return;
+	cpu->stats.mmio++;
 	exit_mmio_write(&cpu->base, phys, size, value);
 }
 
@@ -294,8 +286,8 @@ void soft_rmw_finish(struct soft_cpu *cpu)
 		return;
 	}
 	struct piece p[2];
-	unsigned n = pieces_get(cpu, soft_mmu_kind(cpu), cpu->rmw_seg, cpu->rmw_lin, cpu->rmw_size,
-				1, p);
+	unsigned n =
+	    pieces_get(cpu, soft_mmu_kind(cpu), cpu->rmw_seg, cpu->rmw_lin, cpu->rmw_size, 1, p);
 	if (cpu->rmw_kind == RMW_BOUNCE) {
 		piece_write(cpu, &p[0], cpu->rmw_buf);
 		if (n == 2)

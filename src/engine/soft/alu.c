@@ -85,17 +85,17 @@
 	ALU_COMPARE_FORM(name, r, how, op, w, insn_gpr##w(cpu, i->r1))                             \
 	ALU_COMPARE_FORM(name, i, how, op, w, i->imm)
 
-#define WB_YES(w, cpu, r, d)  REG_SET_##w(cpu, r, d)
-#define WB_NO(w, cpu, r, d)   ((void)(d))
-#define ALU_WB_add	      WB_YES
-#define ALU_WB_or	      WB_YES
-#define ALU_WB_adc	      WB_YES
-#define ALU_WB_sbb	      WB_YES
-#define ALU_WB_and	      WB_YES
-#define ALU_WB_sub	      WB_YES
-#define ALU_WB_xor	      WB_YES
-#define ALU_WB_cmp	      WB_NO
-#define ALU_WB_test	      WB_NO
+#define WB_YES(w, cpu, r, d) REG_SET_##w(cpu, r, d)
+#define WB_NO(w, cpu, r, d)  ((void)(d))
+#define ALU_WB_add	     WB_YES
+#define ALU_WB_or	     WB_YES
+#define ALU_WB_adc	     WB_YES
+#define ALU_WB_sbb	     WB_YES
+#define ALU_WB_and	     WB_YES
+#define ALU_WB_sub	     WB_YES
+#define ALU_WB_xor	     WB_YES
+#define ALU_WB_cmp	     WB_NO
+#define ALU_WB_test	     WB_NO
 
 OP_WIDTHS(ALU_WRITE, add, ALU_PLAIN, "add")
 OP_WIDTHS(ALU_WRITE, or, ALU_PLAIN, "or")
@@ -161,17 +161,20 @@ enum alu_form { ALU_RR, ALU_RI, ALU_RM, ALU_MR, ALU_MI, ALU_LMR, ALU_LMI, ALU_FO
 #define ALU_ROW_COMPARE(name)                                                                      \
 	{                                                                                          \
 		OP_NAMES(name##_rr), OP_NAMES(name##_ri), OP_NAMES(name##_rm),                     \
-		    OP_NAMES(name##_mr), OP_NAMES(name##_mi), {0}, {0}                             \
+		    OP_NAMES(name##_mr), OP_NAMES(name##_mi), {0},                                 \
+		{                                                                                  \
+			0                                                                          \
+		}                                                                                  \
 	}
 
 static const struct {
 	ZydisMnemonic mnemonic;
 	insn_fn *fn[ALU_FORMS][4];
 } alu_table[] = {
-    {ZYDIS_MNEMONIC_ADD, ALU_ROW(add)},	       {ZYDIS_MNEMONIC_OR, ALU_ROW(or)},
-    {ZYDIS_MNEMONIC_ADC, ALU_ROW(adc)},	       {ZYDIS_MNEMONIC_SBB, ALU_ROW(sbb)},
-    {ZYDIS_MNEMONIC_AND, ALU_ROW(and)},	       {ZYDIS_MNEMONIC_SUB, ALU_ROW(sub)},
-    {ZYDIS_MNEMONIC_XOR, ALU_ROW(xor)},	       {ZYDIS_MNEMONIC_CMP, ALU_ROW_COMPARE(cmp)},
+    {ZYDIS_MNEMONIC_ADD, ALU_ROW(add)},		  {ZYDIS_MNEMONIC_OR, ALU_ROW(or)},
+    {ZYDIS_MNEMONIC_ADC, ALU_ROW(adc)},		  {ZYDIS_MNEMONIC_SBB, ALU_ROW(sbb)},
+    {ZYDIS_MNEMONIC_AND, ALU_ROW(and)},		  {ZYDIS_MNEMONIC_SUB, ALU_ROW(sub)},
+    {ZYDIS_MNEMONIC_XOR, ALU_ROW(xor)},		  {ZYDIS_MNEMONIC_CMP, ALU_ROW_COMPARE(cmp)},
     {ZYDIS_MNEMONIC_TEST, ALU_ROW_COMPARE(test)},
 };
 
@@ -199,9 +202,9 @@ _Bool decode_alu(struct soft_decode *d)
 	for (unsigned k = 0; k < ARRAY_SIZE(alu_table); k++) {
 		if (alu_table[k].mnemonic != m)
 			continue;
-		enum alu_form form = d->reg0 ? (d->reg1	  ? ALU_RR
-						: d->mem1 ? ALU_RM
-							  : ALU_RI)
+		enum alu_form form = d->reg0   ? (d->reg1   ? ALU_RR
+						  : d->mem1 ? ALU_RM
+							    : ALU_RI)
 				     : d->reg1 ? (lock ? ALU_LMR : ALU_MR)
 					       : (lock ? ALU_LMI : ALU_MI);
 		d->out->fn = alu_table[k].fn[form][d->size];

@@ -114,7 +114,7 @@ CMPXCHG(64)
 		uint##w##_t a = (uint##w##_t)g[X86_RAX], d = (uint##w##_t)g[X86_RDX];              \
 		_Bool z;                                                                           \
 		__asm__ volatile("lock " op " %3"                                                  \
-				 : "=@ccz"(z), "+a"(a), "+d"(d), "+m"(*(uint8_t(*)[w / 4])p)       \
+				 : "=@ccz"(z), "+a"(a), "+d"(d), "+m"(*(uint8_t(*)[w / 4]) p)      \
 				 : "b"((uint##w##_t)g[X86_RBX]), "c"((uint##w##_t)g[X86_RCX])      \
 				 : "memory");                                                      \
 		soft_rmw_done(cpu);                                                                \

@@ -2,13 +2,10 @@
 #include "engine/soft/op.h"
 
 #define BIT_DO(op, w, d, n, af)                                                                    \
-	__asm__(FLAGS_LOAD op SFX_##w " %2, %0" FLAGS_SAVE                                         \
-		: "+r"(d), "+&a"(af)                                                                \
-		: "r"(n)                                                                           \
-		: "cc")
+	__asm__(FLAGS_LOAD op SFX_##w " %2, %0" FLAGS_SAVE : "+r"(d), "+&a"(af) : "r"(n) : "cc")
 #define BIT_LOCK(op, w, p, n, af)                                                                  \
 	__asm__ volatile(FLAGS_LOAD "lock " op SFX_##w " %2, %0" FLAGS_SAVE                        \
-			 : "+m"(*(p)), "+&a"(af)                                                    \
+			 : "+m"(*(p)), "+&a"(af)                                                   \
 			 : "r"(n)                                                                  \
 			 : "cc", "memory")
 
@@ -99,7 +96,7 @@ OP_WIDTHS_16(BIT_MODIFY, btc)
 		uint64_t d = insn_gpr64(cpu, i->r1);                                               \
 		uint32_t af = cpu->af;                                                             \
 		__asm__(FLAGS_LOAD #name SFX_##w " %2, %" mod "0" FLAGS_SAVE                       \
-			: "+r"(d), "+&a"(af)                                                        \
+			: "+r"(d), "+&a"(af)                                                       \
 			: "r"(s)                                                                   \
 			: "cc");                                                                   \
 		*(uint64_t *)soft_reg(cpu, i->r1) = d;                                             \

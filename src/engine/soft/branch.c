@@ -168,8 +168,8 @@ _Bool decode_branch(struct soft_decode *d)
 	struct insn *out = d->out;
 	_Bool is64 = !!(d->cpu->mode & SOFT_MODE_64), found = 1;
 
-	uint8_t osize = is64 ? (d->zi->operand_width == 16 ? 2 : 8)
-			     : (d->zi->operand_width == 16 ? 2 : 4);
+	uint8_t osize =
+	    is64 ? (d->zi->operand_width == 16 ? 2 : 8) : (d->zi->operand_width == 16 ? 2 : 4);
 	uint8_t old = out->osize;
 	uint64_t imm = out->imm;
 	out->osize = osize & 15;

@@ -1,19 +1,20 @@
 /* cache.c: the decode cache, and what keeps it equal to memory.
  *
  * Each vCPU has a cache of its own: basic blocks of decoded instructions, keyed by guest-physical
- * address and mode, in an arena that is emptied whole when it is full. A block never leaves its page.
- * Blocks are found by linear address in a direct-mapped table (the "jump cache") whose key holds the
- * address space, the mode, the privilege and a generation: changing any of them makes all entries
- * miss. Within a page blocks are linked to each other directly; that is safe because a page's blocks
- * are always dropped together and a change of translations ends the block that makes it.
+ * address and mode, in an arena that is emptied whole when it is full. A block never leaves its
+ * page. Blocks are found by linear address in a direct-mapped table (the "jump cache") whose key
+ * holds the address space, the mode, the privilege and a generation: changing any of them makes all
+ * entries miss. Within a page blocks are linked to each other directly; that is safe because a
+ * page's blocks are always dropped together and a change of translations ends the block that makes
+ * it.
  *
  * Code that changes. One byte per guest page says whether some cache holds instructions of it
  * (SOFT_PAGE_CODE), one bit per 64 bytes says which. A store first writes, then looks at the byte;
  * when it is set and the bits agree, the page's blocks are dropped: at once in the own cache,
  * and in the others' through a list and CPU_EVENT_ENGINE, which is raised before the storing vCPU
- * does anything else, so that whoever learns of the store through memory finds the event at its next
- * block boundary. Code that is changed by another CPU is only sure to be seen after a serialising
- * instruction or a branch (SDM3 9.1.3), and both end blocks.
+ * does anything else, so that whoever learns of the store through memory finds the event at its
+ * next block boundary. Code that is changed by another CPU is only sure to be seen after a
+ * serialising instruction or a branch (SDM3 9.1.3), and both end blocks.
  *
  * The decoder copies bytes, decodes, sets the byte and the bits, and then compares the copy with
  * memory. A store that came before the byte was visible is found by the comparison; one that comes
@@ -24,12 +25,13 @@
  * under a block that nobody will drop.
  *
  * The block under execution may be dropped by a store of its own: its remaining instructions then
- * become "stop", which looks the next one up anew. Memory of dropped blocks stays until the arena is
- * emptied, and that happens only between blocks.
+ * become "stop", which looks the next one up anew. Memory of dropped blocks stays until the arena
+ * is emptied, and that happens only between blocks.
  *
- * An instruction that lies across two pages is kept aside with its bytes and compared with memory at
- * every execution; so is what is fetched from a device.
+ * An instruction that lies across two pages is kept aside with its bytes and compared with memory
+ * at every execution; so is what is fetched from a device.
  */
+#include <errno.h>
 #include <linux/membarrier.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -51,8 +53,8 @@ static unsigned page_hash(uint64_t phys)
 
 int soft_cache_init(struct soft_cpu *cpu)
 {
-	struct soft_cache *c = mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE,
-				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct soft_cache *c =
+	    mmap(NULL, sizeof(*c), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	static const struct {
 		ZydisMachineMode mode;
 		ZydisStackWidth width;
@@ -120,6 +122,7 @@ void soft_cache_flush(struct soft_cpu *cpu)
 	for (unsigned i = 0; i < SOFT_CROSS_SIZE; i++)
 		c->cross[i].block.count = 0;
 	c->used = 0;
+	c->emptied++;
 	c->current = NULL;
 	vec_flush(cpu);
 	soft_cache_forget(cpu);
@@ -359,7 +362,7 @@ static struct soft_block *cross_lookup(struct soft_cpu *cpu, uint64_t lin)
 	x->mode = cpu->mode;
 	x->block.bytes = insn.len;
 	x->block.count = 1;
-	x->block.flags = (insn.flags & (INSN_BRANCH | INSN_END)) | INSN_STATE;
+	x->block.flags = (insn.flags & (INSN_BRANCH | INSN_END)) | INSN_STATE | BLOCK_ALONE;
 	x->block.insn[0] = insn;
 	return &x->block;
 }
@@ -367,8 +370,8 @@ static struct soft_block *cross_lookup(struct soft_cpu *cpu, uint64_t lin)
 struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)
 {
 	struct soft_cache *c = cpu->cache;
-	uint64_t lin = soft_is64(cpu) ? cpu->s.rip
-				      : (uint32_t)(cpu->s.seg[X86_CS].base + cpu->s.rip);
+	uint64_t lin =
+	    soft_is64(cpu) ? cpu->s.rip : (uint32_t)(cpu->s.seg[X86_CS].base + cpu->s.rip);
 	struct soft_jump *j = &c->jump[(lin ^ lin >> 12) % SOFT_JUMP_SIZE];
 
 	if (LIKELY(j->lin == lin && j->key == c->jump_key))

@@ -58,8 +58,8 @@ struct soft_ram {
 	unsigned slots;
 	uint64_t pages;
 	int fd;
-	uint8_t *flags;			/* enum soft_page, by page index */
-	_Atomic uint64_t *chunks;	/* decoded bytes, one bit per 64 bytes, by page index */
+	uint8_t *flags;		  /* enum soft_page, by page index */
+	_Atomic uint64_t *chunks; /* decoded bytes, one bit per 64 bytes, by page index */
 };
 const struct soft_slot *soft_ram_slot(const struct soft_ram *ram, uint64_t phys);
 const struct soft_slot *soft_ram_slot_of_flags(const struct soft_ram *ram, const uint8_t *flags,
@@ -72,21 +72,22 @@ static inline uint8_t *soft_ram_flags(const struct soft_ram *ram, const struct s
 
 /* The decode cache (cache.c) */
 
-#define SOFT_BLOCK_MAX	  48u /* instructions */
-#define SOFT_CACHE_BYTES  (6u << 20)
-#define SOFT_BLOCK_HASH	  16384u
-#define SOFT_PAGE_HASH	  1024u
-#define SOFT_JUMP_SIZE	  4096u
-#define SOFT_CROSS_SIZE	  64u
-#define SOFT_PENDING_MAX  32u
+#define SOFT_BLOCK_MAX	 48u /* instructions */
+#define SOFT_CACHE_BYTES (6u << 20)
+#define SOFT_BLOCK_HASH	 16384u
+#define SOFT_PAGE_HASH	 1024u
+#define SOFT_JUMP_SIZE	 4096u
+#define SOFT_CROSS_SIZE	 64u
+#define SOFT_PENDING_MAX 32u
 
+#define BLOCK_ALONE 0x8000 /* belongs to no page: never linked to */
 struct soft_block {
 	uint64_t phys;
 	uint32_t mode;
 	uint16_t off;	/* in the page */
 	uint16_t bytes; /* of code */
 	uint16_t count; /* of instructions */
-	uint16_t flags; /* insn_flags of the last one; 0 after invalidation of links */
+	uint16_t flags; /* insn_flags of the last one; BLOCK_ALONE */
 	struct soft_block *hash_next, *page_next;
 	struct soft_block *link[2]; /* successors within the page */
 	struct insn insn[];
@@ -117,6 +118,7 @@ struct soft_cache {
 	struct soft_jump jump[SOFT_JUMP_SIZE];
 	struct soft_cross cross[SOFT_CROSS_SIZE];
 	struct soft_block *current; /* being executed, or NULL */
+	uint64_t emptied;	    /* how often */
 	ZydisDecoder decoder[5];
 	/* Pages that others changed; guarded by engine->code_lock. */
 	uint64_t pending[SOFT_PENDING_MAX];
@@ -130,7 +132,6 @@ struct soft_block *soft_cache_lookup(struct soft_cpu *cpu);
 /* Blocks found by linear address are looked up anew: mode, asid or translations changed. */
 void soft_cache_rekey(struct soft_cpu *cpu);
 void soft_cache_forget(struct soft_cpu *cpu); /* new generation of linear addresses */
-void soft_cache_flush(struct soft_cpu *cpu);
 /* Code in a page was changed, by whomever: drops it in every vCPU's cache. `self` may be NULL. */
 struct soft_engine;
 void soft_code_changed(struct soft_engine *engine, struct soft_cpu *self, uint8_t *flags,
@@ -179,9 +180,9 @@ struct soft_engine {
 	struct soft_cpu *cpu[ENGINE_MAX_CPUS];
 	unsigned cpus;
 	_Bool logging;
-	_Bool membarrier;	     /* registered for expedited barriers */
-	_Atomic int64_t tsc_offset;  /* guest TSC = host TSC + this + the CPU's own */
-	_Atomic int64_t stopped_ns;  /* host monotonic time minus VM time */
+	_Bool membarrier;	    /* registered for expedited barriers */
+	_Atomic int64_t tsc_offset; /* guest TSC = host TSC + this + the CPU's own */
+	_Atomic int64_t stopped_ns; /* host monotonic time minus VM time */
 };
 uint32_t soft_tsc_khz(void);
 uint64_t soft_tsc_base(struct soft_engine *engine); /* TSC without a CPU's own offset */

@@ -81,8 +81,8 @@ static void mem_operand(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 	out->segbase = SOFT_EA_ZERO;
 	if (is64) {
 		if (out->seg >= X86_FS)
-			out->segbase = (uint8_t)SOFT_EA_SEG(out->seg) +
-				       offsetof(struct x86_seg, base) / 8;
+			out->segbase =
+			    (uint8_t)SOFT_EA_SEG(out->seg) + offsetof(struct x86_seg, base) / 8;
 		if (out->asize != 8)
 			out->flags |= INSN_SLOW_EA;
 		return;
@@ -91,8 +91,7 @@ static void mem_operand(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 	 * displacement stays negative, others are taken as large. */
 	if (!(cpu->mode & SOFT_MODE_FLAT) || out->seg >= X86_FS || out->asize != 4)
 		out->flags |= INSN_SLOW_EA;
-	else if (out->disp < -0x100000 ||
-		 (out->base == SOFT_EA_ZERO && out->index == SOFT_EA_ZERO))
+	else if (out->disp < -0x100000 || (out->base == SOFT_EA_ZERO && out->index == SOFT_EA_ZERO))
 		out->disp = (uint32_t)out->disp;
 	/* Only reads go through a flat CS. */
 	if (out->seg == X86_CS && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
@@ -199,8 +198,7 @@ int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, stru
 	out->len = 1;
 	out->flags = INSN_BRANCH | INSN_STATE;
 	/* More than 15 bytes are #GP (SDM3 6.15, vector 13). */
-	out->fn = status == ZYDIS_STATUS_NO_MORE_DATA ||
-			  status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG
+	out->fn = status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG
 		      ? op_gp
 		      : op_ud;
 	return 0;

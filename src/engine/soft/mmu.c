@@ -4,8 +4,9 @@
  * an entry stands for a 4 KiB page. Tags carry an address-space id ("asid") of 12 bits in the low
  * bits of the page address. Dropping an address space is giving it a new id: nothing is cleared
  * until the ids run out, then all is cleared and ids start over. With CR4.PCIDE every PCID has its
- * id, so that a CR3 load with bit 63 set finds its old translations. Global pages are simply entered
- * under each id; that keeps them for less long than the architecture allows, never for longer.
+ * id, so that a CR3 load with bit 63 set finds its old translations. Global pages are simply
+ * entered under each id; that keeps them for less long than the architecture allows, never for
+ * longer.
  *
  * INVLPG drops the one entry of its page, whatever its id. When the address may lie in a large page
  * (a small hashed set remembers which regions did) everything is dropped.
@@ -13,6 +14,7 @@
  * Accessed and dirty bits are set by compare-and-exchange on the entry as it was read; when it has
  * changed meanwhile the walk starts over. The write tag is only present once the dirty bit is set.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include "engine/soft/core.h"
@@ -20,8 +22,8 @@
 struct walk {
 	uint64_t lin;
 	enum soft_access access;
-	_Bool user;  /* as ring 3 */
-	_Bool smap;  /* user pages are forbidden to this supervisor access */
+	_Bool user; /* as ring 3 */
+	_Bool smap; /* user pages are forbidden to this supervisor access */
 	uint64_t phys;
 	_Bool writable, dirty; /* the result: may be written, D is set */
 	unsigned page_shift;
@@ -145,8 +147,8 @@ void soft_mmu_apic(struct soft_cpu *cpu)
 
 int soft_mmu_init(struct soft_cpu *cpu)
 {
-	struct soft_mmu *mmu = mmap(NULL, sizeof(*mmu), PROT_READ | PROT_WRITE,
-				    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct soft_mmu *mmu =
+	    mmap(NULL, sizeof(*mmu), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	if (mmu == MAP_FAILED)
 		return -ENOMEM;
@@ -400,8 +402,7 @@ struct soft_tlb_entry *soft_mmu_get(struct soft_cpu *cpu, enum soft_tlb_kind kin
 
 struct soft_itlb_entry *soft_mmu_fetch(struct soft_cpu *cpu, uint64_t lin)
 {
-	struct soft_itlb_entry *e =
-	    &cpu->mmu->itlb[cpu->cpl == 3][(lin >> 12) % SOFT_ITLB_SIZE];
+	struct soft_itlb_entry *e = &cpu->mmu->itlb[cpu->cpl == 3][(lin >> 12) % SOFT_ITLB_SIZE];
 	uint64_t tag = (lin & ~UINT64_C(0xfff)) | cpu->asid;
 
 	if (LIKELY(e->tag == tag))

@@ -54,7 +54,10 @@ EXTEND(movsx, int, 32, 16)
 EXTEND(movsx, int, 32, 32)
 EXTEND(movsx, int, 32, 64)
 
-#define EXTEND_ROW(name, f) {NULL, name##_##f##_16, name##_##f##_32, name##_##f##_64}
+#define EXTEND_ROW(name, f)                                                                        \
+	{                                                                                          \
+		NULL, name##_##f##_16, name##_##f##_32, name##_##f##_64                            \
+	}
 static insn_fn *const movzx_table[2][2][4] = {
     {EXTEND_ROW(movzx_r, 8), EXTEND_ROW(movzx_m, 8)},
     {EXTEND_ROW(movzx_r, 16), EXTEND_ROW(movzx_m, 16)},

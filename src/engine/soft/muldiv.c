@@ -79,9 +79,10 @@ OP_WIDTHS(DIV, idiv)
 /* IMUL with two operands, and with three. */
 #define IMUL_DO(w, d, s, af)                                                                       \
 	__asm__(FLAGS_LOAD "imul" SFX_##w " %2, %0" FLAGS_SAVE                                     \
-		: "+r"(d), "+&a"(af)                                                                \
+		: "+r"(d), "+&a"(af)                                                               \
 		: "r"(s)                                                                           \
-		: "cc")
+		: "c"                                                                              \
+		  "c")
 #define IMUL_FORM(w, form, a, b)                                                                   \
 	static void imul_##form##_##w(struct soft_cpu *cpu, const struct insn *i)                  \
 	{                                                                                          \

@@ -20,8 +20,14 @@
 	M(__VA_ARGS__, 16)                                                                         \
 	M(__VA_ARGS__, 32)                                                                         \
 	M(__VA_ARGS__, 64)
-#define OP_NAMES(name)	  {name##_8, name##_16, name##_32, name##_64}
-#define OP_NAMES_16(name) {NULL, name##_16, name##_32, name##_64}
+#define OP_NAMES(name)                                                                             \
+	{                                                                                          \
+		name##_8, name##_16, name##_32, name##_64                                          \
+	}
+#define OP_NAMES_16(name)                                                                          \
+	{                                                                                          \
+		NULL, name##_16, name##_32, name##_64                                              \
+	}
 
 /* Register writes: 32 bits clear the upper half. */
 #define REG_SET_8(cpu, r, v)  (*(uint8_t *)soft_reg(cpu, r) = (uint8_t)(v))

@@ -41,8 +41,8 @@ uint64_t soft_seg_lin(struct soft_cpu *cpu, unsigned seg, uint64_t offset, unsig
 
 uint64_t soft_ea_offset(struct soft_cpu *cpu, const struct insn *i)
 {
-	uint64_t ea = SOFT_UNIT(cpu, i->base) + (SOFT_UNIT(cpu, i->index) << i->scale) +
-		      (uint64_t)i->disp;
+	uint64_t ea =
+	    SOFT_UNIT(cpu, i->base) + (SOFT_UNIT(cpu, i->index) << i->scale) + (uint64_t)i->disp;
 
 	return i->asize == 8 ? ea : i->asize == 4 ? (uint32_t)ea : (uint16_t)ea;
 }
@@ -91,7 +91,7 @@ void soft_mode_update(struct soft_cpu *cpu)
 				cpu->data_bp = 1;
 	}
 	soft_mmu_control(cpu);
-	cpu->tlb = &cpu->mmu->tlb[cpu->align_check || cpu->data_bp ? SOFT_TLB_NONE
-								   : soft_mmu_kind(cpu)];
+	cpu->tlb =
+	    &cpu->mmu->tlb[cpu->align_check || cpu->data_bp ? SOFT_TLB_NONE : soft_mmu_kind(cpu)];
 	soft_cache_rekey(cpu);
 }

@@ -1,9 +1,10 @@
-/* shift.c: shifts and rotates by the host's instructions; a count of zero leaves the flags alone. */
+/* shift.c: shifts and rotates by the host's instructions; a count of zero leaves the flags alone.
+ */
 #include "engine/soft/op.h"
 
 #define SHIFT_DO(op, w, d, count, af)                                                              \
 	__asm__(FLAGS_LOAD op SFX_##w " %%cl, %0" FLAGS_SAVE                                       \
-		: "+r"(d), "+&a"(af)                                                                \
+		: "+r"(d), "+&a"(af)                                                               \
 		: "c"(count)                                                                       \
 		: "cc")
 #define SHIFT_MASK(w) (w == 64 ? 63 : 31)
@@ -45,7 +46,7 @@ OP_WIDTHS(SHIFT, rcr)
 
 #define DOUBLE_DO(op, w, d, s, count, af)                                                          \
 	__asm__(FLAGS_LOAD op SFX_##w " %%cl, %2, %0" FLAGS_SAVE                                   \
-		: "+r"(d), "+&a"(af)                                                                \
+		: "+r"(d), "+&a"(af)                                                               \
 		: "r"(s), "c"(count)                                                               \
 		: "cc")
 #define DOUBLE_FORM(name, form, w, count_expr)                                                     \
@@ -98,8 +99,8 @@ static const struct {
 	ZydisMnemonic mnemonic;
 	insn_fn *fn[4][4];
 } shift_table[] = {
-    SHIFT_ROW(SHL, shl), SHIFT_ROW(SHR, shr), SHIFT_ROW(SAR, sar),
-    SHIFT_ROW(ROL, rol), SHIFT_ROW(ROR, ror), SHIFT_ROW(RCL, rcl),
+    SHIFT_ROW(SHL, shl), SHIFT_ROW(SHR, shr),	 SHIFT_ROW(SAR, sar),
+    SHIFT_ROW(ROL, rol), SHIFT_ROW(ROR, ror),	 SHIFT_ROW(RCL, rcl),
     SHIFT_ROW(RCR, rcr), DOUBLE_ROW(SHLD, shld), DOUBLE_ROW(SHRD, shrd),
 };
 

@@ -135,8 +135,8 @@ static void popa(struct soft_cpu *cpu, const struct insn *i)
 _Bool decode_stack(struct soft_decode *d)
 {
 	struct insn *out = d->out;
-	_Bool mem = d->mem0, imm = d->zi->operand_count_visible &&
-				   d->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	_Bool mem = d->mem0,
+	      imm = d->zi->operand_count_visible && d->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 
 	switch (d->zi->mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:

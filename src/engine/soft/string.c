@@ -1,8 +1,8 @@
 /* string.c: string instructions, repeated or not, with ports or not.
  *
  * A repeated instruction commits its registers after every element, so a fault in the middle leaves
- * them exact. It runs at most CHUNK elements before it looks for events: then it ends with rip where
- * it was. MOVS and STOS that go upward through ordinary pages are done a page at a time.
+ * them exact. It runs at most CHUNK elements before it looks for events: then it ends with rip
+ * where it was. MOVS and STOS that go upward through ordinary pages are done a page at a time.
  */
 #include "engine/soft/cond.h"
 #include "engine/soft/op.h"
@@ -260,7 +260,7 @@ STRING(outs, NULL)
 STRING_COMPARE(cmps)
 STRING_COMPARE(scas)
 
-#define M(x)				ZYDIS_MNEMONIC_##x
+#define M(x) ZYDIS_MNEMONIC_##x
 static const struct {
 	ZydisMnemonic mnemonic[4];
 	insn_fn *one, *rep, *repne;

@@ -1,0 +1,346 @@
+/* run.c: the loop that executes blocks, and everything that happens between instructions. */
+#include <errno.h>
+#include <stdio.h>
+#include "engine/soft/core.h"
+#include "engine/soft/system.h"
+
+/*
+ * soft_run is entered again by longjmp whenever an instruction is abandoned. What is to be done
+ * next is then all in struct soft_cpu: a raised exception in `exc`, the activity, events.
+ */
+
+static void flush_retired(struct soft_cpu *cpu)
+{
+	struct soft_block *b = cpu->cache->current;
+
+	/* The instructions of the abandoned block that were completed. */
+	if (!b)
+		return;
+	for (unsigned i = 0; i < b->count && cpu->block_rip != cpu->s.rip; i++) {
+		cpu->block_rip += b->insn[i].len;
+		cpu->stats.retired++;
+	}
+	cpu->cache->current = NULL;
+}
+
+static NORETURN void leave(struct soft_cpu *cpu, enum soft_jmp why)
+{
+	flush_retired(cpu);
+	_longjmp(cpu->jmp, why);
+}
+
+NORETURN void soft_raise(struct soft_cpu *cpu, unsigned vector)
+{
+	cpu->exc =
+	    (struct soft_event){.valid = 1, .vector = (uint8_t)vector, .kind = X86_EVENT_EXCEPTION};
+	leave(cpu, JMP_RAISE);
+}
+
+NORETURN void soft_raise_err(struct soft_cpu *cpu, unsigned vector, uint32_t error)
+{
+	cpu->exc = (struct soft_event){.valid = 1,
+				       .vector = (uint8_t)vector,
+				       .has_error = 1,
+				       .error = error,
+				       .kind = X86_EVENT_EXCEPTION};
+	leave(cpu, JMP_RAISE);
+}
+
+NORETURN void soft_raise_pf(struct soft_cpu *cpu, uint64_t lin, uint32_t error)
+{
+	cpu->s.cr2 = lin;
+	soft_raise_err(cpu, X86_VEC_PF, error);
+}
+
+NORETURN void soft_raise_db(struct soft_cpu *cpu, uint64_t dr6)
+{
+	cpu->exc = (struct soft_event){
+	    .valid = 1, .vector = X86_VEC_DB, .kind = X86_EVENT_EXCEPTION, .dr6 = dr6};
+	leave(cpu, JMP_RAISE);
+}
+
+NORETURN void soft_restart(struct soft_cpu *cpu)
+{
+	leave(cpu, JMP_RESTART);
+}
+
+NORETURN void soft_shutdown(struct soft_cpu *cpu)
+{
+	cpu->s.activity = X86_SHUTDOWN;
+	cpu->exc.valid = cpu->delivering.valid = 0;
+	leave(cpu, JMP_SHUTDOWN);
+}
+
+NORETURN void soft_fail(struct soft_cpu *cpu, const char *text)
+{
+	snprintf(cpu->base.failure, sizeof(cpu->base.failure), "%s", text);
+	leave(cpu, JMP_FAIL);
+}
+
+uint64_t soft_flags_get(const struct soft_cpu *cpu)
+{
+	return (cpu->s.rflags & ~(uint64_t)X86_ARITH) | soft_af_to(cpu->af) | X86_FIXED;
+}
+
+void soft_flags_set(struct soft_cpu *cpu, uint64_t rflags)
+{
+	cpu->s.rflags = rflags;
+	cpu->af = soft_af_of(rflags);
+}
+
+/* Is code within CS's limit? Blocks are checked as a whole; one that is not is stepped through. */
+static _Bool block_in_limit(struct soft_cpu *cpu, const struct soft_block *b)
+{
+	uint32_t limit = cpu->s.seg[X86_CS].limit;
+
+	return (cpu->mode & SOFT_MODE_64) || limit == UINT32_MAX ||
+	       cpu->s.rip + b->bytes - 1 <= limit;
+}
+
+static struct soft_block *lookup(struct soft_cpu *cpu)
+{
+	if (!(cpu->mode & SOFT_MODE_64) && cpu->s.rip > cpu->s.seg[X86_CS].limit)
+		soft_raise_err(cpu, X86_VEC_GP, 0);
+	return soft_cache_lookup(cpu);
+}
+
+/* Executes the instruction at rip alone. */
+static void insn_one(struct soft_cpu *cpu)
+{
+	struct soft_block *b = lookup(cpu);
+	const struct insn *i = &b->insn[0];
+
+	if (!(cpu->mode & SOFT_MODE_64) && cpu->s.rip + i->len - 1 > cpu->s.seg[X86_CS].limit)
+		soft_raise_err(cpu, X86_VEC_GP, 0);
+	uint64_t next = soft_next_rip(cpu, i);
+	_Bool branch = !!(i->flags & INSN_BRANCH);
+	cpu->block_rip = cpu->s.rip;
+	cpu->cache->current = b;
+	i->fn(cpu, i);
+	cpu->cache->current = NULL;
+	cpu->stats.retired++;
+	if (!branch)
+		cpu->s.rip = next;
+}
+
+/* DR6 bits of instruction breakpoints at rip. */
+static uint64_t code_breakpoints(const struct soft_cpu *cpu)
+{
+	uint64_t lin =
+	    soft_is64(cpu) ? cpu->s.rip : (uint32_t)(cpu->s.seg[X86_CS].base + cpu->s.rip);
+	uint64_t hits = 0;
+
+	if (cpu->s.rflags & X86_RF)
+		return 0;
+	for (unsigned i = 0; i < 4; i++)
+		if (((cpu->s.dr7 >> (i * 2)) & 3) && !((cpu->s.dr7 >> (16 + i * 4)) & 15) &&
+		    cpu->s.dr[i] == lin)
+			hits |= BIT64(i);
+	return hits;
+}
+
+/* One instruction with all that debugging and interrupt shadows ask for (SDM3 18.3.1, 6.8.3). */
+static void step(struct soft_cpu *cpu)
+{
+	_Bool trap = !!(cpu->s.rflags & X86_TF), rf = !!(cpu->s.rflags & X86_RF);
+	_Bool sti = cpu->s.shadow_sti, ss = cpu->s.shadow_ss;
+	uint64_t hits = cpu->s.dr7 & 0xff ? code_breakpoints(cpu) : 0;
+
+	cpu->stats.single_steps++;
+	if (hits && !ss)
+		soft_raise_db(cpu, hits);
+	if (!ss)
+		cpu->debug_hits = 0;
+	cpu->step_trap = trap;
+	insn_one(cpu);
+	/* A shadow lasts for one instruction, and is not prolonged by repeating it. */
+	if (sti)
+		cpu->s.shadow_sti = 0;
+	if (ss)
+		cpu->s.shadow_ss = 0;
+	if (rf && (cpu->s.rflags & X86_RF)) {
+		cpu->s.rflags &= ~(uint64_t)X86_RF;
+		soft_mode_update(cpu);
+	}
+	/* MOV SS and POP SS put traps off until after the next instruction. */
+	if (cpu->s.shadow_ss && !ss)
+		return;
+	if (cpu->debug_hits || (trap && cpu->step_trap)) {
+		uint64_t dr6 = cpu->debug_hits | (trap && cpu->step_trap ? X86_DR6_BS : 0);
+		cpu->debug_hits = 0;
+		soft_raise_db(cpu, dr6);
+	}
+}
+
+/*
+ * Executes blocks until one changes the CPU's state, or events are pending. At least one block is
+ * executed, so that an event which cannot be taken yet does not stop the guest.
+ */
+static void blocks_run(struct soft_cpu *cpu)
+{
+	struct soft_cache *c = cpu->cache;
+	struct soft_block *b = lookup(cpu);
+	_Bool wide = !!(cpu->mode & SOFT_MODE_64);
+	_Bool linkable = wide || !cpu->s.seg[X86_CS].base;
+
+	for (;;) {
+		if (UNLIKELY(!wide) && !block_in_limit(cpu, b)) {
+			insn_one(cpu);
+			return;
+		}
+		uint64_t rip = cpu->s.rip, start = rip;
+		const struct insn *i = b->insn, *end = i + b->count;
+		cpu->block_rip = rip;
+		c->current = b;
+		do {
+			cpu->s.rip = rip;
+			rip += i->len;
+			i->fn(cpu, i);
+		} while (++i != end);
+		cpu->stats.retired += b->count;
+		unsigned flags = b->flags;
+		if (!(flags & INSN_BRANCH))
+			cpu->s.rip = wide ? rip : (uint32_t)rip;
+		c->current = NULL;
+		if (UNLIKELY(flags & INSN_STATE) ||
+		    UNLIKELY(atomic_load_explicit(&cpu->base.link.events, memory_order_relaxed)))
+			return;
+		uint64_t now = cpu->s.rip;
+		struct soft_block *from = b;
+		unsigned off = (unsigned)now & 0xfff;
+		_Bool near = linkable && !((now ^ start) >> 12);
+		if (LIKELY(near)) {
+			if (from->link[0] && from->link[0]->off == off) {
+				b = from->link[0];
+				continue;
+			}
+			if (from->link[1] && from->link[1]->off == off) {
+				b = from->link[1];
+				continue;
+			}
+		}
+		uint64_t emptied = c->emptied;
+		b = lookup(cpu);
+		/* Looking up may have emptied the cache; then `from` is no more. Instructions that
+		 * cross pages stand for themselves. */
+		if (near && c->emptied == emptied && !(b->flags & BLOCK_ALONE)) {
+			from->link[1] = from->link[0];
+			from->link[0] = b;
+		}
+	}
+}
+
+static _Bool shadowed(const struct soft_cpu *cpu)
+{
+	return cpu->s.shadow_sti || cpu->s.shadow_ss;
+}
+
+/* Takes what is pending, in the order of SDM3 table 6-2. Returns a run_result to leave with, or -1
+ * to go on. */
+static int events_take(struct soft_cpu *cpu, uint32_t events)
+{
+	struct cpu_link *link = &cpu->base.link;
+	const struct cpu_apic *apic = &cpu->base.apic;
+
+	if (events & CPU_EVENT_ENGINE)
+		soft_cache_take_pending(cpu);
+	if (events & CPU_EVENT_KICK)
+		return RUN_KICKED;
+	if (events & CPU_EVENT_SMI)
+		cpu_link_clear(link, CPU_EVENT_SMI);
+	if (events & CPU_EVENT_INIT) {
+		cpu_link_clear(link, CPU_EVENT_INIT);
+		if (apic->ops)
+			apic->ops->init(apic->apic);
+		sys_init(cpu);
+		return -1;
+	}
+	if (events & CPU_EVENT_SIPI) {
+		cpu_link_clear(link, CPU_EVENT_SIPI);
+		if (cpu->s.activity == X86_WAIT_SIPI)
+			sys_sipi(cpu, atomic_load(&link->sipi_vector));
+		return -1;
+	}
+	if (cpu->s.activity == X86_WAIT_SIPI || cpu->s.activity == X86_SHUTDOWN || shadowed(cpu))
+		return -1;
+	if ((events & CPU_EVENT_NMI) && !cpu->s.nmi_masked) {
+		cpu_link_clear(link, CPU_EVENT_NMI);
+		cpu->stats.interrupts++;
+		cpu->s.activity = X86_RUNNING;
+		sys_interrupt(cpu, X86_VEC_NMI, X86_EVENT_NMI);
+		return -1;
+	}
+	if ((events & CPU_EVENT_INTR) && (cpu->s.rflags & X86_IF)) {
+		int vector = apic->ops ? apic->ops->ack(apic->apic) : -1;
+		if (vector >= 0) {
+			cpu->stats.interrupts++;
+			cpu->s.activity = X86_RUNNING;
+			sys_interrupt(cpu, (unsigned)vector, X86_EVENT_INTR);
+		}
+	}
+	return -1;
+}
+
+static int run_inner(struct soft_cpu *cpu)
+{
+	for (;;) {
+		while (cpu->exc.valid) {
+			cpu->stats.exceptions++;
+			sys_deliver(cpu);
+		}
+		uint32_t events =
+		    atomic_load_explicit(&cpu->base.link.events, memory_order_acquire);
+		if (UNLIKELY(events)) {
+			int result = events_take(cpu, events);
+			if (result >= 0)
+				return result;
+		}
+		if (cpu->s.activity != X86_RUNNING)
+			return cpu->s.activity == X86_SHUTDOWN ? RUN_SHUTDOWN : RUN_HALTED;
+		if (UNLIKELY(cpu->slow || shadowed(cpu)))
+			step(cpu);
+		else
+			blocks_run(cpu);
+	}
+}
+
+int soft_run(struct vcpu *vcpu)
+{
+	struct soft_cpu *cpu = soft_cpu_of(vcpu);
+
+	soft_tsc_resync(cpu->engine);
+	soft_mmu_apic(cpu);
+	if (cpu->s.event_valid) {
+		/* Restored in the middle of a delivery. */
+		cpu->exc = (struct soft_event){
+		    .valid = 1,
+		    .vector = cpu->s.event_vector,
+		    .kind = cpu->s.event_kind,
+		    .has_error = cpu->s.event_has_error,
+		    .error = cpu->s.event_error,
+		};
+		cpu->s.event_valid = 0;
+	}
+	switch (_setjmp(cpu->jmp)) {
+	case JMP_SHUTDOWN: return RUN_SHUTDOWN;
+	case JMP_FAIL: return -EIO;
+	default: return run_inner(cpu);
+	}
+}
+
+_Bool soft_runnable(struct vcpu *vcpu)
+{
+	struct soft_cpu *cpu = soft_cpu_of(vcpu);
+	uint32_t events = atomic_load(&vcpu->link.events);
+
+	if (events & (CPU_EVENT_KICK | CPU_EVENT_INIT))
+		return 1;
+	switch (cpu->s.activity) {
+	case X86_RUNNING: return 1;
+	case X86_WAIT_SIPI: return !!(events & CPU_EVENT_SIPI);
+	case X86_HALTED:
+		return ((events & CPU_EVENT_INTR) && (cpu->s.rflags & X86_IF)) ||
+		       ((events & CPU_EVENT_NMI) && !cpu->s.nmi_masked);
+	default: return 0;
+	}
+}
