@@ -252,6 +252,8 @@ static int child(int tty, int how)
 	const struct rlimit none = {0, 0};
 
 	setrlimit(RLIMIT_CORE, &none);
+	if (how)
+		signal(how, SIG_DFL); /* a sanitizer has its own */
 	if (tcgetattr(tty, &e.before) || loop_new(&e.loop, NULL) || term_open(&e) || is_cooked(&e))
 		return 99;
 	if (how)

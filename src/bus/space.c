@@ -17,7 +17,7 @@
  * with the address it had at that moment. Every element is an atomic: stores release and loads
  * acquire, which orders them against the count; both are plain moves on x86.
  *
- * A space of 64 KiB is the ports, and has a table of its own with one index a port in place of the
+ * A space of 64 KiB is the ports, and has a table of its own with one index a port in front of the
  * search. A region outlives its mapping (it lives as long as the VM), so an access that races with
  * its unmapping ends in the region's hook, as a cycle does that was on the bus already.
  *
@@ -45,10 +45,12 @@ struct space {
 	struct region *_Atomic by_index[SPACE_MAX_REGIONS];
 };
 
-/* What a lookup found: a region, and where it was. */
+/* What a lookup found: a region and where in it the address was, or nobody; and for how many bytes
+ * that holds. */
 struct hit {
 	struct region *region;
 	uint64_t offset;
+	uint64_t run;
 };
 
 static uint64_t get64(const _Atomic uint64_t *p)
@@ -211,44 +213,55 @@ static struct hit ports_find(const struct space *space, uint64_t addr)
 	struct hit hit = {0};
 	uint16_t index = atomic_load_explicit(&space->ports[addr], memory_order_acquire);
 
-	if (index)
-		hit.region =
-		    atomic_load_explicit(&space->by_index[index - 1], memory_order_acquire);
-	if (hit.region)
-		hit.offset = addr - __atomic_load_n(&hit.region->base, __ATOMIC_ACQUIRE);
+	if (!index)
+		return hit;
+	hit.region = atomic_load_explicit(&space->by_index[index - 1], memory_order_acquire);
+	if (!hit.region)
+		return hit; /* changed meanwhile: the count will tell */
+	hit.offset = addr - __atomic_load_n(&hit.region->base, __ATOMIC_ACQUIRE);
+	hit.run = hit.region->size - hit.offset;
 	return hit;
+}
+
+static struct hit entry_hit(const struct space_entry *e, uint64_t addr)
+{
+	return (struct hit){.region = atomic_load_explicit(&e->region, memory_order_acquire),
+			    .offset = addr - get64(&e->base),
+			    .run = get64(&e->last) - addr + 1};
 }
 
 static struct hit entries_find(struct space *space, uint64_t addr)
 {
-	uint32_t i = atomic_load_explicit(&space->hint, memory_order_relaxed);
-	const struct space_entry *e = &space->entries[i];
-	struct hit hit = {0};
 	uint32_t count = atomic_load_explicit(&space->count, memory_order_acquire);
+	uint32_t i = atomic_load_explicit(&space->hint, memory_order_relaxed);
+	uint64_t end = space->size;
 
-	if (i >= count || addr < get64(&e->base) || addr > get64(&e->last)) {
-		i = entry_search(space, addr);
-		e = &space->entries[i];
-		if (i >= count || addr < get64(&e->base))
-			return hit;
-		atomic_store_explicit(&space->hint, i, memory_order_relaxed);
-	}
-	hit.region = atomic_load_explicit(&e->region, memory_order_acquire);
-	hit.offset = addr - get64(&e->base);
-	return hit;
+	if (i < count && addr >= get64(&space->entries[i].base) &&
+	    addr <= get64(&space->entries[i].last))
+		return entry_hit(&space->entries[i], addr);
+	i = entry_search(space, addr);
+	if (i < count)
+		end = get64(&space->entries[i].base);
+	if (i == count || addr < end)
+		return (struct hit){.run = end - addr};
+	atomic_store_explicit(&space->hint, i, memory_order_relaxed);
+	return entry_hit(&space->entries[i], addr);
 }
 
 static struct hit space_find(struct space *space, uint64_t addr)
 {
 	for (;;) {
 		uint32_t seq = atomic_load_explicit(&space->seq, memory_order_acquire);
-		struct hit hit;
+		struct hit hit = {0};
 
 		if (UNLIKELY(seq & 1)) {
 			__builtin_ia32_pause();
 			continue;
 		}
-		hit = space->ports ? ports_find(space, addr) : entries_find(space, addr);
+		if (space->ports)
+			hit = ports_find(space, addr);
+		if (!hit.region)
+			hit = entries_find(space, addr);
 		if (LIKELY(atomic_load_explicit(&space->seq, memory_order_relaxed) == seq))
 			return hit;
 	}
@@ -371,15 +384,13 @@ static void region_leave(const struct region *region)
 /* Who answers at the start of an access, and for how many of its bytes. */
 static struct hit access_start(struct space *space, uint64_t addr, unsigned size, unsigned *len)
 {
-	struct hit hit = {0};
+	struct hit hit = {.run = 1};
 
-	*len = 1;
 	if (space->size == SPACE_PORTS)
 		addr &= SPACE_PORTS - 1;
 	if (addr < space->size)
 		hit = space_find(space, addr);
-	if (hit.region)
-		*len = (unsigned)MIN((uint64_t)size, hit.region->size - hit.offset);
+	*len = (unsigned)MIN((uint64_t)size, hit.run);
 	return hit;
 }
 
