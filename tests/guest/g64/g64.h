@@ -123,7 +123,9 @@ static inline void invlpg(uint64_t va)
 	}
 RW(cr0)
 RW(cr2)
-RW(cr3) RW(cr4) RW(cr8) RW(dr0) RW(dr1) RW(dr2) RW(dr3) RW(dr6) RW(dr7)
+RW(cr3)
+RW(cr4)
+RW(cr8) RW(dr0) RW(dr1) RW(dr2) RW(dr3) RW(dr6) RW(dr7)
 
 /* Where tests may map things: nothing is there at first. */
 #define FREE_VA	   0x0000100000000000ull /* own PML4 slot */
