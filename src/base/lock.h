@@ -12,17 +12,17 @@
  * lock held.
  */
 enum lock_rank {
-	RANK_VM = 10,	   /* the VM's state machine */
-	RANK_BOARD = 20,   /* topology: regions being mapped and moved */
-	RANK_DEVICE = 30,  /* a device's registers */
-	RANK_BACKEND = 40, /* a back end's queues */
+	RANK_VM = 10,	    /* the VM's state machine */
+	RANK_BOARD = 20,    /* topology: regions being mapped and moved */
+	RANK_DEVICE = 30,   /* a device's registers */
+	RANK_BACKEND = 40,  /* a back end's queues */
 	RANK_PCI_WIRE = 43, /* a PCI bus's shared INTx lines, before the board's wires */
-	RANK_WIRE = 45,	   /* shared interrupt lines on their way to a controller */
-	RANK_INTC = 50,	   /* IOAPIC, PIC and interrupt routing */
-	RANK_LAPIC = 60,   /* one local APIC */
-	RANK_VCPU = 70,	   /* a vCPU's request word and wait queue */
-	RANK_CLOCK = 80,   /* the timer heap */
-	RANK_LOOP = 85,	   /* the event loop's tables */
+	RANK_WIRE = 45,	    /* shared interrupt lines on their way to a controller */
+	RANK_INTC = 50,	    /* IOAPIC, PIC and interrupt routing */
+	RANK_LAPIC = 60,    /* one local APIC */
+	RANK_VCPU = 70,	    /* a vCPU's request word and wait queue */
+	RANK_CLOCK = 80,    /* the timer heap */
+	RANK_LOOP = 85,	    /* the event loop's tables */
 	RANK_MEM = 90, /* RAM slots, dirty log, who is mapped in a space: nothing is taken below */
 };
 

@@ -213,7 +213,7 @@ static void wakes_when_the_earliest_moves_forward(void **state)
 	lock_init(&device, RANK_LAPIC);
 	clock_set_wake(c, count_wake, &wakes);
 	lock_take(&device); /* arming is legal under any device's lock */
-	wakes = 0; /* setting it told the present once */
+	wakes = 0;	    /* setting it told the present once */
 	timer_arm(&a->timer, 100);
 	assert_int_equal(wakes, 1);
 	timer_arm(&b->timer, 200);

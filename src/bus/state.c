@@ -41,9 +41,7 @@ void state_save(const struct state_desc *desc, unsigned instance, const void *ob
 	size_t body = 0;
 
 	for (const struct state_field *f = desc->fields; f->elem; f++) {
-		size_t again;
-
-		assert(f->tag && field_find(desc, f->tag, &again) == f);
+		assert(f->tag && field_find(desc, f->tag, &(size_t){0}) == f);
 		assert(range_fits(f->offset, field_bytes(f), desc->size));
 		body += 8 + field_bytes(f);
 	}
