@@ -1,0 +1,160 @@
+/* tsc.c: the guest's time stamp counter, which stands still with the VM's clock. */
+#include "engine/kvm/kvm.h"
+
+#include <errno.h>
+#include <time.h>
+#include <unistd.h>
+#include <x86intrin.h>
+#include "x86/regs.h"
+
+/*
+ * KVM's guest TSC is the host's plus an offset, and so goes on while a VM is stopped. The VM's
+ * clock knows for how long it was stopped: its lag behind the host's monotonic clock. When a CPU
+ * is about to run guest code after it was out of it, the lag is compared with the one that its
+ * offset accounts for, and the TSC is set back by the difference. All CPUs use the same sample of
+ * the lag (stopped_ns), so that their TSCs stay as far apart as they were: zero.
+ */
+
+#define TSC_LAG_MIN_NS 50000 /* less than this is noise in sampling two clocks */
+
+static int64_t host_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
+}
+
+static const struct clock *clock_of(const struct kvm_vcpu *v)
+{
+	return v->vcpu.engine->env->clock;
+}
+
+static int64_t lag_ns(const struct kvm_vcpu *v)
+{
+	return host_ns() - (int64_t)clock_now_ns(clock_of(v));
+}
+
+static int64_t ticks(const struct kvm_engine *k, int64_t ns)
+{
+	return (int64_t)((__int128)ns * k->tsc_khz / 1000000);
+}
+
+uint32_t kvm_tsc_khz(void)
+{
+	int sys = kvm_open(NULL), vm, cpu, khz = -1;
+
+	if (sys < 0)
+		return 0;
+	vm = kvm_ioctl_value(sys, KVM_CREATE_VM, 0);
+	if (vm >= 0) {
+		cpu = kvm_ioctl_value(vm, KVM_CREATE_VCPU, 0);
+		if (cpu >= 0) {
+			khz = kvm_ioctl_value(cpu, KVM_GET_TSC_KHZ, 0);
+			close(cpu);
+		}
+		close(vm);
+	}
+	close(sys);
+	return khz > 0 ? (uint32_t)khz : 0;
+}
+
+static void offset_note(struct kvm_vcpu *v, uint64_t tsc)
+{
+	atomic_store_explicit(&v->tsc_offset, (int64_t)(tsc - __rdtsc()), memory_order_relaxed);
+}
+
+int kvm_tsc_get(struct kvm_vcpu *v, uint64_t *tsc)
+{
+	uint64_t now;
+	int64_t lag = lag_ns(v);
+	int rc = kvm_msr_get(v, MSR_TSC, &now);
+
+	if (rc)
+		return rc;
+	offset_note(v, now);
+	/* What passed while the clock stood still is not the guest's. */
+	if (clock_mode(clock_of(v)) != CLOCK_MANUAL)
+		now -= (uint64_t)ticks(kvm_engine_of(v->vcpu.engine), lag - v->tsc.applied_ns);
+	*tsc = now;
+	return 0;
+}
+
+int kvm_tsc_set(struct kvm_vcpu *v, uint64_t tsc)
+{
+	int rc = kvm_msr_set(v, MSR_TSC, tsc);
+
+	v->tsc.applied_ns = lag_ns(v);
+	v->tsc.check = 1;
+	offset_note(v, tsc);
+	return rc;
+}
+
+static void tsc_move(struct kvm_vcpu *v, int64_t delta)
+{
+	struct kvm_engine *k = kvm_engine_of(v->vcpu.engine);
+	uint64_t value;
+	struct kvm_device_attr attr = {
+	    .group = KVM_VCPU_TSC_CTRL,
+	    .attr = KVM_VCPU_TSC_OFFSET,
+	    .addr = (uintptr_t)&value,
+	};
+
+	if (k->tsc_attr && kvm_ioctl(v->fd, KVM_GET_DEVICE_ATTR, &attr) >= 0) {
+		value += (uint64_t)delta;
+		(void)kvm_ioctl(v->fd, KVM_SET_DEVICE_ATTR, &attr);
+	} else if (!kvm_msr_get(v, MSR_TSC, &value)) {
+		(void)kvm_msr_set(v, MSR_TSC, value + (uint64_t)delta);
+	}
+	if (!kvm_msr_get(v, MSR_TSC, &value))
+		offset_note(v, value);
+}
+
+void kvm_tsc_resume(struct kvm_vcpu *v)
+{
+	struct kvm_engine *k = kvm_engine_of(v->vcpu.engine);
+	int64_t lag, shared;
+
+	if (!v->tsc.check || clock_mode(clock_of(v)) != CLOCK_REAL)
+		return;
+	lag = lag_ns(v);
+	shared = atomic_load(&k->stopped_ns);
+	if (lag - shared > TSC_LAG_MIN_NS || shared - lag > TSC_LAG_MIN_NS) {
+		/* One CPU's sample becomes everybody's. */
+		if (atomic_compare_exchange_strong(&k->stopped_ns, &shared, lag))
+			shared = lag;
+	}
+	v->tsc.check = 0;
+	if (shared == v->tsc.applied_ns)
+		return;
+	tsc_move(v, -ticks(k, shared - v->tsc.applied_ns));
+	v->tsc.applied_ns = shared;
+}
+
+static uint64_t source_read(void *opaque, unsigned cpu)
+{
+	struct kvm_engine *k = opaque;
+
+	if (cpu >= ENGINE_MAX_CPUS || !k->vcpu[cpu])
+		return 0;
+	return __rdtsc() +
+	       (uint64_t)atomic_load_explicit(&k->vcpu[cpu]->tsc_offset, memory_order_relaxed);
+}
+
+static uint64_t source_to_ns(void *opaque, unsigned cpu, uint64_t tsc)
+{
+	struct kvm_engine *k = opaque;
+	uint64_t now = source_read(k, cpu), ns = clock_now_ns(k->engine.env->clock);
+	unsigned __int128 wait;
+
+	if ((int64_t)(tsc - now) <= 0)
+		return ns;
+	wait = (unsigned __int128)(tsc - now) * 1000000 / k->tsc_khz;
+	return wait > UINT64_MAX - ns ? UINT64_MAX : ns + (uint64_t)wait;
+}
+
+void kvm_tsc_source(struct engine *engine, struct tsc_source *out)
+{
+	*out = (struct tsc_source){
+	    .read = source_read, .to_ns = source_to_ns, .opaque = kvm_engine_of(engine)};
+}
