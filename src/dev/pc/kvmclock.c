@@ -1,121 +1,166 @@
-/* kvmclock.c: KVM's paravirtual clock (Linux, Documentation/virt/kvm/x86/msr.rst). */
+/*
+ * kvmclock.c: KVM's paravirtual clock: time as a line through a TSC value, in guest memory.
+ *
+ * A guest registers one structure per CPU. In it stand a TSC value, the VM's time at that value,
+ * and how to turn TSC ticks into nanoseconds; from there the guest reads the time without an exit.
+ * All CPUs get the same line, so that they agree to the nanosecond, and the flag that says so,
+ * unless a guest has moved one CPU's TSC. The line is drawn anew only when TSC and VM time may have
+ * moved against each other: after a pause and after a restore; it then never leads backwards.
+ * A version that is odd while the fields change tells readers on other CPUs to try again.
+ */
 #include "dev/pc/kvmclock.h"
 
-#include <assert.h>
 #include <errno.h>
 #include <stdlib.h>
-
+#include <string.h>
 #include "base/le.h"
-#include "base/trace.h"
+#include "base/log.h"
 
-/*
- * A guest computes time as  system_time + (((tsc - tsc_timestamp) << shift) * mul >> 32)  from a
- * structure in its own memory. All CPUs are given the same pair of tsc_timestamp and system_time,
- * taken once when time starts to run; so their clocks agree exactly, and the "stable" flag may be
- * set. The version is odd while the structure is being written.
- */
-#define MSR_WALL_OLD   0x11u
-#define MSR_SYSTEM_OLD 0x12u
-#define MSR_WALL       0x4b564d00u
-#define MSR_SYSTEM     0x4b564d01u
-#define SYSTEM_ENABLE  UINT64_C(1)
-
-#define PVCLOCK_TSC_STABLE BIT32(0)
-
-struct pvclock_time {
-	struct le32 version;
-	struct le32 pad0;
-	struct le64 tsc_timestamp;
-	struct le64 system_time;
-	struct le32 tsc_to_system_mul;
-	int8_t tsc_shift;
-	uint8_t flags;
-	uint8_t pad[2];
+struct time_info {
+	struct le32 version, pad0;
+	struct le64 tsc_timestamp, system_time;
+	struct le32 mul;
+	uint8_t shift, flags, pad[2];
 };
-_Static_assert(sizeof(struct pvclock_time) == 32, "as the guest reads it");
+_Static_assert(sizeof(struct time_info) == 32, "the guest's layout");
 
-struct pvclock_wall {
+struct wall_info {
 	struct le32 version, sec, nsec;
 };
-_Static_assert(sizeof(struct pvclock_wall) == 12, "as the guest reads it");
+_Static_assert(sizeof(struct wall_info) == 12, "the guest's layout");
+
+#define FLAG_TSC_STABLE	   1u
+#define FLAG_GUEST_STOPPED 2u
+#define ENABLE		   1u
+#define ADDRESS_MASK	   (~UINT64_C(3))
+
+#define KVM_ENOSYS 1000
+#define KVM_EPERM  1
 
 struct kvmclock {
 	struct device dev;
 	struct kvmclock_config cfg;
 	uint32_t mul;
 	int8_t shift;
-	uint64_t tsc_base, ns_base; /* the pair that every CPU was given */
-	/* saved: */
-	uint64_t system[KVMCLOCK_MAX_CPUS]; /* MSR_SYSTEM: address and enable bit */
-	uint64_t wall;
-	uint32_t version[KVMCLOCK_MAX_CPUS]; /* last one written, even */
-	uint32_t wall_version;
+	uint64_t wall; /* the MSR */
+	uint64_t line_tsc, line_ns;
+	_Bool line_valid;
+	uint64_t system[KVMCLOCK_MAX_CPUS]; /* the MSR, per CPU */
 };
 
-/* mul and shift such that a tick of khz is (1 << shift) * mul / 2^32 nanoseconds, with mul as large
- * as 32 bits allow. */
-static void scale_from_khz(uint32_t khz, uint32_t *mul, int8_t *shift)
+/* 32.32 multiplier and shift that turn ticks into nanoseconds: (ticks << shift) * mul >> 32, with
+ * mul's top bit set for the best precision. */
+static void rate_init(struct kvmclock *k)
 {
-	uint64_t ticks = (uint64_t)khz * 1000, ns = 1000000000;
-	int s = 0;
+	const uint64_t second = 1000000000;
+	uint64_t hz = (uint64_t)k->cfg.tsc_khz * 1000;
 
-	for (; ticks > 2 * ns; s--)
-		ticks >>= 1;
-	for (; ticks <= ns && s < 31; s++)
-		ticks <<= 1;
-	*mul = (uint32_t)((ns << 32) / ticks);
-	*shift = (int8_t)s;
+	k->shift = 0;
+	for (; hz > 2 * second; k->shift--)
+		hz >>= 1;
+	for (; hz <= second; k->shift++)
+		hz <<= 1;
+	k->mul = (uint32_t)((second << 32) / hz);
 }
 
-/* Writes a structure whose first field is its version: odd, the rest, even. A guest's bad address
- * changes nothing. */
-static void write_versioned(struct kvmclock *k, uint64_t addr, const void *data, size_t len,
-			    uint32_t version)
+static uint64_t ticks_to_ns(const struct kvmclock *k, uint64_t ticks)
 {
-	struct le32 odd = le32_make(version - 1), even = le32_make(version);
+	ticks = k->shift < 0 ? ticks >> -k->shift : ticks << k->shift;
+	return (uint64_t)((unsigned __int128)ticks * k->mul >> 32);
+}
 
-	if (gmem_write(k->cfg.mem, gpa(addr), &odd, sizeof(odd))) {
-		trace(TRACE_GUEST, "kvmclock: %#llx is not RAM", (unsigned long long)addr);
+static uint64_t tsc_read(const struct kvmclock *k, unsigned cpu)
+{
+	return k->cfg.tsc.read(k->cfg.tsc.opaque, cpu);
+}
+
+/* A difference beyond this is no drift: the old line says nothing about now. */
+#define LINE_DRIFT_NS UINT64_C(1000000000)
+
+static void line_draw(struct kvmclock *k)
+{
+	uint64_t ns = clock_now_ns(k->cfg.clock), tsc = tsc_read(k, 0);
+
+	if (k->line_valid && tsc >= k->line_tsc) {
+		uint64_t old = k->line_ns + ticks_to_ns(k, tsc - k->line_tsc);
+
+		if (old > ns && old - ns < LINE_DRIFT_NS)
+			ns = old;
+	}
+	k->line_tsc = tsc;
+	k->line_ns = ns;
+	k->line_valid = 1;
+}
+
+/* How far a CPU's TSC is from CPU 0's: 0 when it reads between two reads of CPU 0's. */
+static uint64_t tsc_distance(const struct kvmclock *k, unsigned cpu)
+{
+	uint64_t before = tsc_read(k, 0), own = tsc_read(k, cpu), after = tsc_read(k, 0);
+
+	return own - before <= after - before ? 0 : own - before;
+}
+
+static struct gpa address(uint64_t msr)
+{
+	return gpa(msr & ADDRESS_MASK);
+}
+
+/* An address that holds no RAM is the guest's loss; it is told in the log, and nothing is written.
+ */
+static void time_write(struct kvmclock *k, unsigned cpu, uint8_t flags)
+{
+	uint64_t distance = tsc_distance(k, cpu);
+	struct gpa at = address(k->system[cpu]);
+	struct time_info info;
+	uint32_t version;
+
+	if (!(k->system[cpu] & ENABLE))
+		return;
+	if (gmem_read(k->cfg.mem, at, &info, sizeof(info)) ||
+	    gmem_write(k->cfg.mem, at, &info.version, sizeof(info.version))) {
+		log_guest("cpu%u registered a kvmclock outside of memory, at %#llx", cpu,
+			  (unsigned long long)at.v);
 		return;
 	}
-	if (gmem_write(k->cfg.mem, gpa(addr + 4), (const uint8_t *)data + 4, len - 4) ||
-	    gmem_write(k->cfg.mem, gpa(addr), &even, sizeof(even)))
-		trace(TRACE_GUEST, "kvmclock: %#llx ends outside of RAM", (unsigned long long)addr);
+	version = le32_get(info.version) | 1;
+	info.version = le32_make(version);
+	(void)!gmem_write(k->cfg.mem, at, &info.version, sizeof(info.version));
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	info.tsc_timestamp = le64_make(k->line_tsc + distance);
+	info.system_time = le64_make(k->line_ns);
+	info.mul = le32_make(k->mul);
+	info.shift = (uint8_t)k->shift;
+	info.flags = flags | (distance ? 0 : FLAG_TSC_STABLE);
+	(void)!gmem_write(k->cfg.mem, gpa(at.v + 8), &info.tsc_timestamp, sizeof(info) - 8);
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	info.version = le32_make(version + 1);
+	(void)!gmem_write(k->cfg.mem, at, &info.version, sizeof(info.version));
 }
 
-static void write_time(struct kvmclock *k, unsigned cpu)
-{
-	const struct pvclock_time t = {
-	    .tsc_timestamp = le64_make(k->tsc_base),
-	    .system_time = le64_make(k->ns_base),
-	    .tsc_to_system_mul = le32_make(k->mul),
-	    .tsc_shift = k->shift,
-	    .flags = PVCLOCK_TSC_STABLE,
-	};
-
-	if (!(k->system[cpu] & SYSTEM_ENABLE))
-		return;
-	k->version[cpu] += 2;
-	write_versioned(k, k->system[cpu] & ~SYSTEM_ENABLE, &t, sizeof(t), k->version[cpu]);
-}
-
-/* The wall clock's structure holds the time of day at which system time was 0. */
-static void write_wall(struct kvmclock *k)
+/* The wall-clock time at VM time 0, written once when asked for. */
+static void wall_write(struct kvmclock *k)
 {
 	int64_t base = clock_wall_base_ns(k->cfg.clock);
-	const struct pvclock_wall w = {
-	    .sec = le32_make((uint32_t)(base / 1000000000)),
-	    .nsec = le32_make((uint32_t)(base % 1000000000)),
-	};
+	struct gpa at = address(k->wall);
+	struct wall_info info;
+	uint32_t version;
 
-	k->wall_version += 2;
-	write_versioned(k, k->wall, &w, sizeof(w), k->wall_version);
+	if (gmem_read(k->cfg.mem, at, &info, sizeof(info)))
+		return;
+	version = le32_get(info.version) | 1;
+	info.version = le32_make(version);
+	info.sec = le32_make((uint32_t)(base / 1000000000));
+	info.nsec = le32_make((uint32_t)(base % 1000000000));
+	if (gmem_write(k->cfg.mem, at, &info, sizeof(info)))
+		return;
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	info.version = le32_make(version + 1);
+	(void)!gmem_write(k->cfg.mem, at, &info.version, sizeof(info.version));
 }
 
-static void take_pair(struct kvmclock *k)
+static _Bool is_wall(uint32_t msr)
 {
-	k->ns_base = clock_now_ns(k->cfg.clock);
-	k->tsc_base = k->cfg.tsc.read(k->cfg.tsc.opaque, 0);
+	return msr == MSR_KVM_WALL_CLOCK || msr == MSR_KVM_WALL_CLOCK_NEW;
 }
 
 static int msr_read(void *opaque, unsigned cpu, uint32_t msr, uint64_t *value)
@@ -123,7 +168,7 @@ static int msr_read(void *opaque, unsigned cpu, uint32_t msr, uint64_t *value)
 	struct kvmclock *k = opaque;
 
 	lock_take(&k->dev.lock);
-	*value = msr == MSR_WALL || msr == MSR_WALL_OLD ? k->wall : k->system[cpu];
+	*value = is_wall(msr) ? k->wall : k->system[cpu];
 	lock_drop(&k->dev.lock);
 	return 0;
 }
@@ -133,67 +178,77 @@ static int msr_write(void *opaque, unsigned cpu, uint32_t msr, uint64_t value)
 	struct kvmclock *k = opaque;
 
 	lock_take(&k->dev.lock);
-	if (msr == MSR_WALL || msr == MSR_WALL_OLD) {
+	if (is_wall(msr)) {
 		k->wall = value;
-		write_wall(k);
+		wall_write(k);
 	} else {
 		k->system[cpu] = value;
-		write_time(k, cpu);
+		if (!k->line_valid)
+			line_draw(k);
+		time_write(k, cpu, 0);
 	}
 	lock_drop(&k->dev.lock);
 	return 0;
 }
 
+/* None of KVM's calls is offered in CPUID; a guest that tries gets KVM's answer for that. */
+static _Bool hypercall(void *opaque, unsigned cpu, struct hypercall_regs *regs)
+{
+	int64_t answer = regs->cpl ? -KVM_EPERM : -KVM_ENOSYS;
+
+	(void)opaque;
+	(void)cpu;
+	regs->rax = regs->long_mode ? (uint64_t)answer : (uint32_t)answer;
+	return 1;
+}
+
 void kvmclock_resumed(struct device *dev)
 {
-	struct kvmclock *k = container_of(dev, struct kvmclock, dev);
+	struct kvmclock *k = (struct kvmclock *)dev;
 
 	lock_take(&dev->lock);
-	take_pair(k);
-	for (unsigned i = 0; i < k->cfg.cpus; i++)
-		write_time(k, i);
+	if (k->line_valid) {
+		line_draw(k);
+		for (unsigned i = 0; i < k->cfg.cpus; i++)
+			time_write(k, i, FLAG_GUEST_STOPPED);
+	}
 	lock_drop(&dev->lock);
 }
 
 static void kvmclock_reset(struct device *dev, enum reset_kind kind)
 {
-	struct kvmclock *k = container_of(dev, struct kvmclock, dev);
+	struct kvmclock *k = (struct kvmclock *)dev;
 
-	for (unsigned i = 0; i < KVMCLOCK_MAX_CPUS; i++) {
-		k->system[i] = 0;
-		k->version[i] = 0;
-	}
+	(void)kind;
 	k->wall = 0;
-	k->wall_version = 0;
-	take_pair(k);
+	k->line_valid = 0;
+	k->line_tsc = k->line_ns = 0;
+	memset(k->system, 0, sizeof(k->system));
 }
 
 static void kvmclock_free(struct device *dev)
 {
 	device_fini(dev);
-	free(container_of(dev, struct kvmclock, dev));
+	free(dev);
 }
 
 static int kvmclock_check(const void *shadow, struct error *err)
 {
 	const struct kvmclock *k = shadow;
 
-	for (unsigned i = 0; i < KVMCLOCK_MAX_CPUS; i++) {
-		if (i >= k->cfg.cpus && k->system[i])
-			return error_set(err, -EINVAL, "saved kvmclock: CPU %u does not exist", i);
-		if (k->version[i] & 1)
-			return error_set(err, -EINVAL, "saved kvmclock: odd version for CPU %u", i);
-	}
-	if (k->wall_version & 1)
-		return error_set(err, -EINVAL, "saved kvmclock: odd version of the wall clock");
+	for (unsigned i = 0; i < KVMCLOCK_MAX_CPUS; i++)
+		if (i >= k->cfg.cpus ? k->system[i] != 0 : k->system[i] & ENABLE && !k->line_valid)
+			return error_set(err, -EINVAL, "The saved kvmclock of CPU %u cannot be.",
+					 i);
 	return 0;
 }
 
 static const struct state_field kvmclock_fields[] = {
-    STATE_ARRAY(1, struct kvmclock, system, KVMCLOCK_MAX_CPUS),
-    STATE_SCALAR(2, struct kvmclock, wall),
-    STATE_ARRAY(3, struct kvmclock, version, KVMCLOCK_MAX_CPUS),
-    STATE_SCALAR(4, struct kvmclock, wall_version),
+    STATE_SCALAR(1, struct kvmclock, wall),
+    STATE_SCALAR(2, struct kvmclock, line_tsc),
+    STATE_SCALAR(3, struct kvmclock, line_ns),
+    STATE_BOOL(4, struct kvmclock, line_valid),
+    STATE_ARRAY(5, struct kvmclock, system, KVMCLOCK_MAX_CPUS),
     STATE_END,
 };
 
@@ -211,27 +266,45 @@ static const struct device_class kvmclock_class = {
     .state = &kvmclock_state,
 };
 
+static int doors_open(struct kvmclock *k)
+{
+	struct msr_door door = {
+	    .read = msr_read, .write = msr_write, .opaque = k, .name = "kvmclock"};
+	int r;
+
+	door.first = MSR_KVM_WALL_CLOCK;
+	door.last = MSR_KVM_SYSTEM_TIME;
+	r = doors_add_msr(k->cfg.doors, &door);
+	if (r)
+		return r;
+	door.first = MSR_KVM_WALL_CLOCK_NEW;
+	door.last = MSR_KVM_SYSTEM_TIME_NEW;
+	r = doors_add_msr(k->cfg.doors, &door);
+	if (!r && !k->cfg.doors->hypercall.call)
+		k->cfg.doors->hypercall = (struct hypercall_door){.call = hypercall, .opaque = k};
+	return r;
+}
+
 int kvmclock_new(struct device **dev, const struct kvmclock_config *cfg, struct error *err)
 {
-	static const struct {
-		uint32_t first, last;
-	} ranges[] = {{MSR_WALL_OLD, MSR_SYSTEM_OLD}, {MSR_WALL, MSR_SYSTEM}};
-	struct kvmclock *k = calloc(1, sizeof(*k));
+	struct kvmclock *k;
+	int r;
 
-	assert(cfg->cpus <= KVMCLOCK_MAX_CPUS && cfg->tsc_khz);
+	if (!cfg->tsc_khz || !cfg->cpus || cfg->cpus > KVMCLOCK_MAX_CPUS)
+		return error_set(err, -EINVAL,
+				 "A kvmclock needs a TSC with a known rate and 1 to %d CPUs.",
+				 KVMCLOCK_MAX_CPUS);
+	k = calloc(1, sizeof(*k));
 	if (!k)
-		return error_set(err, -ENOMEM, "out of memory");
+		return error_set(err, -ENOMEM, "There is no memory for a kvmclock.");
 	k->cfg = *cfg;
-	scale_from_khz(cfg->tsc_khz, &k->mul, &k->shift);
+	rate_init(k);
 	device_init(&k->dev, &kvmclock_class, RANK_DEVICE, 0, "kvmclock");
-	for (size_t i = 0; i < ARRAY_SIZE(ranges); i++) {
-		const struct msr_door door = {
-		    ranges[i].first, ranges[i].last, msr_read, msr_write, k, "kvmclock"};
-		int r = doors_add_msr(cfg->doors, &door);
-		if (r) {
-			kvmclock_free(&k->dev);
-			return error_set(err, r, "kvmclock: its MSRs are taken");
-		}
+	kvmclock_reset(&k->dev, RESET_POWER);
+	r = doors_open(k);
+	if (r) {
+		kvmclock_free(&k->dev);
+		return error_set(err, r, "The MSRs of the kvmclock are taken.");
 	}
 	*dev = &k->dev;
 	return 0;

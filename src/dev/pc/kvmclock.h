@@ -1,5 +1,5 @@
-/* kvmclock.h: KVM's paravirtual clock, for guests of the kvm personality on engines other than KVM
- * itself. */
+/* kvmclock.h: KVM's paravirtual clock for engines that have none in the host kernel (Linux
+ * Documentation/virt/kvm/x86/msr.rst). */
 #ifndef DEV_PC_KVMCLOCK_H
 #define DEV_PC_KVMCLOCK_H
 
@@ -9,22 +9,29 @@
 #include "bus/doors.h"
 #include "mem/gmem.h"
 
-#define KVMCLOCK_MAX_CPUS 64
+#define KVMCLOCK_MAX_CPUS 255
+
+#define MSR_KVM_WALL_CLOCK	0x11u
+#define MSR_KVM_SYSTEM_TIME	0x12u
+#define MSR_KVM_WALL_CLOCK_NEW	0x4b564d00u
+#define MSR_KVM_SYSTEM_TIME_NEW 0x4b564d01u
 
 struct kvmclock_config {
-	struct doors *doors; /* MSRs 0x11, 0x12, 0x4b564d00 and 0x4b564d01 are added */
+	struct doors *doors;
 	struct gmem *mem;
 	struct clock *clock;
 	struct tsc_source tsc;
 	uint32_t tsc_khz;
-	unsigned cpus; /* at most KVMCLOCK_MAX_CPUS */
+	unsigned cpus;
 };
 
+/* Adds the four MSRs and, where nobody has one, a hypercall door that knows no call. */
 NODISCARD int kvmclock_new(struct device **dev, const struct kvmclock_config *cfg,
 			   struct error *err);
 
-/* Time goes on after it was stopped, or the TSC was restored: takes a new pair of TSC and time and
- * writes it to every CPU's page that is registered. While vCPUs are paused. */
+/* Time goes on after a pause or a restore: relates TSC and VM time anew and rewrites what guests
+ * have registered, with "the guest was stopped" set for their watchdogs. Called before vCPUs run.
+ */
 void kvmclock_resumed(struct device *dev);
 
 #endif
