@@ -9,7 +9,7 @@
 #include "bus/doors.h"
 #include "mem/gmem.h"
 
-#define KVMCLOCK_MAX_CPUS 255
+#define KVMCLOCK_MAX_CPUS 64
 
 #define MSR_KVM_WALL_CLOCK	0x11u
 #define MSR_KVM_SYSTEM_TIME	0x12u

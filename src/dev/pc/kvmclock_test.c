@@ -20,6 +20,8 @@ struct fixture {
 	struct clock *clock;
 	struct doors doors;
 	struct device *dev;
+	uint64_t behind; /* the VM's clock lags the TSC by so many ticks */
+	uint64_t skew;	 /* of CPU 1's TSC */
 };
 
 /* A TSC that runs at KHZ with the VM's clock. */
@@ -27,7 +29,8 @@ static uint64_t tsc_read(void *opaque, unsigned cpu)
 {
 	struct fixture *f = opaque;
 
-	return (uint64_t)((unsigned __int128)clock_now_ns(f->clock) * KHZ / 1000000);
+	return (uint64_t)((unsigned __int128)clock_now_ns(f->clock) * KHZ / 1000000) + f->behind +
+	       (cpu ? f->skew : 0);
 }
 
 static int setup(void **state)
@@ -182,6 +185,46 @@ static void saves_loads_and_saves_the_same_and_refuses_bad_state(void **state)
 	wbuf_fini(&b);
 }
 
+static void never_goes_backwards_when_resumed(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t before;
+	uint8_t t[32];
+
+	wr(f, 0, SYSTEM, PAGE | 1);
+	clock_advance(f->clock, 5000000000);
+	before = guest_time(f, PAGE);
+	f->behind = 1000000;
+	kvmclock_resumed(f->dev);
+	assert_true(guest_time(f, PAGE) >= before);
+	assert_int_equal(gmem_read(f->mem, gpa(PAGE), t, sizeof(t)), 0);
+	assert_int_equal(t[29], 3); /* stable; the guest was stopped */
+}
+
+static void tells_when_a_cpu_has_a_tsc_of_its_own(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t t[32];
+
+	f->skew = 12345678;
+	wr(f, 1, SYSTEM, PAGE | 1);
+	assert_int_equal(gmem_read(f->mem, gpa(PAGE), t, sizeof(t)), 0);
+	assert_int_equal(t[29], 0);
+	assert_int_equal(load_le64(t + 8), tsc_read(f, 1));
+}
+
+static void hypercalls_are_known_to_be_unknown(void **state)
+{
+	struct fixture *f = *state;
+	struct hypercall_regs r = {.rax = 5, .long_mode = 1};
+
+	assert_true(f->doors.hypercall.call(f->doors.hypercall.opaque, 0, &r));
+	assert_int_equal((int64_t)r.rax, -1000);
+	r.cpl = 3;
+	assert_true(f->doors.hypercall.call(f->doors.hypercall.opaque, 0, &r));
+	assert_int_equal((int64_t)r.rax, -1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -192,6 +235,9 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(survives_addresses_outside_of_ram, setup, teardown),
 	    cmocka_unit_test_setup_teardown(saves_loads_and_saves_the_same_and_refuses_bad_state,
 					    setup, teardown),
+	    cmocka_unit_test_setup_teardown(never_goes_backwards_when_resumed, setup, teardown),
+	    cmocka_unit_test_setup_teardown(tells_when_a_cpu_has_a_tsc_of_its_own, setup, teardown),
+	    cmocka_unit_test_setup_teardown(hypercalls_are_known_to_be_unknown, setup, teardown),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -222,6 +222,7 @@ static uint64_t tsc_read(void *opaque, unsigned cpu)
 {
 	struct soft_engine *e = opaque;
 
+	soft_tsc_resync(e);
 	return soft_tsc_base(e) + (e->cpu[cpu] ? e->cpu[cpu]->tsc_offset : 0);
 }
 

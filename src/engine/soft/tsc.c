@@ -72,13 +72,27 @@ uint64_t soft_tsc_base(struct soft_engine *engine)
 	       (uint64_t)atomic_load_explicit(&engine->tsc_offset, memory_order_relaxed);
 }
 
+/* How long the VM's clock has stood still, as far as the host's can tell. A thread that lost its
+ * core between the readings reads again: the counter must not jump for that. */
+static int64_t stopped_now(const struct clock *clock)
+{
+	uint64_t before, vm, after;
+
+	do {
+		before = host_ns();
+		vm = clock_now_ns(clock);
+		after = host_ns();
+	} while (after - before > 200000);
+	return (int64_t)(before - vm);
+}
+
 void soft_tsc_resync(struct soft_engine *engine)
 {
 	const struct clock *clock = engine->base.env->clock;
 
 	if (clock_mode(clock) != CLOCK_REAL)
 		return;
-	int64_t stopped = (int64_t)(host_ns() - clock_now_ns(clock));
+	int64_t stopped = stopped_now(clock);
 	int64_t old = atomic_load_explicit(&engine->stopped_ns, memory_order_acquire);
 	int64_t late = stopped - old;
 	/* Less than this is the time between two readings. */
