@@ -116,13 +116,13 @@ static struct msi_sink machine_msi(struct machine *m)
 
 /* Takes a *_new function's result: on success the device goes onto the list and, if asked, into
  * *keep. */
-static int added(struct machine *m, int r, struct device *dev, struct device **keep)
+static int added(struct machine *m, int r, struct device **dev, struct device **keep)
 {
 	if (r)
 		return r;
-	machine_add(m, dev);
+	machine_add(m, *dev);
 	if (keep)
-		*keep = dev;
+		*keep = *dev;
 	return 0;
 }
 
@@ -166,7 +166,7 @@ static int add_lapics(struct machine *m, struct error *err)
 			cfg.remote = (struct lapic_remote){remote_get, remote_set, m};
 		else if (ops->tsc_source)
 			ops->tsc_source(m->engine, &cfg.tsc);
-		r = added(m, lapic_new(&dev, &cfg, err), dev, &m->lapic[i]);
+		r = added(m, lapic_new(&dev, &cfg, err), &dev, &m->lapic[i]);
 		if (r)
 			return r;
 		if (!ops->own_apic)
@@ -190,10 +190,10 @@ static int add_interrupt_controllers(struct machine *m, struct error *err)
 	    .opaque = m,
 	};
 	struct device *dev;
-	int r = added(m, pic_new(&dev, &pic, err), dev, &m->pic);
+	int r = added(m, pic_new(&dev, &pic, err), &dev, &m->pic);
 
 	if (!r)
-		r = added(m, ioapic_new(&dev, &ioapic, err), dev, &m->ioapic);
+		r = added(m, ioapic_new(&dev, &ioapic, err), &dev, &m->ioapic);
 	if (!r && m->lapics) {
 		const struct lapic_bus_config bus = {ioapic_eoi_fn, m->ioapic, pic_ack_fn, m->pic};
 		lapic_bus_configure(m->lapics, &bus);
@@ -220,15 +220,15 @@ static int add_timers(struct machine *m, struct error *err)
 	    .ncpus = m->env.cpus,
 	};
 	struct device *dev;
-	int r = added(m, hpet_new(&dev, &hpet, err), dev, &m->hpet);
+	int r = added(m, hpet_new(&dev, &hpet, err), &dev, &m->hpet);
 
 	if (r)
 		return r;
 	pit.irq = hpet_legacy_line(m->hpet, 0);
 	rtc.irq = hpet_legacy_line(m->hpet, 1);
-	r = added(m, pit_new(&dev, &pit, err), dev, NULL);
+	r = added(m, pit_new(&dev, &pit, err), &dev, NULL);
 	if (!r)
-		r = added(m, rtc_new(&dev, &rtc, err), dev, NULL);
+		r = added(m, rtc_new(&dev, &rtc, err), &dev, NULL);
 	return r;
 }
 
@@ -249,12 +249,12 @@ static int add_pci(struct machine *m, struct error *err)
 
 	for (unsigned i = 0; i < BOARD_INTX_LINES; i++)
 		bus.intx[i] = (struct irq){intx_set, m, i};
-	r = added(m, pci_bus_new(&dev, &bus, err), dev, &m->pci);
+	r = added(m, pci_bus_new(&dev, &bus, err), &dev, &m->pci);
 	mch.bus = lpc.bus = m->pci;
 	if (!r)
-		r = added(m, mch_new(&dev, &mch, err), dev, NULL);
+		r = added(m, mch_new(&dev, &mch, err), &dev, NULL);
 	if (!r)
-		r = added(m, lpc_new(&dev, &lpc, err), dev, NULL);
+		r = added(m, lpc_new(&dev, &lpc, err), &dev, NULL);
 	return r;
 }
 
@@ -272,7 +272,7 @@ static int add_serial(struct machine *m, struct error *err)
 		    .chardev = i ? NULL : m->cfg.console,
 		    .instance = i,
 		};
-		r = added(m, uart_new(&dev, &uart, err), dev, NULL);
+		r = added(m, uart_new(&dev, &uart, err), &dev, NULL);
 	}
 	return r;
 }
@@ -299,10 +299,10 @@ static int add_power(struct machine *m, struct error *err)
 	    .mouse = m->layout.has_i8042,
 	};
 	struct device *dev;
-	int r = added(m, acpi_pm_new(&dev, &pm, err), dev, &m->pm);
+	int r = added(m, acpi_pm_new(&dev, &pm, err), &dev, &m->pm);
 
 	if (!r)
-		r = added(m, i8042_new(&dev, &i8042, err), dev, NULL);
+		r = added(m, i8042_new(&dev, &i8042, err), &dev, NULL);
 	return r;
 }
 
@@ -330,16 +330,16 @@ static int add_small_ports(struct machine *m, struct error *err)
 	const struct debug_exit_config debug = {m->ports, PORT_DEBUG_EXIT, m->cfg.power};
 	const struct fw_cfg_config fw = {m->ports, BOARD_PORT_FW_CFG, m->mem};
 	struct device *dev;
-	int r = added(m, post_new(&dev, &post, err), dev, NULL);
+	int r = added(m, post_new(&dev, &post, err), &dev, NULL);
 
 	if (!r)
-		r = added(m, debug_con_new(&dev, &con, err), dev, NULL);
+		r = added(m, debug_con_new(&dev, &con, err), &dev, NULL);
 	if (!r && m->layout.has_pvpanic)
-		r = added(m, pvpanic_new(&dev, &panic, err), dev, NULL);
+		r = added(m, pvpanic_new(&dev, &panic, err), &dev, NULL);
 	if (!r && m->cfg.spec->debug_exit)
-		r = added(m, debug_exit_new(&dev, &debug, err), dev, NULL);
+		r = added(m, debug_exit_new(&dev, &debug, err), &dev, NULL);
 	if (!r && m->layout.has_fw_cfg) {
-		r = added(m, fw_cfg_new(&dev, &fw, err), dev, &m->fw_cfg);
+		r = added(m, fw_cfg_new(&dev, &fw, err), &dev, &m->fw_cfg);
 		if (!r)
 			r = fill_fw_cfg(m, err);
 	}
@@ -361,7 +361,7 @@ static int add_personality(struct machine *m, struct error *err)
 	if (m->cfg.spec->personality != PERSONALITY_KVM || m->engine->ops->own_apic)
 		return 0;
 	m->engine->ops->tsc_source(m->engine, &cfg.tsc);
-	return added(m, kvmclock_new(&dev, &cfg, err), dev, &m->kvmclock);
+	return added(m, kvmclock_new(&dev, &cfg, err), &dev, &m->kvmclock);
 }
 
 int machine_add_devices(struct machine *m, struct error *err)

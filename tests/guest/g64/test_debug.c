@@ -116,7 +116,7 @@ TEST(debug, a_write_breakpoint_traps_after_the_write_only)
 	CATCH((void)word);
 	check_no_fault();
 	CATCH(__asm__ volatile("movl $7, %0; after_write: nop"
-			       : "=m"(*(volatile uint32_t *)&word)));
+			       : "=m"(word)));
 	write_dr7(0x400);
 	check_eq(fault.vector, V_DB);
 	check_eq(fault.dr6 & 0xf, 4);
