@@ -254,7 +254,8 @@ void test_cleanup(void)
 	write_cr4(boot_cr4);
 	wrmsr(0xc0000080, boot_efer);
 	memcpy(gdt, gdt_saved, sizeof(gdt_saved));
-	__asm__ volatile("ltr %w0" : : "r"(SEL_TSS));
+	load_tss(0);
+	__asm__ volatile("ltr %w0" : : "r"(SEL_TSS) : "memory");
 	reset_idt();
 	for (unsigned i = 1; i < 512; i++)
 		pml4[i] = 0;
@@ -262,7 +263,6 @@ void test_cleanup(void)
 	write_dr7(0x400);
 	write_dr6(0xffff0ff0);
 	pool_used = 0;
-	load_tss(0);
 	__asm__ volatile("mov %0, %%ds; mov %0, %%es; mov %0, %%ss" : : "r"(SEL_DATA));
 }
 

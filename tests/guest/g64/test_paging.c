@@ -341,10 +341,11 @@ TEST(paging, a_non_canonical_address_is_a_general_protection_fault)
 	check_fault(V_GP, 0);
 	CATCH(store(0xffff7fffffffffff, 1));
 	check_fault(V_GP, 0);
-	CATCH(__asm__ volatile("mov %%rsp, %%rbx; mov %0, %%rsp; push %%rax; mov %%rbx, %%rsp"
+	/* through RBP: the stack segment's exception, with a good stack to deliver it on */
+	CATCH(__asm__ volatile("push %%rbp; mov %0, %%rbp; mov (%%rbp), %%rax; pop %%rbp"
 			       :
 			       : "r"(0x0000900000000000)
-			       : "rbx", "memory"));
+			       : "rax", "memory"));
 	check_fault(V_SS, 0);
 }
 

@@ -1,0 +1,38 @@
+#!/usr/bin/env python3
+"""run.py: runs a bare-metal image under an engine and checks that all its tests passed.
+
+usage: run.py POLYVISOR ENGINE IMAGE CPUS [WORD...]     words select groups or tests
+"""
+import os
+import re
+import subprocess
+import sys
+
+SKIP = 77
+
+
+def main():
+    polyvisor, engine, image, cpus, words = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:]
+    if engine == "kvm":
+        try:
+            os.close(os.open("/dev/kvm", os.O_RDWR))
+        except OSError as e:
+            print(f"skipped: the kvm engine needs /dev/kvm: {e.strerror}")
+            return SKIP
+        doctor = subprocess.run([polyvisor, "doctor"], capture_output=True, text=True, timeout=30).stdout
+        if "emulator" in doctor or "without SSE" in doctor:
+            words = [*words, "nosse", "slow"]
+    cmd = [polyvisor, "run", "--quiet", "--engine", engine, "--debug-exit", "--no-reboot", "--cpus", cpus, "-m", "256M",
+           "--kernel", image, "--append", " ".join(words)]
+    p = subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280)
+    text = p.stdout.decode(errors="replace")
+    print(text)
+    total = re.search(r"guest tests: (\d+) passed, 0 failed", text)
+    if p.returncode != 33 or not total:
+        print(f"FAIL: exit status {p.returncode}, not 33")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
