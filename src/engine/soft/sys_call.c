@@ -40,6 +40,7 @@ void sys_insn_syscall(struct soft_cpu *cpu, const struct insn *i)
 	cpu->s.seg[X86_SS] = flat(sel + 8, ATTR_DATA, 0);
 	soft_flags_set(cpu, flags);
 	soft_mode_update(cpu);
+	cpu->step_trap = !!(flags & X86_TF); /* what SFMASK clears does not trap either */
 }
 
 /* AMD loads SS's selector alone and keeps the hidden part (APM3 SYSRET); the privilege level, which

@@ -164,6 +164,7 @@ static _Bool decode_far(const ZydisDecodedInstruction *zi, const ZydisDecodedOpe
 	}
 	out->fn = zi->mnemonic == ZYDIS_MNEMONIC_CALL ? sys_insn_call_far : sys_insn_jmp_far;
 	if (ops[0].type == ZYDIS_OPERAND_TYPE_POINTER) {
+		out->flags &= (uint16_t)~INSN_MEM; /* that is the stack */
 		out->imm = ops[0].ptr.offset;
 		out->aux = ops[0].ptr.segment;
 	}

@@ -12,6 +12,7 @@ static void int_deliver(struct soft_cpu *cpu, const struct insn *i, unsigned vec
 	};
 
 	sys_deliver_event(cpu, &d);
+	cpu->step_trap = 0; /* TF was cleared on the way in */
 }
 
 /* VME's bitmap: 32 bytes right below the I/O bitmap of a 32-bit TSS; a clear bit sends the vector
@@ -54,6 +55,7 @@ static void int_8086(struct soft_cpu *cpu, const struct insn *i, unsigned vector
 	cpu->s.rflags &= ~(uint64_t)(X86_TF | X86_NT | X86_RF);
 	cpu->s.rflags &= ~(uint64_t)(sys_iopl(cpu) < 3 ? X86_VIF : X86_IF);
 	soft_mode_update(cpu);
+	cpu->step_trap = 0;
 }
 
 void sys_insn_int(struct soft_cpu *cpu, const struct insn *i)
