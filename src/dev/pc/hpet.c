@@ -469,7 +469,7 @@ static void hpet_pre_save(struct device *dev)
 		h->start_ns += ticks * HPET_TICK_NS;
 	}
 	for (unsigned i = 0; i < HPET_TIMERS; i++)
-		h->t[i].distance = h->t[i].waiting ? h->t[i].target - h->counter : 0;
+		h->t[i].distance = hpet_on(h) && h->t[i].waiting ? h->t[i].target - h->counter : 0;
 }
 
 static void hpet_post_load(struct device *dev)

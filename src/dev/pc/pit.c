@@ -14,7 +14,7 @@
 
 /* The host is not woken more often than this, whatever count a guest writes; ticks in between are
  * one. */
-#define PIT_MIN_PERIOD_NS 50000u
+#define PIT_MIN_PERIOD 60u /* ticks: 50 us */
 
 struct pit {
 	struct device dev;
@@ -25,12 +25,13 @@ struct pit {
 	uint8_t control61;
 	_Bool irq;
 	uint32_t speaker_hz;		/* what was last told */
-	uint64_t age[3], switch_age[3]; /* saved times: relative to the present */
+	uint64_t age[3], switch_age[3]; /* saved times, relative to the present */
 };
 
+/* In ticks. */
 static uint64_t pit_now(const struct pit *p)
 {
-	return clock_now_ns(p->cfg.clock);
+	return pit_ticks(clock_now_ns(p->cfg.clock));
 }
 
 static void pit_irq(struct pit *p, _Bool level)
@@ -64,7 +65,7 @@ static uint64_t edges_passed(const struct pit_chan *c, uint64_t now)
 
 	if (!first)
 		return 0;
-	d = pit_ticks(now - c->start_ns);
+	d = now - c->start;
 	return pit_chan_periodic(c) ? d / c->count : d >= first;
 }
 
@@ -77,12 +78,12 @@ static void pit_schedule(struct pit *p, uint64_t now)
 		timer_cancel(&p->timer);
 		return;
 	}
-	at = c->start_ns + pit_ticks_ns(ticks);
-	if (c->pending && (int64_t)(c->switch_ns - at) < 0)
-		at = c->switch_ns;
-	if (pit_chan_periodic(c) && pit_ticks_ns(c->count) < PIT_MIN_PERIOD_NS)
-		at = MAX(at, now + PIT_MIN_PERIOD_NS);
-	timer_arm(&p->timer, at);
+	at = c->start + ticks;
+	if (c->pending && (int64_t)(c->switch_at - at) < 0)
+		at = c->switch_at;
+	if (pit_chan_periodic(c) && c->count < PIT_MIN_PERIOD)
+		at = MAX(at, now + PIT_MIN_PERIOD);
+	timer_arm(&p->timer, pit_ticks_ns(at));
 }
 
 /* Raises what is due by now. In the periodic modes the line is high between ticks, with the low
@@ -97,8 +98,8 @@ static void pit_run(struct pit *p, uint64_t now)
 		pit_irq(p, 0);
 		pit_irq(p, 1);
 	}
-	if (c->pending && (int64_t)(now - c->switch_ns) >= 0) {
-		_Bool ends_period = c->done * c->count == pit_ticks(c->switch_ns - c->start_ns);
+	if (c->pending && (int64_t)(now - c->switch_at) >= 0) {
+		_Bool ends_period = c->done * c->count == c->switch_at - c->start;
 
 		pit_chan_sync(c, now);
 		/* Mode 3 may take its new count in mid-period; the second half is then the first of
@@ -286,7 +287,7 @@ static uint64_t port61_read(struct device *dev, void *opaque, uint64_t offset, u
 	uint8_t value = p->control61;
 
 	pit_chan_sync(&p->chan[2], now);
-	if (now / REFRESH_NS & 1)
+	if (clock_now_ns(p->cfg.clock) / REFRESH_NS & 1)
 		value |= PORT61_REFRESH;
 	if (pit_chan_out(&p->chan[2], now))
 		value |= PORT61_OUT;
@@ -343,8 +344,8 @@ static void pit_pre_save(struct device *dev)
 	pit_run(p, now);
 	for (unsigned i = 0; i < 3; i++) {
 		pit_chan_sync(&p->chan[i], now);
-		p->age[i] = now - p->chan[i].start_ns;
-		p->switch_age[i] = p->chan[i].pending ? p->chan[i].switch_ns - now : 0;
+		p->age[i] = now - p->chan[i].start;
+		p->switch_age[i] = p->chan[i].pending ? p->chan[i].switch_at - now : 0;
 	}
 }
 
@@ -354,8 +355,8 @@ static void pit_post_load(struct device *dev)
 	uint64_t now = pit_now(p);
 
 	for (unsigned i = 0; i < 3; i++) {
-		p->chan[i].start_ns = now - p->age[i];
-		p->chan[i].switch_ns = now + p->switch_age[i];
+		p->chan[i].start = now - p->age[i];
+		p->chan[i].switch_at = now + p->switch_age[i];
 	}
 	irq_set(&p->cfg.irq, p->irq);
 	pit_schedule(p, now);
@@ -363,7 +364,7 @@ static void pit_post_load(struct device *dev)
 	speaker_update(p);
 }
 
-#define AGE_MAX (UINT64_C(1) << 62) /* 146 years */
+#define AGE_MAX (UINT64_C(1) << 62)
 
 static int pit_check(const void *shadow, struct error *err)
 {
@@ -376,7 +377,7 @@ static int pit_check(const void *shadow, struct error *err)
 		bad |= c->count < 1 || c->count > 65536 || c->reload < 1 || c->reload > 65536;
 		bad |= c->mode > 5 || c->access < PIT_LOW || c->access > PIT_BOTH || c->latch_n > 2;
 		bad |= p->age[i] > AGE_MAX || c->held > AGE_MAX || c->done > AGE_MAX;
-		bad |= p->switch_age[i] > pit_ticks_ns(2 * 65536);
+		bad |= p->switch_age[i] > 2 * 65536;
 		bad |= c->gate != (i < 2 ? 1 : p->control61 & PORT61_GATE);
 	}
 	return bad ? error_set(err, -EINVAL, "The saved PIT is in no possible state.") : 0;

@@ -19,16 +19,16 @@ uint64_t pit_chan_elapsed(const struct pit_chan *c, uint64_t now)
 {
 	if (!c->gate && (c->mode == 0 || c->mode == 4))
 		return c->held;
-	return pit_ticks(now - c->start_ns);
+	return now - c->start;
 }
 
 void pit_chan_sync(struct pit_chan *c, uint64_t now)
 {
-	if (!c->pending || (int64_t)(now - c->switch_ns) < 0)
+	if (!c->pending || (int64_t)(now - c->switch_at) < 0)
 		return;
 	c->pending = 0;
 	c->count = c->reload;
-	c->start_ns = c->switch_ns;
+	c->start = c->switch_at;
 	c->done = 0;
 }
 
@@ -111,16 +111,16 @@ void pit_chan_load(struct pit_chan *c, uint16_t value, uint64_t now)
 		uint64_t period = pit_chan_elapsed(c, now) / c->count * c->count;
 		uint64_t end = period + unit;
 
-		if (pit_ticks(now - c->start_ns) >= end)
+		if (now - c->start >= end)
 			end = period + c->count;
-		c->switch_ns = c->start_ns + pit_ticks_ns(end);
+		c->switch_at = c->start + end;
 		c->pending = 1;
 		return;
 	}
 	if (c->loaded && (c->mode == 1 || c->mode == 5)) /* at the next trigger */
 		return;
 	c->count = count;
-	c->start_ns = now;
+	c->start = now;
 	c->held = 0;
 	c->done = 0;
 	c->pending = 0;
@@ -134,11 +134,11 @@ void pit_chan_gate(struct pit_chan *c, _Bool gate, uint64_t now)
 	pit_chan_sync(c, now);
 	if (c->mode == 0 || c->mode == 4) {
 		if (gate)
-			c->start_ns = now - pit_ticks_ns(c->held);
+			c->start = now - c->held;
 		else
 			c->held = pit_chan_elapsed(c, now);
 	} else if (gate) {
-		c->start_ns = now;
+		c->start = now;
 		c->done = 0;
 		c->pending = 0;
 		if (c->loaded) {

@@ -1,4 +1,6 @@
 /* pit_impl.h: one counter of the 8254, as pure arithmetic on ticks. */
+/* Times are ticks of the 1.193182 MHz input since VM time 0, so nothing is ever off by a part of
+ * one. */
 #ifndef DEV_PC_PIT_IMPL_H
 #define DEV_PC_PIT_IMPL_H
 
@@ -8,9 +10,9 @@
 enum pit_access { PIT_LATCH = 0, PIT_LOW = 1, PIT_HIGH = 2, PIT_BOTH = 3 };
 
 struct pit_chan {
-	uint64_t start_ns;  /* VM time at which `count` began to count */
+	uint64_t start;	    /* when `count` began to count */
 	uint64_t held;	    /* modes 0 and 4: ticks counted when the gate fell */
-	uint64_t switch_ns; /* modes 2 and 3: when `reload` takes the place of `count` */
+	uint64_t switch_at; /* modes 2 and 3: when `reload` takes the place of `count` */
 	uint32_t count;	    /* 1 to 65536, in ticks */
 	uint32_t reload;    /* what was written last, likewise */
 	uint64_t done;	    /* channel 0: periods whose interrupt was raised */
@@ -25,10 +27,10 @@ struct pit_chan {
 	_Bool write_high; /* the next byte written is the high one */
 	_Bool read_high;
 	_Bool status_latched;
-	_Bool pending; /* switch_ns is to come */
+	_Bool pending; /* switch_at is to come */
 };
 
-/* Ticks of the 1.193182 MHz input, exactly, both ways. */
+/* VM time to ticks, exactly, both ways. */
 uint64_t pit_ticks(uint64_t ns);
 uint64_t pit_ticks_ns(uint64_t ticks); /* rounded up: pit_ticks of it is at least `ticks` */
 
