@@ -49,7 +49,8 @@ static void fake_write(struct device *dev, void *opaque, uint64_t offset, unsign
 	struct rig *r = opaque;
 
 	(void)dev, (void)offset, (void)size;
-	r->last[r->writes++ % 64] = value;
+	r->last[r->writes % 64] = value;
+	r->writes++;
 }
 static const struct region_ops fake_ops = {.read = fake_read, .write = fake_write, .unaligned = 1};
 
@@ -448,6 +449,24 @@ static void the_pic_interrupts_through_lint0(void **state)
 	(void)state;
 }
 
+static void the_pic_waits_until_interrupts_are_on(void **state)
+{
+	struct rig *r = rig_new();
+
+	start_flat(r);
+	load_handler(r);
+	/* APIC on, LINT0 as ExtINT, out PORT,al, a while with interrupts off, sti; 1: jmp 1b */
+	LOAD(r, 0xc7, 0x05, 0xf0, 0, 0xe0, 0xfe, 0xff, 1, 0, 0, 0xc7, 0x05, 0x50, 3, 0xe0, 0xfe, 0,
+	     7, 0, 0, 0xe6, PORT, 0xb9, 0, 8, 0, 0, 0xe2, 0xfe, 0xfb, 0xeb, 0xfe);
+	engine_kvm.extint(r->engine, 1);
+	thread_start(r);
+	wait_for(&r->writes, 2);
+	assert_int_equal(r->acks, 1);
+	assert_int_equal(r->last[1], 0x77);
+	rig_free(r);
+	(void)state;
+}
+
 static void an_nmi_reaches_a_halted_cpu(void **state)
 {
 	struct rig *r = rig_new();
@@ -711,6 +730,7 @@ int main(void)
 	    cmocka_unit_test(a_doorbell_rings_without_the_board),
 	    cmocka_unit_test(a_level_triggered_vector_reports_its_eoi),
 	    cmocka_unit_test(the_pic_interrupts_through_lint0),
+	    cmocka_unit_test(the_pic_waits_until_interrupts_are_on),
 	    cmocka_unit_test(an_nmi_reaches_a_halted_cpu),
 	    cmocka_unit_test(msrs_of_doors_come_to_the_board),
 	    cmocka_unit_test(an_unknown_msr_faults),

@@ -328,25 +328,31 @@ static uint64_t *msr_slot(const struct x86_state *s, uint32_t msr)
 	return NULL;
 }
 
-struct msr_list {
-	struct kvm_msrs head;
-	struct kvm_msr_entry entry[KVM_MSRS_MAX];
+/* struct kvm_msrs with room behind its head. */
+union msr_list {
+	struct kvm_msrs msrs;
+	struct {
+		uint32_t nmsrs, pad;
+		struct kvm_msr_entry entry[KVM_MSRS_MAX];
+	} flat;
 };
+_Static_assert(offsetof(union msr_list, flat.entry) == offsetof(struct kvm_msrs, entries),
+	       "the head is two words");
 
 int kvm_msr_get(struct kvm_vcpu *v, uint32_t msr, uint64_t *value)
 {
-	struct msr_list l = {.head.nmsrs = 1, .entry[0].index = msr};
+	union msr_list l = {.flat = {.nmsrs = 1, .entry[0].index = msr}};
 	int rc = kvm_ioctl(v->fd, KVM_GET_MSRS, &l);
 
 	if (rc < 1)
 		return rc < 0 ? rc : -EINVAL;
-	*value = l.entry[0].data;
+	*value = l.flat.entry[0].data;
 	return 0;
 }
 
 int kvm_msr_set(struct kvm_vcpu *v, uint32_t msr, uint64_t value)
 {
-	struct msr_list l = {.head.nmsrs = 1, .entry[0] = {.index = msr, .data = value}};
+	union msr_list l = {.flat = {.nmsrs = 1, .entry[0] = {.index = msr, .data = value}}};
 	int rc = kvm_ioctl(v->fd, KVM_SET_MSRS, &l);
 
 	return rc < 1 ? (rc < 0 ? rc : -EINVAL) : 0;
@@ -371,16 +377,16 @@ void kvm_msrs_find(struct kvm_engine *k, struct kvm_vcpu *v)
 static int msrs_get(struct kvm_vcpu *v, struct x86_state *s)
 {
 	const struct kvm_engine *k = kvm_engine_of(v->vcpu.engine);
-	struct msr_list l = {.head.nmsrs = k->msr_count};
+	union msr_list l = {.flat.nmsrs = k->msr_count};
 	int rc;
 
 	for (unsigned i = 0; i < k->msr_count; i++)
-		l.entry[i].index = k->msrs[i];
+		l.flat.entry[i].index = k->msrs[i];
 	rc = k->msr_count ? kvm_ioctl(v->fd, KVM_GET_MSRS, &l) : 0;
 	if (rc < (int)k->msr_count)
 		return rc < 0 ? rc : -EIO;
 	for (unsigned i = 0; i < k->msr_count; i++)
-		*msr_slot(s, k->msrs[i]) = l.entry[i].data;
+		*msr_slot(s, k->msrs[i]) = l.flat.entry[i].data;
 	return 0;
 }
 
@@ -394,12 +400,12 @@ static int msrs_set(struct kvm_vcpu *v, const struct x86_state *s)
 	unsigned next = 0;
 
 	while (next < k->msr_count) {
-		struct msr_list l = {.head.nmsrs = k->msr_count - next};
+		union msr_list l = {.flat.nmsrs = k->msr_count - next};
 		uint64_t has;
 		int rc;
 
 		for (unsigned i = next; i < k->msr_count; i++)
-			l.entry[i - next] = (struct kvm_msr_entry){
+			l.flat.entry[i - next] = (struct kvm_msr_entry){
 			    .index = k->msrs[i], .data = *msr_slot(s, k->msrs[i])};
 		rc = kvm_ioctl(v->fd, KVM_SET_MSRS, &l);
 		if (rc < 0)
