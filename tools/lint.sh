@@ -20,7 +20,7 @@ if [ ! -f "$dir/build.ninja" ]; then
 	meson setup "$dir" >/dev/null || { cat "$dir/meson-logs/meson-log.txt"; exit 1; }
 fi
 mapfile -t made < <(ninja -C "$dir" -t targets all | sed -n 's/^\(.*\.h\): CUSTOM_COMMAND.*/\1/p')
-[ ${#made[@]} -eq 0 ] || ninja -C "$dir" --quiet "${made[@]}" || problem 'generated headers'
+[ ${#made[@]} -eq 0 ] || ninja -C "$dir" --quiet "${made[@]}" >/dev/null || problem 'generated headers'
 
 header_alone() {
 	printf '#include "%s"\n' "${1#src/}" |
@@ -33,9 +33,9 @@ sources 'src/*.h' | xargs -P "$jobs" -I{} bash -c 'header_alone {}' || problem '
 
 sources 'src/*.c' | xargs -P "$jobs" -n 8 clang-tidy --quiet -p "$dir" 2>/dev/null || problem 'clang-tidy'
 
-# First lines, and the length of files.
+# What a file is, and how long it is.
 while read -r f; do
-	head -n 1 "$f" | grep -q "^/\* $(basename "$f"): " || problem "$f: the first line is not \"/* $(basename "$f"): one sentence. */\""
+	head -n 2 "$f" | grep -q "^\(/\*\| \*\) $(basename "$f"): " || problem "$f: does not begin with \"/* $(basename "$f"): one sentence. */\""
 	[ "$(wc -l <"$f")" -le 900 ] || problem "$f: longer than 900 lines"
 done < <(sources 'src/*.[ch]')
 

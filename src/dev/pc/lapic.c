@@ -1,4 +1,5 @@
 /* lapic.c: a local APIC: accepting, prioritizing and acknowledging interrupts; the device. */
+#include "dev/pc/lapic.h"
 #include "dev/pc/lapic_impl.h"
 
 #include <stdio.h>

@@ -26,7 +26,11 @@
 	M(O, arg)                                                                                  \
 	M(NO, arg)                                                                                 \
 	M(B, arg)                                                                                  \
-	M(NB, arg) M(Z, arg) M(NZ, arg) M(BE, arg) M(NBE, arg) M(S, arg) M(NS, arg) M(P, arg)      \
-	    M(NP, arg) M(L, arg) M(NL, arg) M(LE, arg) M(NLE, arg)
+	M(NB, arg)                                                                                 \
+	M(Z, arg)                                                                                  \
+	M(NZ, arg)                                                                                 \
+	M(BE, arg)                                                                                 \
+	M(NBE, arg)                                                                                \
+	M(S, arg) M(NS, arg) M(P, arg) M(NP, arg) M(L, arg) M(NL, arg) M(LE, arg) M(NLE, arg)
 
 #endif

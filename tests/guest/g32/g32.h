@@ -123,7 +123,11 @@ void *alloc_page(void);
 		__asm__ volatile("mov %0, %%" #name : : "r"(v) : "memory");                        \
 	}
 RW(cr0)
-RW(cr2) RW(cr3) RW(cr4) RW(dr6) RW(dr7)
+RW(cr2)
+RW(cr3)
+RW(cr4)
+RW(dr6)
+RW(dr7)
 
 /* Position-independent machine code: 32-bit (BLOB) or 16-bit (BLOB16). */
 #define BLOB(name, text)                                                                           \
@@ -131,9 +135,9 @@ RW(cr2) RW(cr3) RW(cr4) RW(dr6) RW(dr7)
 	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
 #define BLOB16(name, text) BLOB(name, ".code16\n" text "\n.code32")
 
-    /* Continues from a frame: ring 3 or virtual-8086 mode too. Stack for traps from there:
-       main_task.tss.esp0. */
-    void frame_enter(struct frame *f) __attribute__((noreturn));
+/* Continues from a frame: ring 3 or virtual-8086 mode too. Stack for traps from there:
+   main_task.tss.esp0. */
+void frame_enter(struct frame *f) __attribute__((noreturn));
 /* Ring 3, flat segments, own stack; ends with a fault or int $0x80. */
 void run_user(void (*fn)(void), uint32_t eflags);
 /* Virtual-8086 mode: the code is copied to 0x10000 (1000:0000), stack 2000:fff0, DS=ES=3000. Ends

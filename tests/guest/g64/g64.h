@@ -125,7 +125,13 @@ RW(cr0)
 RW(cr2)
 RW(cr3)
 RW(cr4)
-RW(cr8) RW(dr0) RW(dr1) RW(dr2) RW(dr3) RW(dr6) RW(dr7)
+RW(cr8)
+RW(dr0)
+RW(dr1)
+RW(dr2)
+RW(dr3)
+RW(dr6)
+RW(dr7)
 
 /* Where tests may map things: nothing is there at first. */
 #define FREE_VA	   0x0000100000000000ull /* own PML4 slot */
@@ -140,7 +146,7 @@ RW(cr8) RW(dr0) RW(dr1) RW(dr2) RW(dr3) RW(dr6) RW(dr7)
 #define BLOB(name, text)                                                                           \
 	extern const uint8_t name[], name##_end[];                                                 \
 	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
-    struct user_regs {
+struct user_regs {
 	uint64_t rax, rbx, rcx, rdx, rsi, rdi, rflags;
 	uint16_t cs; /* 0: SEL_UCODE64 */
 };
