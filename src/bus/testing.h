@@ -103,7 +103,8 @@ static inline void bench_out(struct bench *b, uint64_t port, unsigned size, uint
 /* Every offset at every width: values fit, and nothing bad happens. */
 static inline void bench_sweep(struct space *space, uint64_t base, uint64_t len)
 {
-	static const uint64_t patterns[] = {0, ~UINT64_C(0), 0x5aa5c33c0ff0a55a, 0x0102030405060708};
+	static const uint64_t patterns[] = {0, ~UINT64_C(0), 0x5aa5c33c0ff0a55a,
+					    0x0102030405060708};
 	for (unsigned p = 0; p < ARRAY_SIZE(patterns); p++)
 		for (unsigned size = 1; size <= 8; size *= 2)
 			for (uint64_t at = base; at < base + len; at++) {
@@ -156,7 +157,7 @@ static inline void bench_corrupt(struct device *dev)
 	for (size_t i = 0; i < good.len; i += step) {
 		rbuf_init(&in, good.data, i);
 		assert_int_not_equal(device_decode(dev, &in, &shadow, NULL), 0);
-		for (unsigned bit = 0; bit < 8; bit += step > 1 ? 5 : 1) {
+		for (unsigned bit = 0; bit<8; bit += step> 1 ? 5 : 1) {
 			good.data[i] ^= (uint8_t)(1 << bit);
 			rbuf_init(&in, good.data, good.len);
 			if (!device_decode(dev, &in, &shadow, NULL))

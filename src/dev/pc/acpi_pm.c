@@ -109,7 +109,7 @@ static void cnt_written(struct device *dev, const struct reg *reg, uint64_t old,
 	if (typ == pm->cfg.slp_typ_s5)
 		power_request(&pm->cfg.power, POWER_OFF, 0);
 	else
-		log_guest("guest asks for sleep type %u, which this machine does not have", typ);
+		log_guest("sleep type %u asked for, which this machine does not have", typ);
 }
 
 static uint64_t tmr_read(struct device *dev, const struct reg *reg)

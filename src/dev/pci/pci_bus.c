@@ -153,7 +153,7 @@ void pci_bus_wire(struct pci_bus *bus, struct pci_dev *pd, _Bool level)
 	unsigned before = bus->wire_count[line];
 	assert(level || before > 0);
 	bus->wire_count[line] = (uint16_t)(level ? before + 1 : before - 1);
-	if ((before == 0) == level)
+	if (before == (level ? 0 : 1))
 		irq_set(&bus->cfg.intx[line], level);
 	lock_drop(&bus->wire_lock);
 }
