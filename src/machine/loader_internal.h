@@ -132,9 +132,10 @@ enum payload_format {
 enum payload_format payload_detect(const uint8_t *head, size_t len);
 const char *payload_name(enum payload_format format);
 _Bool payload_known(enum payload_format format); /* can payload_unpack do it? */
-/* Unpacks the whole of `in` into at most `cap` bytes. -EINVAL "is damaged", -EFBIG, -ENOMEM. */
+/* Unpacks the whole of `in`, which gives exactly `out_len` bytes. -EINVAL "is damaged", -EFBIG,
+ * -ENOMEM. */
 NODISCARD int payload_unpack(enum payload_format format, const uint8_t *in, size_t in_len,
-			     uint8_t *out, size_t cap, size_t *out_len, struct error *err);
+			     uint8_t *out, size_t out_len, struct error *err);
 
 /* ---- protocols ---- */
 

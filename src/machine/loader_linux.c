@@ -206,10 +206,9 @@ int linux_unpack(const struct boot_run *run, struct scratch *vmlinux, struct ima
 			       (unsigned long long)(run->layout->ram_bytes >> 20));
 		goto out;
 	}
-	size_t got = 0;
 	rc = scratch_alloc(vmlinux, out_len, err);
 	if (!rc) {
-		rc = payload_unpack(kind, packed.data, in_len, vmlinux->data, out_len, &got, err);
+		rc = payload_unpack(kind, packed.data, in_len, vmlinux->data, out_len, err);
 		if (rc) {
 			error_prefix(err, "'%s'", run->kernel.name);
 			scratch_free(vmlinux);
@@ -217,7 +216,7 @@ int linux_unpack(const struct boot_run *run, struct scratch *vmlinux, struct ima
 	}
 	if (!rc) {
 		*image =
-		    (struct image){.name = run->kernel.name, .mem = vmlinux->data, .size = got};
+		    (struct image){.name = run->kernel.name, .mem = vmlinux->data, .size = out_len};
 		snprintf(format, 16, "%s", payload_name(kind));
 	}
 out:

@@ -128,16 +128,21 @@ static enum unpack_result unpack_lzma(struct unpack_io *io, _Bool alone)
 	s.avail_out = io->cap;
 	rc = lzma_code(&s, LZMA_FINISH);
 	io->out_len = s.total_out;
-	_Bool full = !s.avail_out;
+	/* A full buffer can hide the end mark behind it: is there one, or one more byte? */
+	uint8_t more;
+	if (rc == LZMA_OK && !s.avail_out) {
+		s.next_out = &more;
+		s.avail_out = 1;
+		rc = lzma_code(&s, LZMA_FINISH);
+	}
+	_Bool too_big = s.total_out > io->out_len;
 	lzma_end(&s);
+	if (too_big)
+		return UNPACK_TOO_BIG;
 	if (rc == LZMA_STREAM_END)
 		return UNPACK_OK;
-	if (rc == LZMA_MEM_ERROR || rc == LZMA_MEMLIMIT_ERROR)
-		return UNPACK_NO_MEMORY;
-	/* Some packers leave out both the size and the end mark: then the input simply ends. */
-	if (alone && rc == LZMA_OK && !full && !s.avail_in)
-		return UNPACK_OK;
-	return (rc == LZMA_OK || rc == LZMA_BUF_ERROR) && full ? UNPACK_TOO_BIG : UNPACK_DAMAGED;
+	return rc == LZMA_MEM_ERROR || rc == LZMA_MEMLIMIT_ERROR ? UNPACK_NO_MEMORY
+								 : UNPACK_DAMAGED;
 }
 
 /* LZ4's legacy frame: a magic, then blocks of at most 8 MiB with their packed sizes in front. */
@@ -198,21 +203,24 @@ static enum unpack_result unpack_any(enum payload_format format, struct unpack_i
 }
 
 int payload_unpack(enum payload_format format, const uint8_t *in, size_t in_len, uint8_t *out,
-		   size_t cap, size_t *out_len, struct error *err)
+		   size_t out_len, struct error *err)
 {
-	struct unpack_io io = {.in = in, .in_len = in_len, .out = out, .cap = cap};
+	struct unpack_io io = {.in = in, .in_len = in_len, .out = out, .cap = out_len};
 
 	/* The libraries count in 32 bits. */
-	if (in_len < 4 || in_len > INT32_MAX || cap > INT32_MAX)
+	if (in_len < 4 || in_len > INT32_MAX || out_len > INT32_MAX)
 		return error_set(err, -EINVAL, "its %s payload has an impossible size",
 				 payload_name(format));
 	switch (unpack_any(format, &io)) {
-	case UNPACK_OK: *out_len = io.out_len; return 0;
+	case UNPACK_OK:
+		if (io.out_len == out_len)
+			return 0;
+		break;
 	case UNPACK_TOO_BIG:
 		return error_set(err, -EFBIG,
 				 "its %s payload unpacks to more than the %zu bytes "
 				 "that it says",
-				 payload_name(format), cap);
+				 payload_name(format), out_len);
 	case UNPACK_NO_MEMORY:
 		return error_set(err, -ENOMEM, "no memory to unpack its %s payload",
 				 payload_name(format));
