@@ -356,6 +356,7 @@ static void moves_between_here_and_a_remote_apic(void **state)
 	static struct far_apics far;
 	struct lapic_fixture here = {0}, there = {.remote = {far_get, far_set, &far}}, back = {0};
 	struct wbuf a, b, c;
+	uint64_t deadline;
 
 	lapic_make(&here);
 	lapic_make(&there);
@@ -377,6 +378,16 @@ static void moves_between_here_and_a_remote_apic(void **state)
 	assert_int_equal(load_le32(far.cpu[0].page + 0x170), 0x8000);
 	assert_int_equal(load_le32(far.cpu[0].page + 0x220), BIT32(17));
 	assert_int_equal(far.cpu[0].deadline, 123456789);
+	/* What changed over there while it ran is what is saved. */
+	far.cpu[0].deadline = 987654321;
+	store_le32(far.cpu[0].page + 0x080, 0x30);
+	b = device_test_save(there.dev[0]);
+	device_test_load(back.dev[0], &b);
+	wbuf_fini(&b);
+	assert_int_equal(rd(&back, 0, 0x080), 0x30);
+	assert_int_equal(rdmsr(&back, 0, MSR_TSC_DEADLINE, &deadline), 0);
+	assert_int_equal(deadline, 987654321);
+	device_test_load(there.dev[0], &a);
 	b = device_test_save(there.dev[0]);
 	device_test_assert_same(&a, &b);
 	device_test_load(back.dev[0], &b);
