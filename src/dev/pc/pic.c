@@ -243,7 +243,7 @@ static void ocw2_write(struct chip *c, uint8_t value)
 		if (irq >= 0)
 			c->lowest = (uint8_t)irq;
 		break;
-	case 7: c->lowest = (uint8_t)level; /* fall through */
+	case 7: c->lowest = (uint8_t)level; __attribute__((fallthrough));
 	case 3: c->isr &= (uint8_t)~BIT32(level); break;
 	case 6: c->lowest = (uint8_t)level; break;
 	default: break;

@@ -75,7 +75,7 @@ uint16_t pit_chan_value(const struct pit_chan *c, uint64_t now)
 	case 5:
 		if (!c->triggered)
 			d = 0;
-		/* fall through */
+		__attribute__((fallthrough));
 	default: left = (c->count + modulus - d % modulus) % modulus; break;
 	}
 	left %= modulus;
