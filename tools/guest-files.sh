@@ -15,8 +15,9 @@ set -euo pipefail
 top=$(cd "$(dirname "$0")/.." && pwd)
 cache=${POLYVISOR_CACHE:-$top/.cache}
 out=$cache/guest
-apt_private=(-o "Dir::State=$cache/apt/state" -o "Dir::State::status=/var/lib/dpkg/status"
-	-o "Dir::Cache=$cache/apt/cache" -o "APT::Sandbox::User=$(id -un)" -o "Dir::Etc::SourceParts=/etc/apt/sources.list.d")
+apt_private=(-o "Dir::State=$cache/apt/state" -o "Dir::State::lists=$cache/apt/state/lists"
+	-o "Dir::State::status=/var/lib/dpkg/status"
+	-o "Dir::Cache=$cache/apt/cache" -o "APT::Sandbox::User=$(id -un)")
 apt=()
 
 die() {
@@ -30,10 +31,13 @@ done
 
 private_lists() {
 	[ ${#apt[@]} = 0 ] || return 1
+	apt=("${apt_private[@]}")
+	# Fetched a moment ago, for another package?
+	[ -z "$(find "$cache/apt/fresh" -mmin -60 2>/dev/null)" ] || return 0
 	echo "Fetching package lists into $cache/apt" >&2
 	mkdir -p "$cache/apt/state/lists/partial" "$cache/apt/cache/archives/partial"
-	apt=("${apt_private[@]}")
 	apt-get "${apt[@]}" -qq update >&2 || die "cannot fetch Debian's package lists (is there a network?)"
+	touch "$cache/apt/fresh"
 }
 
 known() {
