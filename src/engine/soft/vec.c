@@ -1,10 +1,10 @@
 /* vec.c: decoding of x87, MMX, SSE, AVX and rare integer instructions for the interpreter. */
 #include "engine/soft/vec.h"
-#include "engine/soft/vector.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include "engine/engine.h"
+#include "engine/soft/vector.h"
 
 /* Legacy SSE with a 16-byte operand that may lie anywhere (SDM2 table 2-21, type 4's exceptions).
  */

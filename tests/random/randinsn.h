@@ -1,0 +1,109 @@
+/* randinsn.h: random instruction sequences, run by the host's CPU and by the interpreter. */
+#ifndef RANDINSN_H
+#define RANDINSN_H
+
+#include <Zydis/Zydis.h>
+#include "base/util.h"
+
+/*
+ * Both sides see the same user address space: a page of code, a page of data that can be written
+ * and one that cannot, and nothing else below the kernel's half. All below 2 GiB, so that every
+ * addressing form reaches them.
+ */
+#define RI_CODE	 UINT64_C(0x20000000)
+#define RI_DATA	 UINT64_C(0x20100000)
+#define RI_CONST UINT64_C(0x20101000)
+#define RI_PAGE	 4096u
+#define RI_START 256u /* of the code in its page, so that jumps backwards would stay in it */
+
+#define RI_MAX_INSNS 24
+#define RI_BATCH     256
+
+/* Selectors, as Linux gives them to 64-bit programs; the guest's GDT has the same. */
+#define RI_CS64 0x33
+#define RI_CS32 0x23
+#define RI_SS	0x2b
+
+#define RI_FX_BYTES 160
+struct ri_state {
+	uint64_t gpr[16];
+	uint64_t rip, rflags;
+	uint8_t vec[16][32];
+	uint8_t fx[RI_FX_BYTES]; /* FXSAVE image up to the x87 registers */
+};
+
+struct ri_insn {
+	uint8_t bytes[15];
+	uint8_t len;
+	uint8_t skip; /* relative branches: how many instructions to leave out; else 0 */
+};
+
+/* One test: what is run and from which state. */
+struct ri_case {
+	uint64_t seed;
+	_Bool mode32;
+	unsigned count;
+	struct ri_insn insn[RI_MAX_INSNS];
+	struct ri_state state;
+	uint8_t data[RI_PAGE];
+};
+
+/* What came out: every sequence ends with an exception, INT3 at the latest. */
+struct ri_result {
+	struct ri_state state;
+	uint32_t vector, error;
+	uint64_t cr2;
+	_Bool lost; /* it did not end, or the process died */
+	uint8_t data[RI_PAGE];
+};
+
+/* random.c */
+struct ri_random {
+	uint64_t s[2];
+};
+void ri_seed(struct ri_random *r, uint64_t seed);
+uint64_t ri_next(struct ri_random *r);
+static inline unsigned ri_below(struct ri_random *r, unsigned n)
+{
+	return (unsigned)((ri_next(r) >> 32) % n);
+}
+static inline _Bool ri_chance(struct ri_random *r, unsigned percent)
+{
+	return ri_below(r, 100) < percent;
+}
+/* The constant page, the same for all. */
+void ri_const_page(uint8_t page[RI_PAGE]);
+
+/* generate.c */
+void ri_generate(struct ri_case *c, uint64_t seed);
+/* Bytes of the code page from RI_START on: displacements of branches are worked out here. Returns
+ * the length; the rest of the page is INT3. */
+unsigned ri_assemble(const struct ri_case *c, uint8_t code[RI_PAGE]);
+void ri_decoder(ZydisDecoder *decoder, _Bool mode32);
+
+/* native.c: a child process that runs cases on the CPU itself. */
+struct ri_native;
+NODISCARD int ri_native_new(struct ri_native **n);
+void ri_native_free(struct ri_native *n);
+/* Starts `count` (at most RI_BATCH) cases; wait gives the results. */
+void ri_native_start(struct ri_native *n, const struct ri_case *cases, unsigned count);
+const struct ri_result *ri_native_wait(struct ri_native *n);
+
+/* guest.c: the interpreter with a minimal machine around it. */
+struct ri_guest;
+NODISCARD int ri_guest_new(struct ri_guest **g);
+void ri_guest_free(struct ri_guest *g);
+void ri_guest_run(struct ri_guest *g, const struct ri_case *c, struct ri_result *out);
+
+/* plant.c: bugs put into the interpreter on purpose. */
+_Bool ri_plant(const char *name); /* false: no such name */
+void ri_plant_list(void);
+
+/* compare.c */
+/* Names of what differs, or an empty string. */
+void ri_compare(const struct ri_case *c, const struct ri_result *native,
+		const struct ri_result *guest, char *what, size_t size);
+void ri_show(const struct ri_case *c, const struct ri_result *native,
+	     const struct ri_result *guest);
+
+#endif
