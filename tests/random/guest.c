@@ -98,6 +98,7 @@ static void guest_descriptors(struct ri_guest *g)
 	    103 | (tss & 0xffffff) << 16 | UINT64_C(0x8b) << 40 | (tss >> 24 & 0xff) << 56);
 	put(g, P_GDT, KTSS + 8, tss >> 32);
 	put(g, P_GDT, TSS_OFFSET + 4, stack);
+	put(g, P_GDT, TSS_OFFSET + 96, UINT64_C(0xffff) << 48); /* no I/O permission map */
 	for (unsigned v = 0; v < 32; v++) {
 		uint64_t at = K(P_STUBS) + v * STUB_BYTES;
 
@@ -165,6 +166,7 @@ int ri_guest_new(struct ri_guest **out)
 		fprintf(stderr, "randinsn: %s\n", err.text);
 		return -ENOMEM;
 	}
+	cpu_link_clear(&g->vcpu->link, CPU_EVENT_KICK); /* it starts with a request to pause */
 	guest_tables(g);
 	guest_descriptors(g);
 	guest_state(g);

@@ -23,20 +23,27 @@ static void piece_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned se
 	p->len = len;
 }
 
+/* For accesses of the CPU's own: as DS, but in IA-32e mode with 64-bit addresses whatever the code
+ * segment is. */
+#define SEG_SYSTEM (16u + X86_DS)
+
 /* Splits [lin, lin+len), at most a page long, in pages. Every fault comes from here. */
 static unsigned pieces_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned seg,
 			   uint64_t lin, unsigned len, _Bool write, struct piece p[2])
 {
 	unsigned first = (unsigned)(GMEM_PAGE_SIZE - (lin & 0xfff));
 
-	if (!soft_is64(cpu))
+	_Bool narrow = !soft_is64(cpu) && !(seg == SEG_SYSTEM && soft_is_long(cpu));
+
+	seg &= 15;
+	if (narrow)
 		lin = (uint32_t)lin;
 	if (len <= first) {
 		piece_get(cpu, kind, seg, lin, len, write, &p[0]);
 		return 1;
 	}
 	uint64_t next = lin + first;
-	if (!soft_is64(cpu))
+	if (narrow)
 		next = (uint32_t)next;
 	piece_get(cpu, kind, seg, lin, first, write, &p[0]);
 	piece_get(cpu, kind, seg, next, len - first, write, &p[1]);
@@ -194,20 +201,20 @@ uint64_t soft_sys_read(struct soft_cpu *cpu, uint64_t lin, unsigned size)
 {
 	uint64_t v = 0;
 
-	access_read(cpu, SOFT_TLB_KERNEL, X86_DS, lin, &v, size);
+	access_read(cpu, SOFT_TLB_KERNEL, SEG_SYSTEM, lin, &v, size);
 	return v;
 }
 
 void soft_sys_write(struct soft_cpu *cpu, uint64_t lin, unsigned size, uint64_t v)
 {
-	access_write(cpu, SOFT_TLB_KERNEL, X86_DS, lin, &v, size);
+	access_write(cpu, SOFT_TLB_KERNEL, SEG_SYSTEM, lin, &v, size);
 }
 
 void soft_sys_probe(struct soft_cpu *cpu, uint64_t lin, unsigned len, _Bool write)
 {
 	struct piece p[2];
 
-	pieces_get(cpu, SOFT_TLB_KERNEL, X86_DS, lin, len, write, p);
+	pieces_get(cpu, SOFT_TLB_KERNEL, SEG_SYSTEM, lin, len, write, p);
 }
 
 uint64_t soft_as_read(struct soft_cpu *cpu, _Bool user, unsigned seg, uint64_t lin, unsigned size)

@@ -98,8 +98,9 @@ static uint32_t compare(uint64_t a, uint64_t b, unsigned size)
 static void cmps_one(struct soft_cpu *cpu, const struct insn *i)
 {
 	unsigned size = i->aux;
-	uint64_t a = read_n(cpu, i->seg, src_lin(cpu, i, size), size);
+	/* In this order: when both fault, CR2 is the second operand's, as AMD's CPUs have it. */
 	uint64_t b = read_n(cpu, X86_ES, dst_lin(cpu, i, size, 0), size);
+	uint64_t a = read_n(cpu, i->seg, src_lin(cpu, i, size), size);
 
 	cpu->af = compare(a, b, size);
 	index_add(cpu, i, X86_RSI, step_of(cpu, size));

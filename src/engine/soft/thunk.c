@@ -35,7 +35,7 @@ struct thunk_cache {
 /* The cache whose thunks this thread runs. A signal handler has no other way to know. */
 static _Thread_local struct thunk_cache *thunk_current;
 /* What was installed before, for signals that are not ours: process-wide as handlers are. */
-static struct sigaction thunk_old_fpe, thunk_old_ill;
+static struct sigaction thunk_old_fpe, thunk_old_ill, thunk_old_segv;
 static pthread_mutex_t thunk_signal_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static const struct thunk_entry *thunk_find_code(const struct thunk_cache *c, uint64_t rip)
@@ -60,7 +60,9 @@ static const struct thunk_entry *thunk_find_code(const struct thunk_cache *c, ui
 
 static void thunk_signal_other(int sig, siginfo_t *info, void *ctx)
 {
-	const struct sigaction *old = sig == SIGFPE ? &thunk_old_fpe : &thunk_old_ill;
+	const struct sigaction *old = sig == SIGFPE   ? &thunk_old_fpe
+				      : sig == SIGILL ? &thunk_old_ill
+						      : &thunk_old_segv;
 
 	if (old->sa_flags & SA_SIGINFO)
 		old->sa_sigaction(sig, info, ctx);
@@ -75,7 +77,7 @@ static void thunk_signal(int sig, siginfo_t *info, void *ctx)
 	greg_t *regs = ((ucontext_t *)ctx)->uc_mcontext.gregs;
 	const struct thunk_entry *e = NULL;
 
-	if (thunk_current)
+	if (thunk_current && (sig != SIGSEGV || regs[REG_TRAPNO] == X86_VEC_GP))
 		e = thunk_find_code(thunk_current, (uint64_t)regs[REG_RIP]);
 	if (!e) {
 		thunk_signal_other(sig, info, ctx);
@@ -83,6 +85,8 @@ static void thunk_signal(int sig, siginfo_t *info, void *ctx)
 	}
 	if (sig == SIGILL)
 		regs[REG_RAX] = THUNK_UD;
+	else if (sig == SIGSEGV)
+		regs[REG_RAX] = THUNK_GP;
 	else
 		regs[REG_RAX] = regs[REG_TRAPNO] == X86_VEC_MF ? THUNK_MF : THUNK_XM;
 	regs[REG_RIP] += e->fault - e->insn;
@@ -172,6 +176,7 @@ void thunk_cache_attach(struct thunk_cache *c)
 	pthread_mutex_lock(&thunk_signal_lock);
 	thunk_signal_install(SIGFPE, &thunk_old_fpe);
 	thunk_signal_install(SIGILL, &thunk_old_ill);
+	thunk_signal_install(SIGSEGV, &thunk_old_segv);
 	pthread_mutex_unlock(&thunk_signal_lock);
 }
 

@@ -19,6 +19,7 @@ enum thunk_status {
 	THUNK_XM, /* unmasked SIMD exception; MXCSR has its flags, nothing else changed */
 	THUNK_MF, /* an x87 exception was pending; nothing changed */
 	THUNK_UD, /* the host's CPU refuses the instruction; nothing changed */
+	THUNK_GP, /* its operand is not aligned; nothing changed */
 };
 
 struct soft_cpu;
@@ -44,8 +45,8 @@ void thunk_cache_free(struct thunk_cache *cache);
 void thunk_cache_empty(struct thunk_cache *cache);
 
 /* The calling thread will run this cache's thunks (NULL: none any more). Exceptions inside them
- * then come back as a status. Installs the process's SIGFPE and SIGILL handlers on first use;
- * signals from elsewhere go to the handlers that were there before. */
+ * then come back as a status. Installs the process's SIGFPE, SIGILL and SIGSEGV handlers on first
+ * use; signals from elsewhere go to the handlers that were there before. */
 void thunk_cache_attach(struct thunk_cache *cache);
 
 /*

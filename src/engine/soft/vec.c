@@ -31,7 +31,7 @@ static uint32_t vec_alignment(const ZydisDecodedInstruction *zi, enum vec_class 
 	case ZYDIS_EXCEPTION_CLASS_AVX1: return VEC_ALIGN;
 	default: break;
 	}
-	if (class == VEC_SSE && size == 16 && !vec_unaligned(zi->mnemonic))
+	if ((class == VEC_SSE || class == VEC_SSEMMX) && size == 16 && !vec_unaligned(zi->mnemonic))
 		return VEC_ALIGN | VEC_ALIGN_MM;
 	return 0;
 }

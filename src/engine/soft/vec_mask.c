@@ -132,8 +132,10 @@ static void vec_gather(struct soft_cpu *cpu, const struct insn *i)
 		uint64_t offset, lin;
 		uint8_t v[8];
 
-		if (!chosen(mask, n * es, es))
+		if (!chosen(mask, n * es, es)) {
+			memset(mask + n * es, 0, es);
 			continue;
+		}
 		memcpy(&at, index + n * is, is);
 		if (is == 4)
 			at = (int32_t)at;

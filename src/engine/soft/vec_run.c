@@ -12,6 +12,7 @@ static COLD void vec_failed(struct soft_cpu *cpu, unsigned status)
 	switch (status) {
 	case THUNK_MF: soft_raise(cpu, X86_VEC_MF);
 	case THUNK_XM: soft_raise(cpu, cpu->s.cr4 & X86_CR4_OSXMMEXCPT ? X86_VEC_XM : X86_VEC_UD);
+	case THUNK_GP: soft_raise_err(cpu, X86_VEC_GP, 0);
 	default: soft_raise(cpu, X86_VEC_UD);
 	}
 }
