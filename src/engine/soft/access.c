@@ -23,9 +23,10 @@ static void piece_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned se
 	p->len = len;
 }
 
-/* For accesses of the CPU's own: as DS, but in IA-32e mode with 64-bit addresses whatever the code
- * segment is. */
-#define SEG_SYSTEM (16u + X86_DS)
+/* Beside a segment, for accesses of the CPU's own: in IA-32e mode with 64-bit addresses whatever
+ * the code segment is. */
+#define SEG_WIDE   16u
+#define SEG_SYSTEM (SEG_WIDE | X86_DS)
 
 /* Splits [lin, lin+len), at most a page long, in pages. Every fault comes from here. */
 static unsigned pieces_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned seg,
@@ -33,9 +34,9 @@ static unsigned pieces_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsign
 {
 	unsigned first = (unsigned)(GMEM_PAGE_SIZE - (lin & 0xfff));
 
-	_Bool narrow = !soft_is64(cpu) && !(seg == SEG_SYSTEM && soft_is_long(cpu));
+	_Bool narrow = !soft_is64(cpu) && !((seg & SEG_WIDE) && soft_is_long(cpu));
 
-	seg &= 15;
+	seg &= ~SEG_WIDE;
 	if (narrow)
 		lin = (uint32_t)lin;
 	if (len <= first) {
@@ -221,14 +222,14 @@ uint64_t soft_as_read(struct soft_cpu *cpu, _Bool user, unsigned seg, uint64_t l
 {
 	uint64_t v = 0;
 
-	access_read(cpu, user ? SOFT_TLB_USER : SOFT_TLB_KERNEL, seg, lin, &v, size);
+	access_read(cpu, user ? SOFT_TLB_USER : SOFT_TLB_KERNEL, seg | SEG_WIDE, lin, &v, size);
 	return v;
 }
 
 void soft_as_write(struct soft_cpu *cpu, _Bool user, unsigned seg, uint64_t lin, unsigned size,
 		   uint64_t v)
 {
-	access_write(cpu, user ? SOFT_TLB_USER : SOFT_TLB_KERNEL, seg, lin, &v, size);
+	access_write(cpu, user ? SOFT_TLB_USER : SOFT_TLB_KERNEL, seg | SEG_WIDE, lin, &v, size);
 }
 
 /*

@@ -60,7 +60,7 @@ static void xlat(struct soft_cpu *cpu, const struct insn *i)
 }
 
 /* Decimal arithmetic (SDM2): flags that are not said to be undefined come from the rules given, the
- * others as AMD's and Intel's CPUs leave them: SF, ZF and PF of the result, OF clear. */
+ * others as AMD's CPUs leave them (the instructions cannot be executed in 64-bit mode to see). */
 static uint32_t result_flags(uint8_t v)
 {
 	return soft_af_of((v ? 0 : X86_ZF) | (v & 0x80 ? X86_SF : 0) |
@@ -68,20 +68,25 @@ static uint32_t result_flags(uint8_t v)
 }
 static void daa_das(struct soft_cpu *cpu, _Bool sub)
 {
-	uint8_t old = (uint8_t)cpu->s.gpr[X86_RAX], al = old;
+	uint8_t old = (uint8_t)cpu->s.gpr[X86_RAX], fix = 0;
 	_Bool cf = !!(cpu->af & SOFT_AF_CF), af = !!(cpu->af & SOFT_AF_AF), carry = 0;
+	uint32_t flags;
 
 	if ((old & 15) > 9 || af) {
 		carry = cf || (sub ? old < 6 : old > 0xf9);
-		al = (uint8_t)(sub ? al - 6 : al + 6);
+		fix = 6;
 		af = 1;
 	}
 	if (old > 0x99 || cf) {
-		al = (uint8_t)(sub ? al - 0x60 : al + 0x60);
+		fix = (uint8_t)(fix + 0x60);
 		carry = 1;
 	}
+	uint8_t al = (uint8_t)(sub ? old - fix : old + fix);
+	flags = result_flags(al) | (carry ? SOFT_AF_CF : 0) | (af ? SOFT_AF_AF : 0);
+	if ((sub ? (old ^ fix) & (old ^ al) : ~(old ^ fix) & (old ^ al)) & 0x80)
+		flags |= SOFT_AF_OF;
 	REG_SET_8(cpu, 0, al);
-	cpu->af = result_flags(al) | (carry ? SOFT_AF_CF : 0) | (af ? SOFT_AF_AF : 0);
+	cpu->af = flags;
 }
 static void daa(struct soft_cpu *cpu, const struct insn *i)
 {
@@ -91,24 +96,28 @@ static void das(struct soft_cpu *cpu, const struct insn *i)
 {
 	daa_das(cpu, 1);
 }
-static void aaa_aas(struct soft_cpu *cpu, int sign)
+static void aaa_aas(struct soft_cpu *cpu, _Bool sub)
 {
-	uint16_t ax = (uint16_t)cpu->s.gpr[X86_RAX];
-	_Bool adjust = (ax & 15) > 9 || (cpu->af & SOFT_AF_AF);
+	uint16_t old = (uint16_t)cpu->s.gpr[X86_RAX], fix = 0, ax;
 
-	if (adjust)
-		ax = (uint16_t)(ax + sign * 0x106);
-	ax &= 0xff0f;
-	REG_SET_16(cpu, 0, ax);
-	cpu->af = result_flags((uint8_t)ax) | (adjust ? SOFT_AF_CF | SOFT_AF_AF : 0);
+	if ((old & 15) > 9 || (cpu->af & SOFT_AF_AF))
+		fix = 0x106;
+	ax = (uint16_t)(sub ? old - fix : old + fix);
+	/* Undefined, and on AMD's CPUs those of the 16-bit sum before its high digit goes. */
+	uint32_t flags = (result_flags((uint8_t)ax) & SOFT_AF_PF) | (ax ? 0 : SOFT_AF_ZF) |
+			 (ax & 0x8000 ? SOFT_AF_SF : 0) | (fix ? SOFT_AF_CF | SOFT_AF_AF : 0);
+	if ((sub ? (old ^ fix) & (old ^ ax) : ~(old ^ fix) & (old ^ ax)) & 0x8000)
+		flags |= SOFT_AF_OF;
+	cpu->af = flags;
+	REG_SET_16(cpu, 0, ax & 0xff0f);
 }
 static void aaa(struct soft_cpu *cpu, const struct insn *i)
 {
-	aaa_aas(cpu, 1);
+	aaa_aas(cpu, 0);
 }
 static void aas(struct soft_cpu *cpu, const struct insn *i)
 {
-	aaa_aas(cpu, -1);
+	aaa_aas(cpu, 1);
 }
 static void aam(struct soft_cpu *cpu, const struct insn *i)
 {
@@ -119,13 +128,22 @@ static void aam(struct soft_cpu *cpu, const struct insn *i)
 	REG_SET_16(cpu, 0, (al / base) << 8 | al % base);
 	cpu->af = result_flags(al % base);
 }
+/* The flags are those of the addition. */
 static void aad(struct soft_cpu *cpu, const struct insn *i)
 {
 	uint16_t ax = (uint16_t)cpu->s.gpr[X86_RAX];
-	uint8_t al = (uint8_t)((ax & 0xff) + (ax >> 8) * (uint8_t)i->imm);
+	uint8_t low = (uint8_t)ax, high = (uint8_t)((ax >> 8) * (uint8_t)i->imm);
+	uint8_t al = (uint8_t)(low + high);
+	uint32_t flags = result_flags(al);
 
+	if (al < low)
+		flags |= SOFT_AF_CF;
+	if ((low ^ high ^ al) & 0x10)
+		flags |= SOFT_AF_AF;
+	if (~(low ^ high) & (low ^ al) & 0x80)
+		flags |= SOFT_AF_OF;
 	REG_SET_16(cpu, 0, al);
-	cpu->af = result_flags(al);
+	cpu->af = flags;
 }
 
 /* Ports: r1 unused, the size is in aux, the port in imm or DX. */
@@ -257,6 +275,14 @@ _Bool decode_misc(struct soft_decode *d)
 	case ZYDIS_MNEMONIC_OUT: return decode_port(d, 1, out_i, out_dx);
 	case ZYDIS_MNEMONIC_RDRAND: d->out->fn = rdrand_table[d->size]; return 1;
 	case ZYDIS_MNEMONIC_RDSEED: d->out->fn = rdseed_table[d->size]; return 1;
+	/* PREFETCHW's code with a register: reserved on AMD's CPUs. */
+	case ZYDIS_MNEMONIC_NOP:
+		if (d->zi->opcode_map == ZYDIS_OPCODE_MAP_0F && d->zi->opcode == 0x0d &&
+		    d->cpu->base.engine->env->cpuid->amd) {
+			d->out->fn = op_ud;
+			return 1;
+		}
+		break;
 	default: break;
 	}
 	for (unsigned k = 0; k < ARRAY_SIZE(misc_table); k++) {

@@ -117,8 +117,8 @@ void sys_insn_sysexit(struct soft_cpu *cpu, const struct insn *i)
 	uint64_t rip = cpu->s.gpr[X86_RDX], rsp = cpu->s.gpr[X86_RCX];
 	_Bool wide = i->osize == 8;
 
-	need_sysenter(cpu);
 	sys_need_ring0(cpu);
+	need_sysenter(cpu);
 	if (wide && (!sys_canonical(cpu, rip) || !sys_canonical(cpu, rsp)))
 		sys_gp(cpu, 0);
 	cpu->s.rip = wide ? rip : (uint32_t)rip;

@@ -107,7 +107,8 @@ static void stack_size(const struct soft_cpu *cpu, const ZydisDecodedInstruction
 		       struct insn *out)
 {
 	if (soft_is64(cpu))
-		out->osize = zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE ? 2 : 8;
+		out->osize =
+		    (zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && !zi->raw.rex.W ? 2 : 8;
 }
 
 static _Bool decode_mov(const ZydisDecodedOperand *ops, struct insn *out)

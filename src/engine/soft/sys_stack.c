@@ -47,7 +47,7 @@ void sys_push(struct soft_cpu *cpu, struct sys_stack *st, unsigned size, uint64_
 	uint64_t lin = stack_lin(cpu, st, sp, size);
 
 	v &= size_mask(size);
-	if (!st->same)
+	if (!st->same || (st->flat && !soft_is64(cpu)))
 		soft_as_write(cpu, st->user, X86_SS, lin, size, v);
 	else if (size == 8)
 		soft_write64(cpu, X86_SS, lin, v);
@@ -62,7 +62,7 @@ uint64_t sys_pop(struct soft_cpu *cpu, struct sys_stack *st, unsigned size)
 {
 	uint64_t lin = stack_lin(cpu, st, st->sp, size), v;
 
-	if (!st->same)
+	if (!st->same || (st->flat && !soft_is64(cpu)))
 		v = soft_as_read(cpu, st->user, X86_SS, lin, size);
 	else if (size == 8)
 		v = soft_read64(cpu, X86_SS, lin);

@@ -23,14 +23,17 @@ static _Bool vec_unaligned(ZydisMnemonic m)
 	}
 }
 
-static uint32_t vec_alignment(const ZydisDecodedInstruction *zi, enum vec_class class,
-			      unsigned size)
+static uint32_t vec_alignment(const struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
+			      enum vec_class class, unsigned size)
 {
 	switch (zi->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_SSE1:
 	case ZYDIS_EXCEPTION_CLASS_AVX1: return VEC_ALIGN;
 	default: break;
 	}
+	/* AMD's CPUs do not ask it of the SHA instructions. */
+	if (zi->meta.isa_set == ZYDIS_ISA_SET_SHA && cpu->base.engine->env->cpuid->amd)
+		return 0;
 	if ((class == VEC_SSE || class == VEC_SSEMMX) && size == 16 && !vec_unaligned(zi->mnemonic))
 		return VEC_ALIGN | VEC_ALIGN_MM;
 	return 0;
@@ -116,7 +119,7 @@ static _Bool vec_decode_thunk(struct soft_cpu *cpu, const ZydisDecodedInstructio
 	}
 	thunk_cache_attach(cpu->vec->thunks);
 	out->imm = (uint64_t)(uintptr_t)thunk.fn;
-	out->aux = size | vec_alignment(zi, class, size);
+	out->aux = size | vec_alignment(cpu, zi, class, size);
 	if (class == VEC_X87) {
 		out->aux |= vec_x87_kind(zi) | (uint32_t)(zi->opcode & 7) << VEC_OP_SHIFT;
 		out->r1 =

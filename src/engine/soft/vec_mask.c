@@ -1,6 +1,8 @@
 /* vec_mask.c: masked moves and gathers: only the elements chosen touch memory. */
 #include "engine/soft/vec.h"
 
+#include "engine/engine.h"
+
 /*
  * r1: register that is read or written, r2: mask, r3: index of a gather. aux: bytes of an element
  * (bits 0-3) and of an index (4-7), of the whole operand (8-15).
@@ -39,6 +41,10 @@ static void mask_store(struct soft_cpu *cpu, const struct insn *i, uint64_t lin,
 		       const uint8_t *data, const uint8_t *mask)
 {
 	unsigned size = element_size(i), total = operand_size(i), len;
+
+	/* AMD's CPUs look at all of MASKMOVQ's and MASKMOVDQU's operand. */
+	if (size == 1 && cpu->base.engine->env->cpuid->amd)
+		soft_probe(cpu, i->seg, lin, total, 1);
 
 	for (unsigned at = 0; (len = mask_run(mask, size, total, &at)) != 0; at += len)
 		soft_probe(cpu, i->seg, lin + at, len, 1);
