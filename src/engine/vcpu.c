@@ -118,12 +118,12 @@ static void vcpu_event(struct vcpu *vcpu, enum engine_event event, const char *t
 
 static void vcpu_failed(struct vcpu *vcpu, int code)
 {
-	char text[400];
+	char text[sizeof(vcpu->failure)];
 
 	if (vcpu->failure[0])
-		snprintf(text, sizeof(text), "CPU %u: %s", vcpu->index, vcpu->failure);
+		snprintf(text, sizeof(text), "%s", vcpu->failure);
 	else
-		snprintf(text, sizeof(text), "CPU %u cannot run: %s", vcpu->index, strerror(-code));
+		snprintf(text, sizeof(text), "the engine cannot run it: %s", strerror(-code));
 	vcpu_event(vcpu, ENGINE_EVENT_ERROR, text);
 }
 

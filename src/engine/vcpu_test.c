@@ -293,7 +293,7 @@ static void a_failing_host_is_told_in_the_engines_words(void **state)
 	snprintf(f->vcpu.failure, sizeof(f->vcpu.failure), "the moon is full");
 	vcpu_resume(&f->vcpu);
 	wait_for(&f->errors, 1);
-	assert_string_equal(f->text, "CPU 3: the moon is full");
+	assert_string_equal(f->text, "the moon is full");
 	pause_now(f);
 	f->vcpu.failure[0] = 0;
 	vcpu_resume(&f->vcpu);

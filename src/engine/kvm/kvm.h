@@ -19,7 +19,9 @@
 /* TSC and VM clock: see tsc.c. */
 struct kvm_tsc {
 	int64_t applied_ns; /* the clock's lag behind the host's that the TSC offset accounts for */
-	_Bool check;	    /* the VM may have been stopped: compare before guest code runs */
+	uint64_t value;	    /* what set_state gave, until the CPU runs */
+	_Bool set;
+	_Bool check; /* the VM may have been stopped: compare before guest code runs */
 };
 
 struct kvm_vcpu {

@@ -2,6 +2,7 @@
 #include "engine/kvm/kvm.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
@@ -68,8 +69,13 @@ int kvm_tsc_get(struct kvm_vcpu *v, uint64_t *tsc)
 {
 	uint64_t now;
 	int64_t lag = lag_ns(v);
-	int rc = kvm_msr_get(v, MSR_TSC, &now);
+	int rc;
 
+	if (v->tsc.set) {
+		*tsc = v->tsc.value;
+		return 0;
+	}
+	rc = kvm_msr_get(v, MSR_TSC, &now);
 	if (rc)
 		return rc;
 	offset_note(v, now);
@@ -80,12 +86,25 @@ int kvm_tsc_get(struct kvm_vcpu *v, uint64_t *tsc)
 	return 0;
 }
 
+/* KVM has worked out from the TSC when a TSC deadline is due; after the TSC has jumped it must do
+ * so again. */
+static void deadline_again(struct kvm_vcpu *v)
+{
+	uint64_t deadline;
+
+	if (!kvm_msr_get(v, MSR_TSC_DEADLINE, &deadline) && deadline)
+		(void)kvm_msr_set(v, MSR_TSC_DEADLINE, deadline);
+}
+
+/* The value counts from when the CPU runs, whatever is done to the clock in between; so it is
+ * written again then. CPUs that are given much the same value within a second get the same offset
+ * of KVM. */
 int kvm_tsc_set(struct kvm_vcpu *v, uint64_t tsc)
 {
 	int rc = kvm_msr_set(v, MSR_TSC, tsc);
 
-	v->tsc.applied_ns = lag_ns(v);
-	v->tsc.check = 1;
+	deadline_again(v);
+	v->tsc = (struct kvm_tsc){.applied_ns = lag_ns(v), .value = tsc, .set = 1, .check = 1};
 	offset_note(v, tsc);
 	return rc;
 }
@@ -106,29 +125,41 @@ static void tsc_move(struct kvm_vcpu *v, int64_t delta)
 	} else if (!kvm_msr_get(v, MSR_TSC, &value)) {
 		(void)kvm_msr_set(v, MSR_TSC, value + (uint64_t)delta);
 	}
+	deadline_again(v);
 	if (!kvm_msr_get(v, MSR_TSC, &value))
 		offset_note(v, value);
+}
+
+/* The clock's lag, as all CPUs see it. */
+static int64_t lag_shared(struct kvm_vcpu *v)
+{
+	struct kvm_engine *k = kvm_engine_of(v->vcpu.engine);
+	int64_t lag = lag_ns(v), shared = atomic_load(&k->stopped_ns);
+
+	if (llabs(lag - shared) <= TSC_LAG_MIN_NS)
+		return shared;
+	return atomic_compare_exchange_strong(&k->stopped_ns, &shared, lag) ? lag : shared;
 }
 
 void kvm_tsc_resume(struct kvm_vcpu *v)
 {
 	struct kvm_engine *k = kvm_engine_of(v->vcpu.engine);
-	int64_t lag, shared;
+	_Bool set = v->tsc.set;
+	int64_t lag;
 
-	if (!v->tsc.check || clock_mode(clock_of(v)) != CLOCK_REAL)
+	v->tsc.set = 0;
+	if (clock_mode(clock_of(v)) != CLOCK_REAL)
 		return;
-	lag = lag_ns(v);
-	shared = atomic_load(&k->stopped_ns);
-	if (lag - shared > TSC_LAG_MIN_NS || shared - lag > TSC_LAG_MIN_NS) {
-		/* One CPU's sample becomes everybody's. */
-		if (atomic_compare_exchange_strong(&k->stopped_ns, &shared, lag))
-			shared = lag;
-	}
 	v->tsc.check = 0;
-	if (shared == v->tsc.applied_ns)
-		return;
-	tsc_move(v, -ticks(k, shared - v->tsc.applied_ns));
-	v->tsc.applied_ns = shared;
+	lag = lag_shared(v);
+	if (set) {
+		(void)kvm_msr_set(v, MSR_TSC, v->tsc.value);
+		deadline_again(v);
+		offset_note(v, v->tsc.value);
+	} else if (lag != v->tsc.applied_ns) {
+		tsc_move(v, -ticks(k, lag - v->tsc.applied_ns));
+	}
+	v->tsc.applied_ns = lag;
 }
 
 static uint64_t source_read(void *opaque, unsigned cpu)
