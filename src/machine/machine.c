@@ -237,7 +237,7 @@ int machine_boot(struct machine *m, enum reset_kind kind, char what[128], struct
 
 	for (struct device *dev = m->devices; dev; dev = dev->next)
 		device_reset(dev, kind);
-	for (unsigned i = 0; m->lapics && i < m->env.cpus; i++)
+	for (unsigned i = 0; i < m->env.cpus; i++)
 		lapic_virtual_wire(m->lapic[i]);
 	for (unsigned i = 0; i < m->env.cpus; i++)
 		cpu_link_clear(&m->vcpu[i]->link,
