@@ -280,10 +280,14 @@ static void put_extended(struct build *b)
 	if (!b->p->amd)
 		return;
 	put_amd_topology(b);
-	/* LFENCE serializes, null selectors clear the base, no SMM_CTL MSR, SRSO_NO */
+	/* LFENCE serializes, VERW clears buffers, null selectors clear the base (true of family 19h
+	 * on), no SMM_CTL MSR, SRSO_NO; TSA_SQ_NO, TSA_L1_NO */
 	h = host(b, 0x80000021, 0);
-	h.eax &= BIT32(2) | BIT32(6) | BIT32(9) | BIT32(29);
-	leaf_put(b, 0x80000021, -1, (struct cpuid_regs){.eax = h.eax});
+	h.eax &= BIT32(2) | BIT32(5) | BIT32(6) | BIT32(9) | BIT32(29);
+	h.ecx &= BIT32(1) | BIT32(2);
+	if ((host(b, 1, 0).eax >> 20 & 0xff) >= 0xa)
+		h.eax |= BIT32(6);
+	leaf_put(b, 0x80000021, -1, (struct cpuid_regs){.eax = h.eax, .ecx = h.ecx});
 }
 
 /* KVM's leaves (Linux Documentation/virt/kvm/x86/cpuid.rst): both sets of kvmclock MSRs, no I/O
@@ -317,8 +321,7 @@ static void build_limits(struct build *b)
 	b->source(b->opaque, 0x80000000, 0, &h);
 	b->host_max_extended = h.eax;
 	b->p->max_basic = MAX(MIN(b->host_max_basic, b->p->amd ? 0xdu : 0x1fu), 0xdu);
-	b->p->max_extended =
-	    b->p->amd ? MAX(MIN(b->host_max_extended, 0x80000021u), 0x80000008u) : 0x80000008u;
+	b->p->max_extended = b->p->amd ? 0x80000021 : 0x80000008;
 	h = host(b, 0x80000008, 0);
 	b->p->phys_bits = (uint8_t)MIN(MAX(h.eax & 0xff, 36u), 52u);
 	b->p->virt_bits = b->caps->la57 ? 57 : 48;
