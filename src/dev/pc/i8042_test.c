@@ -209,9 +209,10 @@ static void keys_come_translated_with_one_edge_a_byte(void **state)
 	data(&f, 0x41);
 	i8042_key(f.dev, press, sizeof(press));
 	i8042_key(f.dev, release, sizeof(release));
+	i8042_key(f.dev, press, sizeof(press));
 	assert_true(f.b.level[KBD_IRQ]);
-	EXPECT(&f, 0xe0, 0x48, 0xe0, 0xc8);
-	assert_int_equal(f.b.raised[KBD_IRQ], 4);
+	EXPECT(&f, 0xe0, 0x48, 0xe0, 0xc8, 0xe0, 0x48);
+	assert_int_equal(f.b.raised[KBD_IRQ], 6);
 	assert_false(f.b.level[KBD_IRQ]);
 	data(&f, 0xf5); /* keys off */
 	EXPECT(&f, 0xfa);
