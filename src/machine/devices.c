@@ -247,8 +247,10 @@ static int add_pci(struct machine *m, struct error *err)
 	struct device *dev;
 	int r;
 
-	for (unsigned i = 0; i < BOARD_INTX_LINES; i++)
+	for (unsigned i = 0; i < BOARD_INTX_LINES; i++) {
 		bus.intx[i] = (struct irq){intx_set, m, i};
+		lpc.pirq[i] = (uint8_t)board_intx_pic(i);
+	}
 	r = added(m, pci_bus_new(&dev, &bus, err), &dev, &m->pci);
 	mch.bus = lpc.bus = m->pci;
 	if (!r)

@@ -178,8 +178,8 @@ static void a_full_back_end_holds_thr_empty_back_and_loses_nothing(void **state)
 	out(&f, 4, 0x08);
 	out(&f, 1, 0x02);
 	(void)in(&f, 2);
-	for (char c = 'a'; c < 'a' + 10; c++)
-		out(&f, 0, (uint8_t)c);
+	for (unsigned i = 0; i < 10; i++)
+		out(&f, 0, (uint8_t)('a' + i));
 	assert_int_equal(f.pipe.len, 3);
 	assert_int_equal(in(&f, 5) & 0x60, 0);
 	assert_false(f.b.level[IRQ]);
