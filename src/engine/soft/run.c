@@ -52,10 +52,13 @@ NORETURN void soft_raise_pf(struct soft_cpu *cpu, uint64_t lin, uint32_t error)
 	soft_raise_err(cpu, X86_VEC_PF, error);
 }
 
-NORETURN void soft_raise_db(struct soft_cpu *cpu, uint64_t dr6)
+NORETURN void soft_raise_db(struct soft_cpu *cpu, uint64_t dr6, _Bool fault)
 {
-	cpu->exc = (struct soft_event){
-	    .valid = 1, .vector = X86_VEC_DB, .kind = X86_EVENT_EXCEPTION, .dr6 = dr6};
+	cpu->exc = (struct soft_event){.valid = 1,
+				       .vector = X86_VEC_DB,
+				       .kind = X86_EVENT_EXCEPTION,
+				       .fault = fault,
+				       .dr6 = dr6};
 	leave(cpu, JMP_RAISE);
 }
 
@@ -148,7 +151,7 @@ static void step(struct soft_cpu *cpu)
 
 	cpu->stats.single_steps++;
 	if (hits && !ss)
-		soft_raise_db(cpu, hits);
+		soft_raise_db(cpu, hits, 1);
 	if (!ss)
 		cpu->debug_hits = 0;
 	cpu->step_trap = trap;
@@ -168,7 +171,7 @@ static void step(struct soft_cpu *cpu)
 	if (cpu->debug_hits || (trap && cpu->step_trap)) {
 		uint64_t dr6 = cpu->debug_hits | (trap && cpu->step_trap ? X86_DR6_BS : 0);
 		cpu->debug_hits = 0;
-		soft_raise_db(cpu, dr6);
+		soft_raise_db(cpu, dr6, 0);
 	}
 }
 

@@ -206,7 +206,7 @@ static unsigned dr_number(struct soft_cpu *cpu, const struct insn *i)
 	}
 	sys_need_ring0(cpu);
 	if (cpu->s.dr7 & X86_DR7_GD)
-		soft_raise_db(cpu, X86_DR6_BD);
+		soft_raise_db(cpu, X86_DR6_BD, 1);
 	return n;
 }
 

@@ -266,5 +266,5 @@ void sys_task_switch(struct soft_cpu *cpu, uint16_t sel, enum sys_task_by by, ui
 		error_push(cpu, &t, *error);
 	sys_check_rip(cpu, &cpu->s.seg[X86_CS], cpu->s.rip, ext);
 	if (t.trap)
-		soft_raise_db(cpu, X86_DR6_BT);
+		soft_raise_db(cpu, X86_DR6_BT, 0);
 }
