@@ -421,9 +421,11 @@ static void init_waits_and_sipi_starts(void **state)
 
 	LOAD(b, 0x9000, sipi_code);
 	board_long(b, BOARD_CODE);
+	b->cpu->base.index = 1; /* the first CPU would start by itself */
 	cpu_link_raise(&b->cpu->base.link, CPU_EVENT_INIT);
-	assert_int_equal(engine_soft.run(&b->cpu->base), RUN_KICKED + 1);
-	b->cpu->s.activity = X86_WAIT_SIPI; /* as on a CPU that is not the first */
+	assert_int_equal(engine_soft.run(&b->cpu->base), RUN_HALTED);
+	b->cpu->base.index = 0;
+	assert_int_equal(b->cpu->s.activity, X86_WAIT_SIPI);
 	assert_false(engine_soft.runnable(&b->cpu->base));
 	atomic_store(&b->cpu->base.link.sipi_vector, 9);
 	cpu_link_raise(&b->cpu->base.link, CPU_EVENT_SIPI);
