@@ -46,7 +46,7 @@ static void wrong_vector(struct soft_cpu *cpu, const struct insn *i)
 }
 
 static const struct plant plants[] = {
-    {"flag", "SUB inverts AF when it gives SF without CF", {0x29}, {0xfd}, 1, wrong_flag},
+    {"flag", "SUB AL, imm inverts AF when it gives SF without CF", {0x2c}, {0xff}, 1, wrong_flag},
     {"register", "XCHG changes RDX by one when BL is negative", {0x87}, {0xff}, 1, wrong_register},
     {"vector", "PXOR sets a bit of XMM1", {0x66, 0x0f, 0xef}, {0xff, 0xff, 0xff}, 3, wrong_vector},
 };

@@ -43,6 +43,9 @@ static unsigned pieces_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsign
 		piece_get(cpu, kind, seg, lin, len, write, &p[0]);
 		return 1;
 	}
+	/* Flat segments are not checked before; their limit is here. */
+	if (narrow && (cpu->mode & SOFT_MODE_FLAT) && seg <= X86_DS && lin + len - 1 > UINT32_MAX)
+		soft_raise_err(cpu, seg == X86_SS ? X86_VEC_SS : X86_VEC_GP, 0);
 	uint64_t next = lin + first;
 	if (narrow)
 		next = (uint32_t)next;

@@ -9,6 +9,15 @@ static void pause_(struct soft_cpu *cpu, const struct insn *i)
 {
 	__builtin_ia32_pause();
 }
+/* F3 90 with REX.B is an exchange with R8 all the same. */
+static void xchg_r8(struct soft_cpu *cpu, const struct insn *i)
+{
+	unsigned r8 = 8 * X86_R8;
+	uint64_t a = insn_gpr(cpu, 0, i->osize), b = insn_gpr(cpu, r8, i->osize);
+
+	insn_gpr_set(cpu, 0, i->osize, b);
+	insn_gpr_set(cpu, r8, i->osize, a);
+}
 static void mfence(struct soft_cpu *cpu, const struct insn *i)
 {
 	__atomic_thread_fence(__ATOMIC_SEQ_CST);
@@ -275,6 +284,12 @@ _Bool decode_misc(struct soft_decode *d)
 	case ZYDIS_MNEMONIC_OUT: return decode_port(d, 1, out_i, out_dx);
 	case ZYDIS_MNEMONIC_RDRAND: d->out->fn = rdrand_table[d->size]; return 1;
 	case ZYDIS_MNEMONIC_RDSEED: d->out->fn = rdseed_table[d->size]; return 1;
+	case ZYDIS_MNEMONIC_PAUSE:
+		if (d->zi->raw.rex.B) {
+			d->out->fn = xchg_r8;
+			return 1;
+		}
+		break;
 	/* PREFETCHW's code with a register: reserved on AMD's CPUs. */
 	case ZYDIS_MNEMONIC_NOP:
 		if (d->zi->opcode_map == ZYDIS_OPCODE_MAP_0F && d->zi->opcode == 0x0d &&

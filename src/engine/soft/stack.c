@@ -114,7 +114,7 @@ static void pusha(struct soft_cpu *cpu, const struct insn *i)
 {
 	unsigned size = i->osize;
 
-	soft_probe(cpu, X86_SS, stack_lin(cpu, -(uint64_t)(8 * size), size, 1), size, 1);
+	/* A fault on the way leaves what was pushed; RSP has not moved. */
 	for (unsigned r = 0; r < 8; r++)
 		stack_write(cpu, -(uint64_t)((r + 1) * size), size, cpu->s.gpr[r]);
 	stack_add(cpu, -(uint64_t)(8 * size));
@@ -124,7 +124,7 @@ static void popa(struct soft_cpu *cpu, const struct insn *i)
 	unsigned size = i->osize;
 	uint64_t v[8];
 
-	for (unsigned r = 0; r < 8; r++)
+	for (unsigned r = 8; r-- > 0;)
 		v[r] = stack_read(cpu, (7 - r) * size, size);
 	for (unsigned r = 0; r < 8; r++)
 		if (r != X86_RSP)

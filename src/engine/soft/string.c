@@ -95,16 +95,29 @@ static uint32_t compare(uint64_t a, uint64_t b, unsigned size)
 		__asm__("cmpq %2, %1" FLAGS_SAVE : "=&a"(af) : "r"(a << shift), "r"(b) : "cc");
 	return af;
 }
-static void cmps_one(struct soft_cpu *cpu, const struct insn *i)
+/* Which operand is read first shows in CR2 when both fault: as AMD's CPUs have it, the second,
+ * and for REPE CMPSB the first. */
+static ALWAYS_INLINE void cmps(struct soft_cpu *cpu, const struct insn *i, _Bool first)
 {
 	unsigned size = i->aux;
-	/* In this order: when both fault, CR2 is the second operand's, as AMD's CPUs have it. */
-	uint64_t b = read_n(cpu, X86_ES, dst_lin(cpu, i, size, 0), size);
-	uint64_t a = read_n(cpu, i->seg, src_lin(cpu, i, size), size);
+	uint64_t a = 0, b;
 
+	if (first)
+		a = read_n(cpu, i->seg, src_lin(cpu, i, size), size);
+	b = read_n(cpu, X86_ES, dst_lin(cpu, i, size, 0), size);
+	if (!first)
+		a = read_n(cpu, i->seg, src_lin(cpu, i, size), size);
 	cpu->af = compare(a, b, size);
 	index_add(cpu, i, X86_RSI, step_of(cpu, size));
 	index_add(cpu, i, X86_RDI, step_of(cpu, size));
+}
+static void cmps_alone(struct soft_cpu *cpu, const struct insn *i)
+{
+	cmps(cpu, i, 0);
+}
+static void cmps_one(struct soft_cpu *cpu, const struct insn *i)
+{
+	cmps(cpu, i, i->aux == 1 && (i->flags & INSN_REP));
 }
 static void scas_one(struct soft_cpu *cpu, const struct insn *i)
 {
@@ -256,8 +269,15 @@ static ALWAYS_INLINE void repeat(struct soft_cpu *cpu, const struct insn *i, ins
 STRING(movs, movs_run)
 STRING(stos, stos_run)
 STRING(lods, NULL)
-STRING(ins, NULL)
-STRING(outs, NULL)
+/* The port's permission comes before the count. */
+#define STRING_PORT(name)                                                                          \
+	static void name##_rep(struct soft_cpu *cpu, const struct insn *i)                         \
+	{                                                                                          \
+		sys_io_check(cpu, (uint16_t)cpu->s.gpr[X86_RDX], i->aux);                          \
+		repeat(cpu, i, name##_one, NULL, 0);                                               \
+	}
+STRING_PORT(ins)
+STRING_PORT(outs)
 STRING_COMPARE(cmps)
 STRING_COMPARE(scas)
 
@@ -269,7 +289,7 @@ static const struct {
     {{M(MOVSB), M(MOVSW), M(MOVSD), M(MOVSQ)}, movs_one, movs_rep, movs_rep},
     {{M(STOSB), M(STOSW), M(STOSD), M(STOSQ)}, stos_one, stos_rep, stos_rep},
     {{M(LODSB), M(LODSW), M(LODSD), M(LODSQ)}, lods_one, lods_rep, lods_rep},
-    {{M(CMPSB), M(CMPSW), M(CMPSD), M(CMPSQ)}, cmps_one, cmps_repe, cmps_repne},
+    {{M(CMPSB), M(CMPSW), M(CMPSD), M(CMPSQ)}, cmps_alone, cmps_repe, cmps_repne},
     {{M(SCASB), M(SCASW), M(SCASD), M(SCASQ)}, scas_one, scas_repe, scas_repne},
     {{M(INSB), M(INSW), M(INSD), M(INVALID)}, ins_one, ins_rep, ins_rep},
     {{M(OUTSB), M(OUTSW), M(OUTSD), M(INVALID)}, outs_one, outs_rep, outs_rep},

@@ -129,6 +129,14 @@ static _Bool vec_decode_thunk(struct soft_cpu *cpu, const ZydisDecodedInstructio
 	return out->fn != NULL;
 }
 
+/* VEX.W set where it would choose a 64-bit general register is ignored outside 64-bit mode, but not
+ * in these. */
+static _Bool vec_w_reserved(const struct soft_cpu *cpu, const ZydisDecodedInstruction *zi)
+{
+	return !soft_is64(cpu) && zi->raw.vex.W &&
+	       (zi->mnemonic == ZYDIS_MNEMONIC_VPINSRD || zi->mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
+}
+
 _Bool vec_decode(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 		 const ZydisDecodedOperand *ops, const uint8_t *bytes, struct insn *out)
 {
@@ -137,6 +145,8 @@ _Bool vec_decode(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 	if (!vec_feature(cpu->base.engine->env->cpuid, zi))
 		return 0;
 	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && (cpu->mode & SOFT_MODE_REAL))
+		return 0;
+	if (vec_w_reserved(cpu, zi))
 		return 0;
 	class = vec_class_of(zi, ops);
 	return vec_decode_simple(zi, out) || vec_move_decode(zi, ops, out) ||

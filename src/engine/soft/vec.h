@@ -90,6 +90,8 @@ static inline void vec_x87_check_pending(struct soft_cpu *cpu)
 /* Lets the host turn fx's x87 part into what a CPU would have after loading it: reserved bits,
  * summary bits. */
 void vec_x87_normalize(struct soft_cpu *cpu);
+/* What every MMX instruction does: TOP 0, all registers valid (SDM1 9.5.1). */
+void vec_x87_enter_mmx(struct soft_cpu *cpu);
 /* FNINIT's state (SDM2 FINIT). */
 void vec_x87_init(struct soft_cpu *cpu);
 

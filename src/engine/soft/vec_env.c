@@ -53,8 +53,8 @@ void vec_x87_init(struct soft_cpu *cpu)
 	put16(fx + X86_FX_FCW, 0x37f);
 }
 
-/* FINIT changes TOP, not the registers: the slots, which are in order from TOP, rotate. */
-static void x87_init_keep_registers(struct soft_cpu *cpu)
+/* TOP becomes 0; the registers stay, so their slots, which are in order from TOP, rotate. */
+static void x87_top_zero(struct soft_cpu *cpu)
 {
 	uint8_t *fx = cpu->s.fpu.fx, regs[8][16];
 	unsigned top = (get16(fx + X86_FX_FSW) >> 11) & 7;
@@ -62,7 +62,13 @@ static void x87_init_keep_registers(struct soft_cpu *cpu)
 	for (unsigned n = 0; n < 8; n++)
 		memcpy(regs[n], fx + X86_FX_ST + ((n - top) & 7) * 16, 16);
 	memcpy(fx + X86_FX_ST, regs, sizeof(regs));
-	vec_x87_init(cpu);
+	put16(fx + X86_FX_FSW, get16(fx + X86_FX_FSW) & ~0x3800u);
+}
+
+void vec_x87_enter_mmx(struct soft_cpu *cpu)
+{
+	x87_top_zero(cpu);
+	cpu->s.fpu.fx[X86_FX_FTW] = 0xff;
 }
 
 /* The full tag word from the abridged one and the registers. */
@@ -173,7 +179,15 @@ static void vec_fnsave(struct soft_cpu *cpu, const struct insn *i)
 	for (unsigned n = 0; n < 8; n++)
 		memcpy(image + env + n * 10, cpu->s.fpu.fx + X86_FX_ST + n * 16, 10);
 	soft_store(cpu, i->seg, soft_lin(cpu, i, env + ENV_REGS, 1), image, env + ENV_REGS);
-	x87_init_keep_registers(cpu);
+	x87_top_zero(cpu);
+	vec_x87_init(cpu);
+}
+
+/* What is loaded first, then the end: as AMD's CPUs show in CR2. */
+static void env_probe(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, unsigned len)
+{
+	soft_probe(cpu, i->seg, lin, 4, 0);
+	soft_probe(cpu, i->seg, lin + len - 1, 1, 0);
 }
 
 static void vec_fldenv(struct soft_cpu *cpu, const struct insn *i)
@@ -182,10 +196,13 @@ static void vec_fldenv(struct soft_cpu *cpu, const struct insn *i)
 	unsigned len = small ? ENV16 : ENV32;
 	uint8_t env[ENV32], *fx = cpu->s.fpu.fx, regs[8][16];
 	unsigned top;
+	uint64_t lin;
 
 	vec_check(cpu, VEC_X87);
 	vec_x87_check_pending(cpu);
-	soft_load(cpu, i->seg, soft_lin(cpu, i, len, 0), env, len);
+	lin = soft_lin(cpu, i, len, 0);
+	env_probe(cpu, i, lin, len);
+	soft_load(cpu, i->seg, lin, env, len);
 	/* A new TOP renames the registers; they stay where they are. */
 	top = (get16(fx + X86_FX_FSW) >> 11) & 7;
 	for (unsigned n = 0; n < 8; n++)
@@ -202,10 +219,13 @@ static void vec_frstor(struct soft_cpu *cpu, const struct insn *i)
 	_Bool small = i->aux & VEC_OPERAND16;
 	unsigned env = small ? ENV16 : ENV32;
 	uint8_t image[ENV32 + ENV_REGS];
+	uint64_t lin;
 
 	vec_check(cpu, VEC_X87);
 	vec_x87_check_pending(cpu);
-	soft_load(cpu, i->seg, soft_lin(cpu, i, env + ENV_REGS, 0), image, env + ENV_REGS);
+	lin = soft_lin(cpu, i, env + ENV_REGS, 0);
+	env_probe(cpu, i, lin, env + ENV_REGS);
+	soft_load(cpu, i->seg, lin, image, env + ENV_REGS);
 	env_apply(cpu, image, small);
 	memset(cpu->s.fpu.fx + X86_FX_ST, 0, 128);
 	for (unsigned n = 0; n < 8; n++)
@@ -216,7 +236,8 @@ static void vec_frstor(struct soft_cpu *cpu, const struct insn *i)
 static void vec_fninit(struct soft_cpu *cpu, const struct insn *i)
 {
 	vec_check(cpu, VEC_X87);
-	x87_init_keep_registers(cpu);
+	x87_top_zero(cpu);
+	vec_x87_init(cpu);
 }
 
 _Bool vec_env_decode(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,

@@ -76,12 +76,9 @@ enum vec_class vec_class_of(const ZydisDecodedInstruction *zi, const ZydisDecode
 {
 	_Bool mmx = 0, xmm = 0;
 
-	switch (zi->meta.isa_set) {
-	case ZYDIS_ISA_SET_X87:
-	case ZYDIS_ISA_SET_FCMOV:
-	case ZYDIS_ISA_SET_PPRO:
-	case ZYDIS_ISA_SET_SSE3X87:
+	if (zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
 		return zi->mnemonic == ZYDIS_MNEMONIC_FWAIT ? VEC_WAIT : VEC_X87;
+	switch (zi->meta.isa_set) {
 	case ZYDIS_ISA_SET_FXSAVE:
 	case ZYDIS_ISA_SET_FXSAVE64: return VEC_FXSAVE;
 	case ZYDIS_ISA_SET_XSAVE:

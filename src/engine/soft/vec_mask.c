@@ -96,29 +96,22 @@ static void vec_maskmovdqu_avx(struct soft_cpu *cpu, const struct insn *i)
 	vec_maskmov_bytes(cpu, i, VEC_AVX);
 }
 
-/* An MMX register is the mantissa of a physical x87 register; fx has them from TOP on. */
+/* An MMX register is the mantissa of a physical x87 register; TOP is 0 here. */
 static const uint8_t *mmx_register(const struct soft_cpu *cpu, unsigned n)
 {
-	unsigned top = (cpu->s.fpu.fx[X86_FX_FSW + 1] >> 3) & 7;
-
-	return cpu->s.fpu.fx + X86_FX_ST + ((n - top) & 7) * 16;
+	return cpu->s.fpu.fx + X86_FX_ST + n * 16;
 }
 
 static void vec_maskmovq(struct soft_cpu *cpu, const struct insn *i)
 {
 	uint64_t lin;
-	uint8_t regs[8][16];
 
 	vec_check(cpu, VEC_MMX);
 	vec_x87_check_pending(cpu);
+	/* The x87 state changes even when the store faults. */
+	vec_x87_enter_mmx(cpu);
 	lin = soft_seg_lin(cpu, i->seg, cut_address(i, cpu->s.gpr[X86_RDI]), 8, 1);
 	mask_store(cpu, i, lin, mmx_register(cpu, i->r1), mmx_register(cpu, i->r2));
-	/* As every MMX instruction: all tags valid, TOP 0 (SDM1 9.5.1). */
-	for (unsigned n = 0; n < 8; n++)
-		memcpy(regs[n], mmx_register(cpu, n), 16);
-	memcpy(cpu->s.fpu.fx + X86_FX_ST, regs, sizeof(regs));
-	cpu->s.fpu.fx[X86_FX_FSW + 1] &= (uint8_t)~0x38;
-	cpu->s.fpu.fx[X86_FX_FTW] = 0xff;
 }
 
 /*

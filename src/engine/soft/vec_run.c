@@ -17,13 +17,53 @@ static COLD void vec_failed(struct soft_cpu *cpu, unsigned status)
 	}
 }
 
-static ALWAYS_INLINE void vec_run(struct soft_cpu *cpu, const struct insn *i, void *mem)
+/*
+ * x87: the host's instruction and data pointers are those of the thunk; the guest's are kept here,
+ * as the last instruction that was not a control instruction leaves them (SDM1 8.1.8). `opcode` is
+ * the low bits of the first byte and the guest's own ModRM byte.
+ */
+struct vec_pointers {
+	uint64_t fip, fdp;
+	uint16_t fop;
+};
+
+static ALWAYS_INLINE void vec_pointers_get(const struct soft_cpu *cpu, struct vec_pointers *p)
+{
+	memcpy(&p->fop, cpu->s.fpu.fx + X86_FX_FOP, 2);
+	memcpy(&p->fip, cpu->s.fpu.fx + X86_FX_FIP, 8);
+	memcpy(&p->fdp, cpu->s.fpu.fx + X86_FX_FDP, 8);
+}
+
+static ALWAYS_INLINE void vec_pointers_set(struct soft_cpu *cpu, const struct vec_pointers *p)
+{
+	memcpy(cpu->s.fpu.fx + X86_FX_FOP, &p->fop, 2);
+	memcpy(cpu->s.fpu.fx + X86_FX_FIP, &p->fip, 8);
+	memcpy(cpu->s.fpu.fx + X86_FX_FDP, &p->fdp, 8);
+}
+
+static ALWAYS_INLINE void vec_run_class(struct soft_cpu *cpu, const struct insn *i, void *mem,
+					enum vec_class class)
 {
 	thunk_fn *fn = (thunk_fn *)(uintptr_t)i->imm;
-	unsigned status = fn(cpu, mem);
+	struct vec_pointers p;
+	unsigned status;
 
-	if (UNLIKELY(status != THUNK_DONE))
-		vec_failed(cpu, status);
+	if (class == VEC_MMX || class == VEC_SSEMMX)
+		vec_pointers_get(cpu, &p);
+	status = fn(cpu, mem);
+	if (class == VEC_MMX || class == VEC_SSEMMX)
+		vec_pointers_set(cpu, &p);
+	if (LIKELY(status == THUNK_DONE))
+		return;
+	/* The change to MMX state comes first. */
+	if (class == VEC_SSEMMX && status == THUNK_XM)
+		vec_x87_enter_mmx(cpu);
+	vec_failed(cpu, status);
+}
+
+static ALWAYS_INLINE void vec_run(struct soft_cpu *cpu, const struct insn *i, void *mem)
+{
+	vec_run_class(cpu, i, mem, VEC_SSE);
 }
 
 /* An operand that is not aligned though it should be: #GP, or a load through the buffer. */
@@ -56,7 +96,8 @@ static ALWAYS_INLINE void *vec_source(struct soft_cpu *cpu, const struct insn *i
 	return cpu->vec->buf;
 }
 
-static ALWAYS_INLINE void vec_store(struct soft_cpu *cpu, const struct insn *i, _Bool reads)
+static ALWAYS_INLINE void vec_store(struct soft_cpu *cpu, const struct insn *i,
+				    enum vec_class class)
 {
 	unsigned size = i->aux & VEC_SIZE;
 	uint64_t lin = soft_lin(cpu, i, size, 1);
@@ -65,16 +106,14 @@ static ALWAYS_INLINE void vec_store(struct soft_cpu *cpu, const struct insn *i, 
 	vec_align(cpu, i, lin);
 	e = soft_tlb_at(cpu, lin);
 	if (LIKELY(e->write == soft_tlb_tag(cpu, lin, size))) {
-		vec_run(cpu, i, (void *)(uintptr_t)(lin + e->addend));
+		vec_run_class(cpu, i, (void *)(uintptr_t)(lin + e->addend), class);
 		__asm__ volatile("" ::: "memory");
 		if (UNLIKELY(*(volatile uint8_t *)e->flags))
 			soft_stored(cpu, e->flags, lin, size);
 		return;
 	}
 	soft_probe(cpu, i->seg, lin, size, 1);
-	if (reads)
-		soft_load(cpu, i->seg, lin, cpu->vec->buf, size);
-	vec_run(cpu, i, cpu->vec->buf);
+	vec_run_class(cpu, i, cpu->vec->buf, class);
 	soft_store(cpu, i->seg, lin, cpu->vec->buf, size);
 }
 
@@ -84,21 +123,21 @@ static ALWAYS_INLINE void vec_store(struct soft_cpu *cpu, const struct insn *i, 
 		vec_check(cpu, class);                                                             \
 		if (class == VEC_MMX || class == VEC_SSEMMX)                                       \
 			vec_x87_check_pending(cpu);                                                \
-		vec_run(cpu, i, NULL);                                                             \
+		vec_run_class(cpu, i, NULL, class);                                                \
 	}                                                                                          \
 	static void name##_load(struct soft_cpu *cpu, const struct insn *i)                        \
 	{                                                                                          \
 		vec_check(cpu, class);                                                             \
 		if (class == VEC_MMX || class == VEC_SSEMMX)                                       \
 			vec_x87_check_pending(cpu);                                                \
-		vec_run(cpu, i, vec_source(cpu, i));                                               \
+		vec_run_class(cpu, i, vec_source(cpu, i), class);                                  \
 	}                                                                                          \
 	static void name##_store(struct soft_cpu *cpu, const struct insn *i)                       \
 	{                                                                                          \
 		vec_check(cpu, class);                                                             \
 		if (class == VEC_MMX || class == VEC_SSEMMX)                                       \
 			vec_x87_check_pending(cpu);                                                \
-		vec_store(cpu, i, 0);                                                              \
+		vec_store(cpu, i, class);                                                          \
 	}
 VEC_HANDLERS(vec_int, VEC_INT)
 VEC_HANDLERS(vec_mmx, VEC_MMX)
@@ -110,30 +149,6 @@ static void vec_wait(struct soft_cpu *cpu, const struct insn *i)
 {
 	vec_check(cpu, VEC_WAIT);
 	vec_x87_check_pending(cpu);
-}
-
-/*
- * x87: the host's instruction and data pointers are those of the thunk; the guest's are kept here,
- * as the last instruction that was not a control instruction leaves them (SDM1 8.1.8). `opcode` is
- * the low bits of the first byte and the guest's own ModRM byte.
- */
-struct vec_pointers {
-	uint64_t fip, fdp;
-	uint16_t fop;
-};
-
-static ALWAYS_INLINE void vec_pointers_get(const struct soft_cpu *cpu, struct vec_pointers *p)
-{
-	memcpy(&p->fop, cpu->s.fpu.fx + X86_FX_FOP, 2);
-	memcpy(&p->fip, cpu->s.fpu.fx + X86_FX_FIP, 8);
-	memcpy(&p->fdp, cpu->s.fpu.fx + X86_FX_FDP, 8);
-}
-
-static ALWAYS_INLINE void vec_pointers_set(struct soft_cpu *cpu, const struct vec_pointers *p)
-{
-	memcpy(cpu->s.fpu.fx + X86_FX_FOP, &p->fop, 2);
-	memcpy(cpu->s.fpu.fx + X86_FX_FIP, &p->fip, 8);
-	memcpy(cpu->s.fpu.fx + X86_FX_FDP, &p->fdp, 8);
 }
 
 static ALWAYS_INLINE void vec_x87_begin(struct soft_cpu *cpu, const struct insn *i,

@@ -46,12 +46,19 @@ static void xs_put_x87(const struct soft_cpu *cpu, uint8_t *image, _Bool wide)
 static void xs_get_x87(struct soft_cpu *cpu, const uint8_t *image, _Bool wide)
 {
 	uint8_t *fx = cpu->s.fpu.fx;
+	int64_t fip;
 
 	memcpy(fx, image, X86_FX_MXCSR);
 	fx[5] = 0;
 	if (!wide) {
 		memset(fx + X86_FX_FIP + 4, 0, 4);
 		memset(fx + X86_FX_FDP + 4, 0, 4);
+	}
+	/* Addresses have 57 bits. */
+	if (wide) {
+		memcpy(&fip, fx + X86_FX_FIP, 8);
+		fip = (int64_t)((uint64_t)fip << 7) >> 7;
+		memcpy(fx + X86_FX_FIP, &fip, 8);
 	}
 	for (unsigned n = 0; n < 8; n++) {
 		memcpy(fx + X86_FX_ST + n * 16, image + X86_FX_ST + n * 16, 10);
@@ -76,6 +83,7 @@ static void vec_fxsave(struct soft_cpu *cpu, const struct insn *i)
 	lin = soft_lin(cpu, i, 512, 1);
 	if (lin & 15)
 		soft_raise_err(cpu, X86_VEC_GP, 0);
+	soft_probe(cpu, i->seg, lin + 511, 1, 1); /* as in vec_fxrstor */
 	soft_probe(cpu, i->seg, lin, 512, 1);
 	xs_put_x87(cpu, image, i->aux & VEC_WIDE);
 	xs_put_mxcsr(cpu, image);
@@ -94,6 +102,8 @@ static void vec_fxrstor(struct soft_cpu *cpu, const struct insn *i)
 	lin = soft_lin(cpu, i, 512, 0);
 	if (lin & 15)
 		soft_raise_err(cpu, X86_VEC_GP, 0);
+	/* AMD's CPUs look at the end first. */
+	soft_probe(cpu, i->seg, lin + 511, 1, 0);
 	soft_load(cpu, i->seg, lin, image, 512);
 	memcpy(&mxcsr, image + X86_FX_MXCSR, 4);
 	if (!vec_mxcsr_ok(cpu, mxcsr))
