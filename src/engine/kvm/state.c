@@ -203,8 +203,10 @@ static int events_get(struct kvm_vcpu *v, struct x86_state *s)
 	} else if (e.nmi.injected) {
 		event_put(s, X86_EVENT_NMI, X86_VEC_NMI);
 	}
+	/* AMD's CPUs do not tell which of the two it is and KVM says both; it is nearly always STI.
+	 */
 	s->shadow_sti = !!(e.interrupt.shadow & KVM_X86_SHADOW_INT_STI);
-	s->shadow_ss = !!(e.interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS);
+	s->shadow_ss = !s->shadow_sti && e.interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS;
 	s->nmi_masked = !!e.nmi.masked;
 	s->in_smm = 0;
 	if (!e.nmi.pending)
@@ -391,35 +393,26 @@ static int msrs_get(struct kvm_vcpu *v, struct x86_state *s)
 }
 
 /*
- * KVM stops at the first value that it refuses: one is skipped and the rest goes on. A refused
- * value that differs from what KVM has is worth a word: the guest sees KVM's.
+ * Only what differs is written: KVM complains in the host's log of registers that it has in name
+ * only, even when they are given the value that they have. One that it refuses keeps KVM's value,
+ * which is worth a word.
  */
 static int msrs_set(struct kvm_vcpu *v, const struct x86_state *s)
 {
 	const struct kvm_engine *k = kvm_engine_of(v->vcpu.engine);
-	unsigned next = 0;
+	struct x86_state *has = calloc(1, sizeof(*has));
+	int rc = has ? msrs_get(v, has) : -ENOMEM;
 
-	while (next < k->msr_count) {
-		union msr_list l = {.flat.nmsrs = k->msr_count - next};
-		uint64_t has;
-		int rc;
+	for (unsigned i = 0; !rc && i < k->msr_count; i++) {
+		uint64_t want = *msr_slot(s, k->msrs[i]), old = *msr_slot(has, k->msrs[i]);
 
-		for (unsigned i = next; i < k->msr_count; i++)
-			l.flat.entry[i - next] = (struct kvm_msr_entry){
-			    .index = k->msrs[i], .data = *msr_slot(s, k->msrs[i])};
-		rc = kvm_ioctl(v->fd, KVM_SET_MSRS, &l);
-		if (rc < 0)
-			return rc;
-		next += (unsigned)rc;
-		if (next == k->msr_count)
-			break;
-		if (!kvm_msr_get(v, k->msrs[next], &has) && has != *msr_slot(s, k->msrs[next]))
+		if (want != old && kvm_msr_set(v, k->msrs[i], want))
 			log_debug("KVM refuses %llx for MSR %x of CPU %u and keeps %llx",
-				  (unsigned long long)*msr_slot(s, k->msrs[next]), k->msrs[next],
-				  v->vcpu.index, (unsigned long long)has);
-		next++;
+				  (unsigned long long)want, k->msrs[i], v->vcpu.index,
+				  (unsigned long long)old);
 	}
-	return 0;
+	free(has);
+	return rc;
 }
 
 int kvm_get_state(struct vcpu *vcpu, struct x86_state *out)
