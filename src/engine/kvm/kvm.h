@@ -53,8 +53,9 @@ struct kvm_engine {
 	int sys_fd, vm_fd;
 	struct kvm_vcpu *vcpu[ENGINE_MAX_CPUS];
 	uint32_t tsc_khz;
-	_Bool tsc_attr; /* KVM_VCPU_TSC_OFFSET */
-	_Atomic int64_t stopped_ns;
+	_Bool tsc_attr;	    /* KVM_VCPU_TSC_OFFSET */
+	int64_t stopped_ns; /* under lock, as is the next; see tsc.c */
+	uint64_t stopped_tsc;
 	_Atomic _Bool sealed; /* the MSR filter is in place */
 	_Bool logging;
 	_Atomic _Bool extint;
@@ -62,7 +63,7 @@ struct kvm_engine {
 	uint64_t xfeatures; /* XSAVE components that KVM takes */
 	uint32_t msrs[KVM_MSRS_MAX];
 	unsigned msr_count;
-	struct lock lock; /* RANK_LAPIC: routes, seal */
+	struct lock lock; /* RANK_LAPIC: routes, seal, TSC */
 	uint64_t eoi_bitmap[4];
 	struct kvm_route *route;       /* KVM_IRQFD_MAX */
 	struct kvm_irq_routing *table; /* all routes, as handed to KVM */

@@ -126,6 +126,20 @@ static int sregs_set(struct kvm_vcpu *v, const struct x86_state *s)
 	return kvm_ioctl(v->fd, KVM_SET_SREGS, &sr);
 }
 
+/* After a triple fault KVM for AMD (6.1) clears what it tells the CPU, and with paging off forgets
+ * to name the nested page tables again. A change of CR0 makes it. */
+static int paging_again(struct kvm_vcpu *v)
+{
+	struct kvm_sregs sr;
+	int rc = kvm_ioctl(v->fd, KVM_GET_SREGS, &sr);
+
+	if (rc < 0)
+		return rc;
+	sr.cr0 ^= X86_CR0_WP;
+	memset(sr.interrupt_bitmap, 0, sizeof(sr.interrupt_bitmap));
+	return kvm_ioctl(v->fd, KVM_SET_SREGS, &sr);
+}
+
 static int fpu_get(struct kvm_vcpu *v, struct x86_state *s)
 {
 	_Bool big = v->xsave_bytes > sizeof(struct kvm_xsave);
@@ -443,8 +457,10 @@ int kvm_get_state(struct vcpu *vcpu, struct x86_state *out)
 int kvm_set_state(struct vcpu *vcpu, const struct x86_state *in)
 {
 	struct kvm_vcpu *v = kvm_vcpu_of(vcpu);
-	int rc = sregs_set(v, in);
+	int rc = v->shutdown ? paging_again(v) : 0;
 
+	if (rc >= 0)
+		rc = sregs_set(v, in);
 	if (rc >= 0)
 		rc = regs_set(v, in);
 	if (rc >= 0)

@@ -96,16 +96,35 @@ static void deadline_again(struct kvm_vcpu *v)
 		(void)kvm_msr_set(v, MSR_TSC_DEADLINE, deadline);
 }
 
+/* The TSC is `value` when the host's is `host`. Through the offset where KVM gives it: a written
+ * MSR it may take for an attempt to synchronize CPUs, and give it the offset of the write before.
+ */
+static int tsc_write(struct kvm_vcpu *v, uint64_t value, uint64_t host)
+{
+	uint64_t offset = value - host;
+	struct kvm_device_attr attr = {
+	    .group = KVM_VCPU_TSC_CTRL,
+	    .attr = KVM_VCPU_TSC_OFFSET,
+	    .addr = (uintptr_t)&offset,
+	};
+	int rc;
+
+	if (kvm_engine_of(v->vcpu.engine)->tsc_attr)
+		rc = kvm_ioctl(v->fd, KVM_SET_DEVICE_ATTR, &attr);
+	else
+		rc = kvm_msr_set(v, MSR_TSC, value);
+	deadline_again(v);
+	atomic_store_explicit(&v->tsc_offset, (int64_t)offset, memory_order_relaxed);
+	return rc;
+}
+
 /* The value counts from when the CPU runs, whatever is done to the clock in between; so it is
- * written again then. CPUs that are given much the same value within a second get the same offset
- * of KVM. */
+ * written again then. */
 int kvm_tsc_set(struct kvm_vcpu *v, uint64_t tsc)
 {
-	int rc = kvm_msr_set(v, MSR_TSC, tsc);
+	int rc = tsc_write(v, tsc, __rdtsc());
 
-	deadline_again(v);
 	v->tsc = (struct kvm_tsc){.applied_ns = lag_ns(v), .value = tsc, .set = 1, .check = 1};
-	offset_note(v, tsc);
 	return rc;
 }
 
@@ -130,35 +149,39 @@ static void tsc_move(struct kvm_vcpu *v, int64_t delta)
 		offset_note(v, value);
 }
 
-/* The clock's lag, as all CPUs see it. */
-static int64_t lag_shared(struct kvm_vcpu *v)
+/* The clock's lag, as all CPUs see it, and the host's TSC when the first of them saw it. */
+static int64_t lag_shared(struct kvm_vcpu *v, uint64_t *host_tsc)
 {
 	struct kvm_engine *k = kvm_engine_of(v->vcpu.engine);
-	int64_t lag = lag_ns(v), shared = atomic_load(&k->stopped_ns);
+	int64_t lag;
 
-	if (llabs(lag - shared) <= TSC_LAG_MIN_NS)
-		return shared;
-	return atomic_compare_exchange_strong(&k->stopped_ns, &shared, lag) ? lag : shared;
+	lock_take(&k->lock);
+	lag = lag_ns(v);
+	if (llabs(lag - k->stopped_ns) > TSC_LAG_MIN_NS) {
+		k->stopped_ns = lag;
+		k->stopped_tsc = __rdtsc();
+	}
+	lag = k->stopped_ns;
+	*host_tsc = k->stopped_tsc;
+	lock_drop(&k->lock);
+	return lag;
 }
 
 void kvm_tsc_resume(struct kvm_vcpu *v)
 {
-	struct kvm_engine *k = kvm_engine_of(v->vcpu.engine);
 	_Bool set = v->tsc.set;
+	uint64_t host_tsc;
 	int64_t lag;
 
 	v->tsc.set = 0;
 	if (clock_mode(clock_of(v)) != CLOCK_REAL)
 		return;
 	v->tsc.check = 0;
-	lag = lag_shared(v);
-	if (set) {
-		(void)kvm_msr_set(v, MSR_TSC, v->tsc.value);
-		deadline_again(v);
-		offset_note(v, v->tsc.value);
-	} else if (lag != v->tsc.applied_ns) {
-		tsc_move(v, -ticks(k, lag - v->tsc.applied_ns));
-	}
+	lag = lag_shared(v, &host_tsc);
+	if (set)
+		(void)tsc_write(v, v->tsc.value, host_tsc);
+	else if (lag != v->tsc.applied_ns)
+		tsc_move(v, -ticks(kvm_engine_of(v->vcpu.engine), lag - v->tsc.applied_ns));
 	v->tsc.applied_ns = lag;
 }
 
