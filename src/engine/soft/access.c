@@ -87,9 +87,9 @@ static void piece_read(struct soft_cpu *cpu, const struct piece *p, uint8_t *buf
 	if (p->host) {
 		/* Sizes that the architecture reads at once. */
 		switch (p->len) {
-		case 8: *(uint64_t *)buf = *(volatile uint64_t *)p->host; return;
-		case 4: *(uint32_t *)buf = *(volatile uint32_t *)p->host; return;
-		case 2: *(uint16_t *)buf = *(volatile uint16_t *)p->host; return;
+		case 8: *(soft_u64 *)buf = *(volatile soft_u64 *)p->host; return;
+		case 4: *(soft_u32 *)buf = *(volatile soft_u32 *)p->host; return;
+		case 2: *(soft_u16 *)buf = *(volatile soft_u16 *)p->host; return;
 		default: memcpy(buf, p->host, p->len); return;
 		}
 	}
@@ -104,9 +104,9 @@ static void piece_write(struct soft_cpu *cpu, const struct piece *p, const uint8
 {
 	if (p->host) {
 		switch (p->len) {
-		case 8: *(volatile uint64_t *)p->host = *(const uint64_t *)buf; break;
-		case 4: *(volatile uint32_t *)p->host = *(const uint32_t *)buf; break;
-		case 2: *(volatile uint16_t *)p->host = *(const uint16_t *)buf; break;
+		case 8: *(volatile soft_u64 *)p->host = *(const soft_u64 *)buf; break;
+		case 4: *(volatile soft_u32 *)p->host = *(const soft_u32 *)buf; break;
+		case 2: *(volatile soft_u16 *)p->host = *(const soft_u16 *)buf; break;
 		default: memcpy(p->host, buf, p->len); break;
 		}
 		__asm__ volatile("" ::: "memory");

@@ -50,7 +50,7 @@
 #define ALU_STORE_FORM(name, form, how, op, w, src)                                                \
 	static void name##_m##form##_##w(struct soft_cpu *cpu, const struct insn *i)               \
 	{                                                                                          \
-		uint##w##_t *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 0);      \
+		soft_u##w *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 0);        \
 		uint##w##_t d = *p, s = (uint##w##_t)(src);                                        \
 		uint32_t af = cpu->af;                                                             \
 		how(op, w, d, s, af);                                                              \
@@ -60,7 +60,7 @@
 	}                                                                                          \
 	static void name##_lm##form##_##w(struct soft_cpu *cpu, const struct insn *i)              \
 	{                                                                                          \
-		uint##w##_t *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 1);      \
+		soft_u##w *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 1);        \
 		uint##w##_t s = (uint##w##_t)(src);                                                \
 		uint32_t af = cpu->af;                                                             \
 		how##_LOCK(op, w, p, s, af);                                                       \
@@ -119,7 +119,7 @@ OP_WIDTHS(ALU_COMPARE, test, ALU_PLAIN, "test")
 	}                                                                                          \
 	static void name##_m_##w(struct soft_cpu *cpu, const struct insn *i)                       \
 	{                                                                                          \
-		uint##w##_t *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 0);      \
+		soft_u##w *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 0);        \
 		uint##w##_t d = *p;                                                                \
 		uint32_t af = cpu->af;                                                             \
 		__asm__(asm_(name, "", w) : "+r"(d), "+a"(af) : : "cc");                           \
@@ -129,7 +129,7 @@ OP_WIDTHS(ALU_COMPARE, test, ALU_PLAIN, "test")
 	}                                                                                          \
 	static void name##_lm_##w(struct soft_cpu *cpu, const struct insn *i)                      \
 	{                                                                                          \
-		uint##w##_t *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 1);      \
+		soft_u##w *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 1);        \
 		uint32_t af = cpu->af;                                                             \
 		__asm__ volatile(asm_(name, "lock ", w) : "+m"(*p), "+a"(af) : : "cc", "memory");  \
 		soft_rmw_done(cpu);                                                                \

@@ -10,7 +10,7 @@
 	}                                                                                          \
 	static void xchg_m_##w(struct soft_cpu *cpu, const struct insn *i)                         \
 	{                                                                                          \
-		uint##w##_t *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 1);      \
+		soft_u##w *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 1);        \
 		uint##w##_t v = insn_gpr##w(cpu, i->r1);                                           \
 		__asm__ volatile("xchg" SFX_##w " %0, %1" : "+r"(v), "+m"(*p) : : "memory");       \
 		soft_rmw_done(cpu);                                                                \
@@ -24,7 +24,7 @@ XCHG(64)
 #define XADD_MEM(form, lock, locked, w)                                                            \
 	static void xadd_##form##_##w(struct soft_cpu *cpu, const struct insn *i)                  \
 	{                                                                                          \
-		uint##w##_t *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, locked); \
+		soft_u##w *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, locked);   \
 		uint##w##_t v = insn_gpr##w(cpu, i->r1);                                           \
 		uint32_t af;                                                                       \
 		__asm__ volatile(lock "xadd" SFX_##w " %0, %1" FLAGS_SAVE                          \
@@ -63,7 +63,7 @@ XADD(64)
 #define CMPXCHG_MEM(form, lock, locked, w)                                                         \
 	static void cmpxchg_##form##_##w(struct soft_cpu *cpu, const struct insn *i)               \
 	{                                                                                          \
-		uint##w##_t *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, locked); \
+		soft_u##w *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, locked);   \
 		uint64_t a = cpu->s.gpr[X86_RAX];                                                  \
 		uint##w##_t s = insn_gpr##w(cpu, i->r1);                                           \
 		uint32_t af;                                                                       \

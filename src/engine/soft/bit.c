@@ -50,7 +50,7 @@ static uint64_t bit_lin(struct soft_cpu *cpu, const struct insn *i, int64_t bit,
 	static void name##_m##form##_##w(struct soft_cpu *cpu, const struct insn *i)               \
 	{                                                                                          \
 		uint##w##_t n = (uint##w##_t)(n_);                                                 \
-		uint##w##_t *p = soft_rmw(cpu, i->seg, lin, w / 8, 0);                             \
+		soft_u##w *p = soft_rmw(cpu, i->seg, lin, w / 8, 0);                               \
 		uint##w##_t d = *p;                                                                \
 		uint32_t af = cpu->af;                                                             \
 		BIT_DO(#name, w, d, n, af);                                                        \
@@ -61,7 +61,7 @@ static uint64_t bit_lin(struct soft_cpu *cpu, const struct insn *i, int64_t bit,
 	static void name##_lm##form##_##w(struct soft_cpu *cpu, const struct insn *i)              \
 	{                                                                                          \
 		uint##w##_t n = (uint##w##_t)(n_) & (w - 1);                                       \
-		uint##w##_t *p = soft_rmw(cpu, i->seg, lin, w / 8, 1);                             \
+		soft_u##w *p = soft_rmw(cpu, i->seg, lin, w / 8, 1);                               \
 		uint32_t af = cpu->af;                                                             \
 		BIT_LOCK(#name, w, p, n, af);                                                      \
 		soft_rmw_done(cpu);                                                                \

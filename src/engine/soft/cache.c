@@ -113,6 +113,11 @@ void soft_cache_forget(struct soft_cpu *cpu)
 	soft_cache_rekey(cpu);
 }
 
+static struct soft_block *cross_block(struct soft_cross *x)
+{
+	return (struct soft_block *)x->block;
+}
+
 void soft_cache_flush(struct soft_cpu *cpu)
 {
 	struct soft_cache *c = cpu->cache;
@@ -120,7 +125,7 @@ void soft_cache_flush(struct soft_cpu *cpu)
 	memset(c->hash, 0, sizeof(c->hash));
 	memset(c->pages, 0, sizeof(c->pages));
 	for (unsigned i = 0; i < SOFT_CROSS_SIZE; i++)
-		c->cross[i].block.count = 0;
+		cross_block(&c->cross[i])->count = 0;
 	c->used = 0;
 	c->emptied++;
 	c->current = NULL;
@@ -342,14 +347,15 @@ static struct soft_block *cross_lookup(struct soft_cpu *cpu, uint64_t lin)
 {
 	struct soft_cache *c = cpu->cache;
 	struct soft_cross *x = &c->cross[(lin ^ lin >> 12) % SOFT_CROSS_SIZE];
+	struct soft_block *b = cross_block(x);
 	uint8_t bytes[16] = {0};
 	unsigned first = MIN(15u, (unsigned)(GMEM_PAGE_SIZE - (lin & 0xfff))), have;
 	struct insn insn;
 
-	if (x->block.count && x->lin == lin && x->mode == cpu->mode) {
-		fetch_bytes(cpu, lin, bytes, x->block.bytes);
-		if (!memcmp(bytes, x->bytes, x->block.bytes))
-			return &x->block;
+	if (b->count && x->lin == lin && x->mode == cpu->mode) {
+		fetch_bytes(cpu, lin, bytes, b->bytes);
+		if (!memcmp(bytes, x->bytes, b->bytes))
+			return b;
 	}
 	/* Byte by byte from the page's end on, as only bytes that are needed may fault. */
 	have = fetch_bytes(cpu, lin, bytes, first);
@@ -360,11 +366,11 @@ static struct soft_block *cross_lookup(struct soft_cpu *cpu, uint64_t lin)
 	memcpy(x->bytes, bytes, sizeof(x->bytes));
 	x->lin = lin;
 	x->mode = cpu->mode;
-	x->block.bytes = insn.len;
-	x->block.count = 1;
-	x->block.flags = (insn.flags & (INSN_BRANCH | INSN_END)) | INSN_STATE | BLOCK_ALONE;
-	x->block.insn[0] = insn;
-	return &x->block;
+	b->bytes = insn.len;
+	b->count = 1;
+	b->flags = (insn.flags & (INSN_BRANCH | INSN_END)) | INSN_STATE | BLOCK_ALONE;
+	b->insn[0] = insn;
+	return b;
 }
 
 struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)

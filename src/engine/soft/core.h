@@ -106,8 +106,7 @@ struct soft_cross {
 	uint64_t lin;
 	uint32_t mode;
 	uint8_t bytes[16];
-	struct soft_block block;
-	struct insn insn[1]; /* the block's flexible array */
+	alignas(8) uint8_t block[sizeof(struct soft_block) + sizeof(struct insn)];
 };
 struct soft_cache {
 	uint8_t *arena;

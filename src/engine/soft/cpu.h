@@ -293,13 +293,19 @@ static ALWAYS_INLINE uint64_t soft_tlb_tag(struct soft_cpu *cpu, uint64_t lin, u
 	return ((lin + (size - 1)) & ~UINT64_C(0xfff)) | cpu->asid;
 }
 
+/* Guest operands in host memory: of any alignment. */
+typedef uint8_t soft_u8;
+typedef uint16_t soft_u16 __attribute__((aligned(1), may_alias));
+typedef uint32_t soft_u32 __attribute__((aligned(1), may_alias));
+typedef uint64_t soft_u64 __attribute__((aligned(1), may_alias));
+
 #define SOFT_ACCESS(bits)                                                                          \
 	static ALWAYS_INLINE uint##bits##_t soft_read##bits(struct soft_cpu *cpu, unsigned seg,    \
 							    uint64_t lin)                          \
 	{                                                                                          \
 		const struct soft_tlb_entry *e = soft_tlb_at(cpu, lin);                            \
 		if (LIKELY(e->read == soft_tlb_tag(cpu, lin, bits / 8)))                           \
-			return *(volatile uint##bits##_t *)(uintptr_t)(lin + e->addend);           \
+			return *(volatile soft_u##bits *)(uintptr_t)(lin + e->addend);             \
 		return (uint##bits##_t)soft_read_slow(cpu, seg, lin, bits / 8);                    \
 	}                                                                                          \
 	static ALWAYS_INLINE void soft_write##bits(struct soft_cpu *cpu, unsigned seg,             \
@@ -307,7 +313,7 @@ static ALWAYS_INLINE uint64_t soft_tlb_tag(struct soft_cpu *cpu, uint64_t lin, u
 	{                                                                                          \
 		const struct soft_tlb_entry *e = soft_tlb_at(cpu, lin);                            \
 		if (LIKELY(e->write == soft_tlb_tag(cpu, lin, bits / 8))) {                        \
-			*(volatile uint##bits##_t *)(uintptr_t)(lin + e->addend) = v;              \
+			*(volatile soft_u##bits *)(uintptr_t)(lin + e->addend) = v;                \
 			if (UNLIKELY(*(volatile uint8_t *)e->flags))                               \
 				soft_stored(cpu, e->flags, lin, bits / 8);                         \
 			return;                                                                    \

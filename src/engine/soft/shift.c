@@ -22,7 +22,7 @@
 	}                                                                                          \
 	static void name##_m##form##_##w(struct soft_cpu *cpu, const struct insn *i)               \
 	{                                                                                          \
-		uint##w##_t *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 0);      \
+		soft_u##w *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 0);        \
 		uint##w##_t d = *p;                                                                \
 		uint8_t count = (uint8_t)(count_expr)&SHIFT_MASK(w);                               \
 		uint32_t af = cpu->af;                                                             \
@@ -62,7 +62,7 @@ OP_WIDTHS(SHIFT, rcr)
 	}                                                                                          \
 	static void name##_m##form##_##w(struct soft_cpu *cpu, const struct insn *i)               \
 	{                                                                                          \
-		uint##w##_t *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 0);      \
+		soft_u##w *p = soft_rmw(cpu, i->seg, soft_lin(cpu, i, w / 8, 1), w / 8, 0);        \
 		uint##w##_t d = *p, s = insn_gpr##w(cpu, i->r1);                                   \
 		uint8_t count = (uint8_t)(count_expr)&SHIFT_MASK(w);                               \
 		uint32_t af = cpu->af;                                                             \

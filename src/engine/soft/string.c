@@ -212,15 +212,15 @@ static uint64_t stos_run(struct soft_cpu *cpu, const struct insn *i, uint64_t co
 	case 1: memset(to, (int)(v & 0xff), n); break;
 	case 2:
 		for (uint64_t k = 0; k < n; k++)
-			((uint16_t *)to)[k] = (uint16_t)v;
+			((soft_u16 *)to)[k] = (uint16_t)v;
 		break;
 	case 4:
 		for (uint64_t k = 0; k < n; k++)
-			((uint32_t *)to)[k] = (uint32_t)v;
+			((soft_u32 *)to)[k] = (uint32_t)v;
 		break;
 	default:
 		for (uint64_t k = 0; k < n; k++)
-			((uint64_t *)to)[k] = v;
+			((soft_u64 *)to)[k] = v;
 	}
 	run_end(cpu, i, dst, n);
 	return n;
