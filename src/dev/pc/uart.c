@@ -12,6 +12,10 @@
  * that a guest that looks at it, or waits for its interrupt, loses nothing. Only bytes written
  * against a full FIFO are lost, as in the part itself.
  *
+ * Input that the guest has not read when it clears the receive FIFO is not thrown away but held for
+ * a moment, as if the far end had begun to send a little later: operating systems clear the FIFO
+ * several times before they listen, and what a person or a pipe sends early should reach them.
+ *
  * Citations are to National Semiconductor's PC16550D data sheet (June 1995).
  */
 
@@ -53,6 +57,7 @@
 #define MSR_RI	   0x40
 #define MSR_DCD	   0x80
 #define NEVER	   UINT64_MAX
+#define HOLD_MAX   10000000 /* ns */
 
 struct uart {
 	struct device dev;
@@ -64,7 +69,8 @@ struct uart {
 	uint8_t msr;
 	_Bool thre_due;	    /* THR-empty interrupt not yet seen */
 	_Bool time_up;	    /* characters have waited too long */
-	uint64_t rx_due_ns; /* when they will have; NEVER when none wait */
+	_Bool rx_held;	    /* what is in the FIFO has not "arrived" yet */
+	uint64_t rx_due_ns; /* when either will change; NEVER when nothing waits */
 	uint8_t rx[FIFO_SIZE], rx_error[FIFO_SIZE], rx_len;
 	uint8_t tx[FIFO_SIZE], tx_len;
 };
@@ -84,6 +90,12 @@ static unsigned rx_room(const struct uart *u)
 	return fifos_on(u) ? FIFO_SIZE - u->rx_len : u->rx_len ? 0 : 1;
 }
 
+/* Characters that the guest can see. */
+static unsigned rx_ready(const struct uart *u)
+{
+	return u->rx_held ? 0 : u->rx_len;
+}
+
 static unsigned rx_trigger(const struct uart *u)
 {
 	static const uint8_t level[4] = {1, 4, 8, 14};
@@ -93,12 +105,12 @@ static unsigned rx_trigger(const struct uart *u)
 static uint8_t lsr_value(const struct uart *u)
 {
 	uint8_t v = u->lsr_errors;
-	if (u->rx_len)
+	if (rx_ready(u))
 		v |= LSR_DR;
 	if (!u->tx_len)
 		v |= LSR_THRE | LSR_TEMT;
 	if (fifos_on(u))
-		for (unsigned i = 0; i < u->rx_len; i++)
+		for (unsigned i = 0; i < rx_ready(u); i++)
 			v |= u->rx_error[i] ? LSR_FIFO : 0;
 	return v;
 }
@@ -108,7 +120,7 @@ static uint8_t iir_value(const struct uart *u)
 {
 	if ((u->ier & IER_RLS) && u->lsr_errors)
 		return IIR_RLS;
-	if ((u->ier & IER_RDA) && u->rx_len >= rx_trigger(u))
+	if ((u->ier & IER_RDA) && rx_ready(u) >= rx_trigger(u))
 		return IIR_RDA;
 	if ((u->ier & IER_RDA) && u->time_up)
 		return IIR_TIMEUP;
@@ -139,6 +151,8 @@ static uint64_t rx_wait_ns(const struct uart *u)
 /* A character came or was read: the wait begins anew. */
 static void rx_restart_wait(struct uart *u)
 {
+	if (u->rx_held)
+		return;
 	u->time_up = 0;
 	if (fifos_on(u) && u->rx_len) {
 		u->rx_due_ns = clock_now_ns(u->cfg.clock) + rx_wait_ns(u);
@@ -149,31 +163,36 @@ static void rx_restart_wait(struct uart *u)
 	}
 }
 
+/* An error belongs to its character and shows when that is at the top (8.5). */
+static void rx_show_top(struct uart *u)
+{
+	if (rx_ready(u))
+		u->lsr_errors |= u->rx_error[0];
+}
+
 static void rx_wait_over(void *opaque)
 {
 	struct uart *u = opaque;
 	lock_take(&u->dev.lock);
 	if (u->rx_due_ns != NEVER && clock_now_ns(u->cfg.clock) >= u->rx_due_ns) {
 		u->rx_due_ns = NEVER;
-		u->time_up = 1;
+		u->time_up = !u->rx_held;
+		if (u->rx_held) {
+			u->rx_held = 0;
+			rx_show_top(u);
+			rx_restart_wait(u);
+		}
 		update_irq(u);
 	}
 	lock_drop(&u->dev.lock);
 }
 
-/* An error belongs to its character and shows when that is at the top (8.5). */
-static void rx_show_top(struct uart *u)
-{
-	if (u->rx_len)
-		u->lsr_errors |= u->rx_error[0];
-}
-
 static void rx_push(struct uart *u, uint8_t c, uint8_t error)
 {
 	unsigned depth = fifos_on(u) ? FIFO_SIZE : 1;
-	if (u->rx_len == depth) {
+	if (u->rx_len >= depth) {
 		u->lsr_errors |= LSR_OE;
-		if (fifos_on(u))
+		if (fifos_on(u) || u->rx_len > 1)
 			return; /* the character in the shift register is lost */
 		u->rx_len = 0;	/* without FIFOs the older one is overwritten */
 	}
@@ -186,7 +205,7 @@ static void rx_push(struct uart *u, uint8_t c, uint8_t error)
 
 static uint8_t rx_pop(struct uart *u)
 {
-	if (!u->rx_len)
+	if (!rx_ready(u))
 		return 0;
 	uint8_t c = u->rx[0];
 	u->rx_len--;
@@ -199,11 +218,19 @@ static uint8_t rx_pop(struct uart *u)
 	return c;
 }
 
+/* The guest empties the receiver: input is held back, its own looped-back bytes are gone. */
 static void rx_clear(struct uart *u)
 {
-	u->rx_len = 0;
+	if (u->mcr & MCR_LOOP)
+		u->rx_len = 0;
 	u->lsr_errors &= LSR_OE;
+	u->time_up = 0;
+	u->rx_held = u->rx_len > 0;
 	rx_restart_wait(u);
+	if (u->rx_held) {
+		u->rx_due_ns = clock_now_ns(u->cfg.clock) + MIN(rx_wait_ns(u), HOLD_MAX);
+		timer_arm(&u->timer, u->rx_due_ns);
+	}
 	if (u->cfg.chardev)
 		chardev_kick_input(u->cfg.chardev);
 }
@@ -270,7 +297,7 @@ static uint8_t lsr_read(struct uart *u)
 {
 	uint8_t v = lsr_value(u);
 	u->lsr_errors = 0;
-	if (u->rx_len)
+	if (rx_ready(u))
 		u->rx_error[0] = 0;
 	return v;
 }
@@ -448,23 +475,33 @@ static int uart_check(const void *shadow, struct error *err)
 	const struct uart *u = shadow;
 	_Bool bad = (u->ier & ~IER_RW) || (u->fcr & ~FCR_KEPT) || (u->mcr & ~MCR_RW) ||
 		    (u->fcr && !fifos_on(u)) || (u->lsr_errors & ~LSR_ERRORS) ||
-		    u->rx_len > (fifos_on(u) ? FIFO_SIZE : 1) || u->tx_len > FIFO_SIZE ||
-		    (u->time_up && !u->rx_len) || (u->rx_due_ns != NEVER && !u->rx_len);
+		    u->rx_len > FIFO_SIZE || u->tx_len > FIFO_SIZE || (u->time_up && !u->rx_len) ||
+		    (u->rx_due_ns != NEVER && !u->rx_len) || (u->rx_held && u->rx_due_ns == NEVER);
 	for (unsigned i = 0; i < FIFO_SIZE; i++)
 		bad |= (u->rx_error[i] & ~LSR_ERRORS) != 0;
 	return bad ? error_set(err, -EINVAL, "saved state of %s contradicts itself", u->dev.id) : 0;
 }
 
 static const struct state_field uart_fields[] = {
-    STATE_SCALAR(1, struct uart, ier),		 STATE_SCALAR(2, struct uart, fcr),
-    STATE_SCALAR(3, struct uart, lcr),		 STATE_SCALAR(4, struct uart, mcr),
-    STATE_SCALAR(5, struct uart, scr),		 STATE_SCALAR(6, struct uart, dll),
-    STATE_SCALAR(7, struct uart, dlm),		 STATE_SCALAR(8, struct uart, lsr_errors),
-    STATE_SCALAR(9, struct uart, msr),		 STATE_BOOL(10, struct uart, thre_due),
-    STATE_BOOL(11, struct uart, time_up),	 STATE_SCALAR(12, struct uart, rx_due_ns),
-    STATE_ARRAY(13, struct uart, rx, FIFO_SIZE), STATE_ARRAY(14, struct uart, rx_error, FIFO_SIZE),
-    STATE_SCALAR(15, struct uart, rx_len),	 STATE_ARRAY(16, struct uart, tx, FIFO_SIZE),
-    STATE_SCALAR(17, struct uart, tx_len),	 STATE_END,
+    STATE_SCALAR(1, struct uart, ier),
+    STATE_SCALAR(2, struct uart, fcr),
+    STATE_SCALAR(3, struct uart, lcr),
+    STATE_SCALAR(4, struct uart, mcr),
+    STATE_SCALAR(5, struct uart, scr),
+    STATE_SCALAR(6, struct uart, dll),
+    STATE_SCALAR(7, struct uart, dlm),
+    STATE_SCALAR(8, struct uart, lsr_errors),
+    STATE_SCALAR(9, struct uart, msr),
+    STATE_BOOL(10, struct uart, thre_due),
+    STATE_BOOL(11, struct uart, time_up),
+    STATE_SCALAR(12, struct uart, rx_due_ns),
+    STATE_ARRAY(13, struct uart, rx, FIFO_SIZE),
+    STATE_ARRAY(14, struct uart, rx_error, FIFO_SIZE),
+    STATE_SCALAR(15, struct uart, rx_len),
+    STATE_ARRAY(16, struct uart, tx, FIFO_SIZE),
+    STATE_SCALAR(17, struct uart, tx_len),
+    STATE_BOOL(18, struct uart, rx_held),
+    STATE_END,
 };
 static const struct state_desc uart_state = {
     .name = "uart16550",
