@@ -135,11 +135,18 @@ RW(dr7)
 	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
 #define BLOB16(name, text) BLOB(name, ".code16\n" text "\n.code32")
 
+/* Code in assembly, named for C. It may use no stack frame of C's. */
+#define CODE(name, text)                                                                           \
+	void name(void);                                                                           \
+	__asm__(".pushsection .text\n" #name ":\n" text "\n.popsection\n")
+
 /* Continues from a frame: ring 3 or virtual-8086 mode too. Stack for traps from there:
    main_task.tss.esp0. */
 void frame_enter(struct frame *f) __attribute__((noreturn));
 /* Ring 3, flat segments, own stack; ends with a fault or int $0x80. */
 void run_user(void (*fn)(void), uint32_t eflags);
+/* The frame that run_user begins with, for a test to change before CATCH(frame_enter(&f)). */
+struct frame user_frame(void (*fn)(void), uint32_t eflags);
 /* Virtual-8086 mode: the code is copied to 0x10000 (1000:0000), stack 2000:fff0, DS=ES=3000. Ends
  * with a fault. */
 void run_v86(const uint8_t *code, const uint8_t *end, uint32_t eflags);
@@ -147,5 +154,17 @@ void run_v86(const uint8_t *code, const uint8_t *end, uint32_t eflags);
 /* Real mode: the code is copied to 0000:0600 and called far (end it with lret); EAX in and out. */
 uint32_t run_real(const uint8_t *code, const uint8_t *end, uint32_t eax);
 #define RUN_REAL(name, eax) run_real(name, name##_end, eax)
+/* 16-bit protected mode: the code is copied to 0058:0600 and called far from 32-bit code (end it
+ * with lretl); EAX in and out; data segments are flat, the stack is the caller's. */
+uint32_t run_16(const uint8_t *code, const uint8_t *end, uint32_t eax);
+#define RUN_16(name, eax) run_16(name, name##_end, eax)
+
+/* LDT and TSS descriptors' access bytes, and a struct to load a table register from. */
+struct table {
+	uint16_t limit;
+	uint32_t base;
+} __attribute__((packed));
+void load_idt(uint32_t limit); /* the image's own IDT, cut short; put back after each test */
+extern uint64_t idt[256];
 
 #endif

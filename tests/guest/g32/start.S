@@ -44,6 +44,8 @@ jump_to:
 	mov 4(%ecx), %ebp
 	mov 8(%ecx), %esi
 	mov 12(%ecx), %edi
+	mov $0x10, %edx			/* a test may have left another stack segment */
+	mov %edx, %ss
 	mov 16(%ecx), %esp
 	jmp *20(%ecx)
 

@@ -22,7 +22,7 @@ static uint8_t user_stack[4096] __attribute__((aligned(16)));
 static uint8_t task_stacks[4][4096] __attribute__((aligned(16)));
 static unsigned task_stacks_used;
 static trap_handler *handlers[256];
-static uint64_t idt[256] __attribute__((aligned(16)));
+uint64_t idt[256] __attribute__((aligned(16)));
 static uint64_t gdt_saved[128];
 static uint32_t boot_cr0, boot_cr4;
 
@@ -96,7 +96,7 @@ void *alloc_page(void)
 	return pool[pool_used++];
 }
 
-void run_user(void (*fn)(void), uint32_t eflags)
+struct frame user_frame(void (*fn)(void), uint32_t eflags)
 {
 	struct frame f = {0};
 
@@ -106,6 +106,13 @@ void run_user(void (*fn)(void), uint32_t eflags)
 	f.eflags = eflags | 2;
 	f.esp3 = (uint32_t)(user_stack + sizeof(user_stack));
 	f.ss3 = SEL_UDATA;
+	return f;
+}
+
+void run_user(void (*fn)(void), uint32_t eflags)
+{
+	struct frame f = user_frame(fn, eflags);
+
 	CATCH(frame_enter(&f));
 }
 
@@ -130,6 +137,23 @@ uint32_t run_real(const uint8_t *code, const uint8_t *end, uint32_t eax)
 	return real_mode(eax);
 }
 
+uint32_t run_16(const uint8_t *code, const uint8_t *end, uint32_t eax)
+{
+	memcpy((void *)REAL_CODE, code, (unsigned long)(end - code));
+	__asm__ volatile("pusha; mov %0, %%eax; lcall $0x58, $0x600; mov %%eax, 28(%%esp); popa"
+			 : "+a"(eax)
+			 :
+			 : "memory", "cc");
+	return eax;
+}
+
+void load_idt(uint32_t limit)
+{
+	const struct table pointer = {(uint16_t)limit, (uint32_t)idt};
+
+	__asm__ volatile("lidt %0" : : "m"(pointer));
+}
+
 unsigned cpu_count(void)
 {
 	return 1;
@@ -141,6 +165,7 @@ static void reset_idt(void)
 		set_gate(v, (uint32_t)trap_stubs + 16 * v, SEL_CODE,
 			 v == 3 || v == 4 || v == 0x80 ? 0xee : 0x8e);
 	memset(handlers, 0, sizeof(handlers));
+	load_idt(sizeof(idt) - 1);
 }
 
 static void load_tss(void)
@@ -175,14 +200,12 @@ void test_cleanup(void)
 
 void guest32_main(uint32_t info)
 {
-	const struct {
-		uint16_t limit;
-		uint32_t base;
-	} __attribute__((packed)) pointer = {sizeof(idt) - 1, (uint32_t)idt};
+	static char cmdline[512]; /* a copy: tests write to low memory */
 
-	if (*(uint32_t *)info & 4)
-		guest_cmdline = (const char *)*(uint32_t *)(info + 16);
-	__asm__ volatile("lidt %0" : : "m"(pointer));
+	if (*(uint32_t *)info & 4) {
+		memcpy(cmdline, (const char *)*(uint32_t *)(info + 16), sizeof(cmdline) - 1);
+		guest_cmdline = cmdline;
+	}
 	memcpy(gdt_saved, gdt, sizeof(gdt_saved));
 	boot_cr0 = read_cr0();
 	boot_cr4 = read_cr4();

@@ -148,6 +148,18 @@ void guest_exit(unsigned value)
 		__asm__ volatile("cli; hlt");
 }
 
+/* What a test needs and this run has not, or NULL. */
+static const char *missing(unsigned flags)
+{
+	if ((flags & NEEDS_SSE) && cmdline_has("nosse"))
+		return "no floating point or vector instructions here";
+	if ((flags & NEEDS_REAL) && cmdline_has("slow"))
+		return "the emulator behind /dev/kvm cannot do this";
+	if ((flags & NEEDS_SMP) && cpu_count() < 2)
+		return "one CPU";
+	return 0;
+}
+
 void run_tests(void)
 {
 	volatile unsigned passed = 0, failed = 0, skipped = 0; /* survive the jump back */
@@ -158,9 +170,8 @@ void run_tests(void)
 
 		if (select && !cmdline_has(t->group) && !cmdline_has(t->name))
 			continue;
-		if (((t->flags & NEEDS_SSE) && cmdline_has("nosse")) ||
-		    ((t->flags & NEEDS_SMP) && cpu_count() < 2)) {
-			print("skip %s/%s\n", t->group, t->name);
+		if (missing(t->flags)) {
+			print("skip %s/%s: %s\n", t->group, t->name, missing(t->flags));
 			skipped = skipped + 1;
 			continue;
 		}

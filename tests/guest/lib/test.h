@@ -6,7 +6,7 @@
 
 typedef _Bool bool;
 
-enum test_flags { NEEDS_SSE = 1, NEEDS_SMP = 2 };
+enum test_flags { NEEDS_SSE = 1, NEEDS_SMP = 2, NEEDS_REAL = 4 };
 
 struct test {
 	const char *group, *name;
@@ -24,6 +24,9 @@ struct test {
 #define TEST(group, name)     TEST_(group, name, 0)
 #define TEST_SSE(group, name) TEST_(group, name, NEEDS_SSE)
 #define TEST_SMP(group, name) TEST_(group, name, NEEDS_SMP)
+
+/* Needs a real CPU or our own engine: no emulator behind /dev/kvm can do it (word "slow"). */
+#define TEST_REAL(group, name) TEST_(group, name, NEEDS_REAL)
 
 /* A check that fails ends the test with the place and both values. */
 void test_fail(const char *file, int line, const char *what, uint64_t got, uint64_t want)
