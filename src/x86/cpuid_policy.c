@@ -244,9 +244,9 @@ static void put_ext1(struct build *b)
 static void put_ext8(struct build *b)
 {
 	struct cpuid_regs h = host(b, 0x80000008, 0), r = {0};
-	/* CLZERO, XSaveErPtr, WBNOINVD, IBPB, IBRS, STIBP, SSBD, SSB_NO */
-	uint32_t ebx = BIT32(0) | BIT32(2) | BIT32(9) | BIT32(12) | BIT32(14) | BIT32(15) |
-		       BIT32(24) | BIT32(26);
+	/* XSaveErPtr, WBNOINVD, IBPB, IBRS, STIBP, SSBD, SSB_NO */
+	uint32_t ebx =
+	    BIT32(2) | BIT32(9) | BIT32(12) | BIT32(14) | BIT32(15) | BIT32(24) | BIT32(26);
 
 	r.eax = b->p->phys_bits | (uint32_t)b->p->virt_bits << 8;
 	if (b->p->amd) {

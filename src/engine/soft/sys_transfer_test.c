@@ -228,6 +228,36 @@ static void sysret_to_a_bad_address_faults_as_the_vendor_does(void **state)
 	}
 }
 
+GUEST_CODE(syscall_32, 32, "syscall\n hlt");
+GUEST_CODE(int80_32, 32, "int $0x80\n hlt");
+
+static void compatibility_mode_enters_the_64_bit_kernel(void **state)
+{
+	struct fixture *f = *state;
+
+	for (int amd = 0; amd < 2; amd++) {
+		f->policy.amd = amd != 0;
+		fixture_long(f, 3);
+		f->s.seg[X86_CS] = fixture_seg(f, SEL_CODE3);
+		f->s.star = (uint64_t)SEL_CODE0 << 32;
+		f->s.cstar = HANDLERS + 8 * 203;
+		RUN(f, syscall_32);
+		assert_int_equal(f->vector, amd ? 203 : X86_VEC_UD);
+	}
+	fixture_long(f, 3);
+	f->s.seg[X86_CS] = fixture_seg(f, SEL_CODE3);
+	put_gate(f, IDT, 0x80, SEL_CODE64, HANDLERS + 8 * 0x80, X86_SYS_INT32, 3, 0, 1);
+	RUN(f, int80_32);
+	assert_int_equal(f->vector, 0x80);
+	assert_int_equal(f->s.gpr[X86_RSP], STACK_IN - 40);
+	assert_int_equal(stacked(f, 1, 8), SEL_CODE3);
+	assert_int_equal(stacked(f, 4, 8), SEL_DATA3);
+	assert_int_equal(f->s.seg[X86_SS].selector, 0);
+	assert_true(f->s.seg[X86_SS].attr & X86_SEG_UNUSABLE);
+	/* its state, with a null SS and all, is one that can be saved and restored */
+	assert_int_equal(x86_state_check(&f->s, NULL), 0);
+}
+
 GUEST_CODE(sysenter_insn, 64, "sysenter\n hlt");
 
 static void sysenter_in_long_mode_is_intels(void **state)
@@ -300,6 +330,7 @@ int main(void)
 	    SYS_TEST(a_load_sets_the_accessed_bit_in_memory),
 	    SYS_TEST(syscall_enters_and_masks_flags),
 	    SYS_TEST(sysret_to_a_bad_address_faults_as_the_vendor_does),
+	    SYS_TEST(compatibility_mode_enters_the_64_bit_kernel),
 	    SYS_TEST(sysenter_in_long_mode_is_intels),
 	    SYS_TEST(iretq_always_pops_the_stack_and_takes_a_null_one_inside),
 	    SYS_TEST(iret_with_nt_in_long_mode_is_a_fault),
