@@ -54,7 +54,7 @@ def boots_to_a_self_check(polyvisor, guest, kernel, cpus, how):
     expect(line, "no self-check line", text, err)
     expect(line.group(1) == version and int(line.group(2)) == cpus, f"self-check says {line.group(0)}", text, err)
     expect(380 < int(line.group(3)) <= 512, f"memory is {line.group(3)} MiB", text, err)
-    for bad in ("Kernel panic", "Oops", "WARNING:", "BUG:", "rcu_sched detected stalls", "soft lockup", "[Firmware Bug]"):
+    for bad in ("Kernel panic", "Oops", "WARNING: CPU", "BUG:", "rcu_sched detected stalls", "soft lockup", "[Firmware Bug]"):
         expect(bad not in text, f"the kernel printed '{bad}'", text, err)
     return seconds
 
