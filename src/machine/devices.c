@@ -272,6 +272,7 @@ static int add_serial(struct machine *m, struct error *err)
 		    .irq = isa_irq(m, m->layout.com_irq[i]),
 		    .clock = m->clock,
 		    .chardev = i ? NULL : m->cfg.console,
+		    .hold_input = 1,
 		    .instance = i,
 		};
 		r = added(m, uart_new(&dev, &uart, err), &dev, NULL);

@@ -12,52 +12,52 @@
  * that a guest that looks at it, or waits for its interrupt, loses nothing. Only bytes written
  * against a full FIFO are lost, as in the part itself.
  *
- * Input that the guest has not read when it clears the receive FIFO is not thrown away but held for
- * a moment, as if the far end had begun to send a little later: operating systems clear the FIFO
- * several times before they listen, and what a person or a pipe sends early should reach them.
+ * Input that comes before a driver is there (a script piped into a VM that still boots) would be
+ * cleared away while the driver probes the part. With `hold_input`, the line waits until the guest
+ * listens: it opened the port for receive interrupts, or it polls the line status without sending.
  *
  * Citations are to National Semiconductor's PC16550D data sheet (June 1995).
  */
 
 #define FIFO_SIZE 16
 
-#define IER_RDA	   0x01
-#define IER_THRE   0x02
-#define IER_RLS	   0x04
-#define IER_MODEM  0x08
-#define IER_RW	   0x0f
-#define IIR_NONE   0x01
-#define IIR_MODEM  0x00
-#define IIR_THRE   0x02
-#define IIR_RDA	   0x04
-#define IIR_RLS	   0x06
-#define IIR_TIMEUP 0x0c
-#define IIR_FIFOS  0xc0
-#define FCR_ENABLE 0x01
-#define FCR_CLR_RX 0x02
-#define FCR_KEPT   0xc9
-#define LCR_BREAK  0x40
-#define LCR_DLAB   0x80
-#define MCR_DTR	   0x01
-#define MCR_RTS	   0x02
-#define MCR_OUT1   0x04
-#define MCR_OUT2   0x08
-#define MCR_LOOP   0x10
-#define MCR_RW	   0x1f
-#define LSR_DR	   0x01
-#define LSR_OE	   0x02
-#define LSR_BI	   0x10
-#define LSR_ERRORS 0x1e
-#define LSR_THRE   0x20
-#define LSR_TEMT   0x40
-#define LSR_FIFO   0x80
-#define MSR_DELTAS 0x0f
-#define MSR_CTS	   0x10
-#define MSR_DSR	   0x20
-#define MSR_RI	   0x40
-#define MSR_DCD	   0x80
-#define NEVER	   UINT64_MAX
-#define HOLD_MAX   10000000 /* ns */
+#define IER_RDA		     0x01
+#define IER_THRE	     0x02
+#define IER_RLS		     0x04
+#define IER_MODEM	     0x08
+#define IER_RW		     0x0f
+#define IIR_NONE	     0x01
+#define IIR_MODEM	     0x00
+#define IIR_THRE	     0x02
+#define IIR_RDA		     0x04
+#define IIR_RLS		     0x06
+#define IIR_TIMEUP	     0x0c
+#define IIR_FIFOS	     0xc0
+#define FCR_ENABLE	     0x01
+#define FCR_CLR_RX	     0x02
+#define FCR_KEPT	     0xc9
+#define LCR_BREAK	     0x40
+#define LCR_DLAB	     0x80
+#define MCR_DTR		     0x01
+#define MCR_RTS		     0x02
+#define MCR_OUT1	     0x04
+#define MCR_OUT2	     0x08
+#define MCR_LOOP	     0x10
+#define MCR_RW		     0x1f
+#define LSR_DR		     0x01
+#define LSR_OE		     0x02
+#define LSR_BI		     0x10
+#define LSR_ERRORS	     0x1e
+#define LSR_THRE	     0x20
+#define LSR_TEMT	     0x40
+#define LSR_FIFO	     0x80
+#define MSR_DELTAS	     0x0f
+#define MSR_CTS		     0x10
+#define MSR_DSR		     0x20
+#define MSR_RI		     0x40
+#define MSR_DCD		     0x80
+#define NEVER		     UINT64_MAX
+#define POLLS_MEAN_LISTENING 64
 
 struct uart {
 	struct device dev;
@@ -69,10 +69,12 @@ struct uart {
 	uint8_t msr;
 	_Bool thre_due;	    /* THR-empty interrupt not yet seen */
 	_Bool time_up;	    /* characters have waited too long */
-	_Bool rx_held;	    /* what is in the FIFO has not "arrived" yet */
-	uint64_t rx_due_ns; /* when either will change; NEVER when nothing waits */
+	uint64_t rx_due_ns; /* when they will have; NEVER when none wait */
 	uint8_t rx[FIFO_SIZE], rx_error[FIFO_SIZE], rx_len;
 	uint8_t tx[FIFO_SIZE], tx_len;
+	_Bool listening;     /* the guest has shown that it wants input */
+	uint16_t idle_polls; /* line status reads in a row that found nothing and followed nothing
+				sent */
 };
 
 static struct uart *uart_of(struct device *dev)
@@ -90,12 +92,6 @@ static unsigned rx_room(const struct uart *u)
 	return fifos_on(u) ? FIFO_SIZE - u->rx_len : u->rx_len ? 0 : 1;
 }
 
-/* Characters that the guest can see. */
-static unsigned rx_ready(const struct uart *u)
-{
-	return u->rx_held ? 0 : u->rx_len;
-}
-
 static unsigned rx_trigger(const struct uart *u)
 {
 	static const uint8_t level[4] = {1, 4, 8, 14};
@@ -105,12 +101,12 @@ static unsigned rx_trigger(const struct uart *u)
 static uint8_t lsr_value(const struct uart *u)
 {
 	uint8_t v = u->lsr_errors;
-	if (rx_ready(u))
+	if (u->rx_len)
 		v |= LSR_DR;
 	if (!u->tx_len)
 		v |= LSR_THRE | LSR_TEMT;
 	if (fifos_on(u))
-		for (unsigned i = 0; i < rx_ready(u); i++)
+		for (unsigned i = 0; i < u->rx_len; i++)
 			v |= u->rx_error[i] ? LSR_FIFO : 0;
 	return v;
 }
@@ -120,7 +116,7 @@ static uint8_t iir_value(const struct uart *u)
 {
 	if ((u->ier & IER_RLS) && u->lsr_errors)
 		return IIR_RLS;
-	if ((u->ier & IER_RDA) && rx_ready(u) >= rx_trigger(u))
+	if ((u->ier & IER_RDA) && u->rx_len >= rx_trigger(u))
 		return IIR_RDA;
 	if ((u->ier & IER_RDA) && u->time_up)
 		return IIR_TIMEUP;
@@ -151,8 +147,6 @@ static uint64_t rx_wait_ns(const struct uart *u)
 /* A character came or was read: the wait begins anew. */
 static void rx_restart_wait(struct uart *u)
 {
-	if (u->rx_held)
-		return;
 	u->time_up = 0;
 	if (fifos_on(u) && u->rx_len) {
 		u->rx_due_ns = clock_now_ns(u->cfg.clock) + rx_wait_ns(u);
@@ -163,36 +157,31 @@ static void rx_restart_wait(struct uart *u)
 	}
 }
 
-/* An error belongs to its character and shows when that is at the top (8.5). */
-static void rx_show_top(struct uart *u)
-{
-	if (rx_ready(u))
-		u->lsr_errors |= u->rx_error[0];
-}
-
 static void rx_wait_over(void *opaque)
 {
 	struct uart *u = opaque;
 	lock_take(&u->dev.lock);
 	if (u->rx_due_ns != NEVER && clock_now_ns(u->cfg.clock) >= u->rx_due_ns) {
 		u->rx_due_ns = NEVER;
-		u->time_up = !u->rx_held;
-		if (u->rx_held) {
-			u->rx_held = 0;
-			rx_show_top(u);
-			rx_restart_wait(u);
-		}
+		u->time_up = 1;
 		update_irq(u);
 	}
 	lock_drop(&u->dev.lock);
 }
 
+/* An error belongs to its character and shows when that is at the top (8.5). */
+static void rx_show_top(struct uart *u)
+{
+	if (u->rx_len)
+		u->lsr_errors |= u->rx_error[0];
+}
+
 static void rx_push(struct uart *u, uint8_t c, uint8_t error)
 {
 	unsigned depth = fifos_on(u) ? FIFO_SIZE : 1;
-	if (u->rx_len >= depth) {
+	if (u->rx_len == depth) {
 		u->lsr_errors |= LSR_OE;
-		if (fifos_on(u) || u->rx_len > 1)
+		if (fifos_on(u))
 			return; /* the character in the shift register is lost */
 		u->rx_len = 0;	/* without FIFOs the older one is overwritten */
 	}
@@ -205,7 +194,7 @@ static void rx_push(struct uart *u, uint8_t c, uint8_t error)
 
 static uint8_t rx_pop(struct uart *u)
 {
-	if (!rx_ready(u))
+	if (!u->rx_len)
 		return 0;
 	uint8_t c = u->rx[0];
 	u->rx_len--;
@@ -218,19 +207,11 @@ static uint8_t rx_pop(struct uart *u)
 	return c;
 }
 
-/* The guest empties the receiver: input is held back, its own looped-back bytes are gone. */
 static void rx_clear(struct uart *u)
 {
-	if (u->mcr & MCR_LOOP)
-		u->rx_len = 0;
+	u->rx_len = 0;
 	u->lsr_errors &= LSR_OE;
-	u->time_up = 0;
-	u->rx_held = u->rx_len > 0;
 	rx_restart_wait(u);
-	if (u->rx_held) {
-		u->rx_due_ns = clock_now_ns(u->cfg.clock) + MIN(rx_wait_ns(u), HOLD_MAX);
-		timer_arm(&u->timer, u->rx_due_ns);
-	}
 	if (u->cfg.chardev)
 		chardev_kick_input(u->cfg.chardev);
 }
@@ -293,11 +274,31 @@ static uint8_t iir_read(struct uart *u)
 	return v | (fifos_on(u) ? IIR_FIFOS : 0);
 }
 
+static void start_listening(struct uart *u)
+{
+	if (u->listening)
+		return;
+	u->listening = 1;
+	if (u->cfg.chardev)
+		chardev_kick_input(u->cfg.chardev);
+}
+
+/* A driver that has the port open enables the receive interrupt, lets it through with OUT2, and
+ * says with RTS that the other side may send. Probes set these bits one at a time. */
+static void listen_if_open(struct uart *u)
+{
+	const uint8_t open = MCR_OUT2 | MCR_RTS;
+	if ((u->ier & IER_RDA) && (u->mcr & (open | MCR_LOOP)) == open)
+		start_listening(u);
+}
+
 static uint8_t lsr_read(struct uart *u)
 {
 	uint8_t v = lsr_value(u);
+	if (!u->listening && ++u->idle_polls >= POLLS_MEAN_LISTENING)
+		start_listening(u);
 	u->lsr_errors = 0;
-	if (rx_ready(u))
+	if (u->rx_len)
 		u->rx_error[0] = 0;
 	return v;
 }
@@ -333,6 +334,7 @@ static void ier_write(struct uart *u, uint8_t v)
 	if ((v & ~u->ier & IER_THRE) && !u->tx_len)
 		u->thre_due = 1;
 	u->ier = v & IER_RW;
+	listen_if_open(u);
 }
 
 static void fcr_write(struct uart *u, uint8_t v)
@@ -365,6 +367,7 @@ static void uart_write(struct device *dev, void *opaque, uint64_t offset, unsign
 			u->dll = v;
 		else
 			tx_write(u, v);
+		u->idle_polls = 0;
 		break;
 	case 1:
 		if (u->lcr & LCR_DLAB)
@@ -377,6 +380,7 @@ static void uart_write(struct device *dev, void *opaque, uint64_t offset, unsign
 	case 4:
 		u->mcr = v & MCR_RW;
 		update_msr(u);
+		listen_if_open(u);
 		break;
 	case 7: u->scr = v; break;
 	default: break; /* LSR and MSR are read-only outside of factory tests */
@@ -393,7 +397,8 @@ static size_t uart_room(void *opaque)
 	struct uart *u = opaque;
 	lock_take(&u->dev.lock);
 	/* In loop-back mode the receiver does not listen to the line. */
-	size_t room = u->mcr & MCR_LOOP ? 0 : rx_room(u);
+	_Bool deaf = (u->mcr & MCR_LOOP) || (u->cfg.hold_input && !u->listening);
+	size_t room = deaf ? 0 : rx_room(u);
 	lock_drop(&u->dev.lock);
 	return room;
 }
@@ -439,6 +444,8 @@ static void uart_reset(struct device *dev, enum reset_kind kind)
 	u->dlm = 0;
 	u->thre_due = u->time_up = 0;
 	u->tx_len = 0;
+	u->listening = 0;
+	u->idle_polls = 0;
 	rx_clear(u);
 	u->msr = modem_lines(u);
 	update_irq(u);
@@ -475,33 +482,24 @@ static int uart_check(const void *shadow, struct error *err)
 	const struct uart *u = shadow;
 	_Bool bad = (u->ier & ~IER_RW) || (u->fcr & ~FCR_KEPT) || (u->mcr & ~MCR_RW) ||
 		    (u->fcr && !fifos_on(u)) || (u->lsr_errors & ~LSR_ERRORS) ||
-		    u->rx_len > FIFO_SIZE || u->tx_len > FIFO_SIZE || (u->time_up && !u->rx_len) ||
-		    (u->rx_due_ns != NEVER && !u->rx_len) || (u->rx_held && u->rx_due_ns == NEVER);
+		    u->rx_len > (fifos_on(u) ? FIFO_SIZE : 1) || u->tx_len > FIFO_SIZE ||
+		    (u->time_up && !u->rx_len) || (u->rx_due_ns != NEVER && !u->rx_len);
 	for (unsigned i = 0; i < FIFO_SIZE; i++)
 		bad |= (u->rx_error[i] & ~LSR_ERRORS) != 0;
 	return bad ? error_set(err, -EINVAL, "saved state of %s contradicts itself", u->dev.id) : 0;
 }
 
 static const struct state_field uart_fields[] = {
-    STATE_SCALAR(1, struct uart, ier),
-    STATE_SCALAR(2, struct uart, fcr),
-    STATE_SCALAR(3, struct uart, lcr),
-    STATE_SCALAR(4, struct uart, mcr),
-    STATE_SCALAR(5, struct uart, scr),
-    STATE_SCALAR(6, struct uart, dll),
-    STATE_SCALAR(7, struct uart, dlm),
-    STATE_SCALAR(8, struct uart, lsr_errors),
-    STATE_SCALAR(9, struct uart, msr),
-    STATE_BOOL(10, struct uart, thre_due),
-    STATE_BOOL(11, struct uart, time_up),
-    STATE_SCALAR(12, struct uart, rx_due_ns),
-    STATE_ARRAY(13, struct uart, rx, FIFO_SIZE),
-    STATE_ARRAY(14, struct uart, rx_error, FIFO_SIZE),
-    STATE_SCALAR(15, struct uart, rx_len),
-    STATE_ARRAY(16, struct uart, tx, FIFO_SIZE),
-    STATE_SCALAR(17, struct uart, tx_len),
-    STATE_BOOL(18, struct uart, rx_held),
-    STATE_END,
+    STATE_SCALAR(1, struct uart, ier),		 STATE_SCALAR(2, struct uart, fcr),
+    STATE_SCALAR(3, struct uart, lcr),		 STATE_SCALAR(4, struct uart, mcr),
+    STATE_SCALAR(5, struct uart, scr),		 STATE_SCALAR(6, struct uart, dll),
+    STATE_SCALAR(7, struct uart, dlm),		 STATE_SCALAR(8, struct uart, lsr_errors),
+    STATE_SCALAR(9, struct uart, msr),		 STATE_BOOL(10, struct uart, thre_due),
+    STATE_BOOL(11, struct uart, time_up),	 STATE_SCALAR(12, struct uart, rx_due_ns),
+    STATE_ARRAY(13, struct uart, rx, FIFO_SIZE), STATE_ARRAY(14, struct uart, rx_error, FIFO_SIZE),
+    STATE_SCALAR(15, struct uart, rx_len),	 STATE_ARRAY(16, struct uart, tx, FIFO_SIZE),
+    STATE_SCALAR(17, struct uart, tx_len),	 STATE_BOOL(18, struct uart, listening),
+    STATE_SCALAR(19, struct uart, idle_polls),	 STATE_END,
 };
 static const struct state_desc uart_state = {
     .name = "uart16550",

@@ -16,6 +16,7 @@ struct uart_config {
 	struct clock *clock;	 /* for the receive time-out interrupt */
 	struct chardev *chardev; /* not owned; NULL: nothing is plugged in */
 	unsigned instance;	 /* 0: "uart0" */
+	_Bool hold_input;	 /* input waits until the guest listens; see uart.c */
 };
 
 /* Makes the device and maps its ports. */

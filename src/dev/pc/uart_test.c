@@ -40,7 +40,7 @@ struct fixture {
 	struct device *dev;
 };
 
-static void setup(struct fixture *f)
+static void setup_port(struct fixture *f, _Bool hold_input)
 {
 	memset(f, 0, sizeof(*f));
 	bench_init(&f->b);
@@ -52,9 +52,15 @@ static void setup(struct fixture *f)
 	    .irq = bench_irq(&f->b, IRQ),
 	    .clock = f->b.clock,
 	    .chardev = &f->pipe.ch,
+	    .hold_input = hold_input,
 	};
 	assert_int_equal(uart_new(&f->dev, &cfg, NULL), 0);
 	device_reset(f->dev, RESET_POWER);
+}
+
+static void setup(struct fixture *f)
+{
+	setup_port(f, 0);
 }
 
 static void teardown(struct fixture *f)
@@ -378,6 +384,35 @@ static void the_port_gives_the_back_end_back(void **state)
 	bench_fini(&f.b);
 }
 
+static void held_input_waits_until_the_guest_listens(void **state)
+{
+	struct fixture f;
+	setup_port(&f, 1);
+	assert_int_equal(feed(&f, "lost?"), 0);
+	/* a console that only sends polls for THR-empty before each byte */
+	for (unsigned i = 0; i < 500; i++) {
+		in(&f, 5);
+		out(&f, 0, 'x');
+	}
+	assert_int_equal(feed(&f, "lost?"), 0);
+	/* a probe of the part */
+	out(&f, 1, 0x0f);
+	out(&f, 1, 0);
+	assert_int_equal(feed(&f, "lost?"), 0);
+	out(&f, 4, 0x0b);
+	out(&f, 1, 0x05);
+	assert_true(f.pipe.kicks > 0);
+	assert_int_equal(feed(&f, "k"), 1);
+	assert_int_equal(in(&f, 0), 'k');
+	/* after a reset it waits again; then a reader that polls is heard */
+	device_reset(f.dev, RESET_SYSTEM);
+	assert_int_equal(feed(&f, "p"), 0);
+	for (unsigned i = 0; i < 64; i++)
+		in(&f, 5);
+	assert_int_equal(feed(&f, "p"), 1);
+	teardown(&f);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -397,6 +432,7 @@ int main(void)
 	    cmocka_unit_test(an_unplugged_port_swallows_output_and_shows_no_lines),
 	    cmocka_unit_test(state_survives_and_corrupt_state_changes_nothing),
 	    cmocka_unit_test(the_port_gives_the_back_end_back),
+	    cmocka_unit_test(held_input_waits_until_the_guest_listens),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
