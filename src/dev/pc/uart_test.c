@@ -261,33 +261,6 @@ static void waiting_characters_time_out_after_four_character_times(void **state)
 	teardown(&f);
 }
 
-static void early_input_survives_a_cleared_fifo(void **state)
-{
-	struct fixture f;
-	setup(&f);
-	out(&f, 2, FIFO_ON);
-	assert_int_equal(feed(&f, "0123456789abcdefgh"), 16);
-	for (unsigned i = 0; i < 3; i++) {
-		out(&f, 2, FIFO_ON);
-		out(&f, 2, FIFO_ON | 0x06);
-		out(&f, 2, 0);
-		assert_int_equal(in(&f, 5), 0x60);
-		assert_int_equal(in(&f, 0), 0);
-		assert_int_equal(feed(&f, "gh"), 0);
-		clock_advance(f.b.clock, 1000);
-	}
-	out(&f, 2, FIFO_ON);
-	out(&f, 4, 0x0b);
-	out(&f, 1, 0x01);
-	assert_false(f.b.level[IRQ]);
-	clock_advance(f.b.clock, 10000000);
-	assert_true(f.b.level[IRQ]);
-	for (unsigned i = 0; i < 16; i++)
-		assert_int_equal(in(&f, 0), "0123456789abcdef"[i]);
-	assert_int_equal(feed(&f, "gh"), 2);
-	teardown(&f);
-}
-
 static void loop_back_returns_bytes_and_modem_lines(void **state)
 {
 	struct fixture f;
@@ -361,7 +334,6 @@ static void state_survives_and_corrupt_state_changes_nothing(void **state)
 	out(&f, 0, 'q');
 	feed(&f, "pending");
 	uart_break(f.dev);
-	out(&f, 2, FIFO_ON | 0xc2);
 	bench_round_trip(f.dev, g.dev);
 	bench_corrupt(g.dev);
 	clock_advance(g.b.clock, 100000000);
@@ -426,7 +398,6 @@ int main(void)
 	    cmocka_unit_test(a_guest_that_ignores_thr_empty_loses_only_its_own_bytes),
 	    cmocka_unit_test(input_respects_the_room_and_the_trigger_level),
 	    cmocka_unit_test(waiting_characters_time_out_after_four_character_times),
-	    cmocka_unit_test(early_input_survives_a_cleared_fifo),
 	    cmocka_unit_test(loop_back_returns_bytes_and_modem_lines),
 	    cmocka_unit_test(a_break_is_a_zero_with_an_error_in_its_turn),
 	    cmocka_unit_test(an_unplugged_port_swallows_output_and_shows_no_lines),
