@@ -122,23 +122,38 @@ static void piece_write(struct soft_cpu *cpu, const struct piece *p, const uint8
 	}
 }
 
-/* What explicit accesses are subject to beside paging: alignment and data breakpoints. */
+/* DR6 bits of the breakpoints of some kinds (a mask by DR7's R/W field) that lie in a range. */
+static uint64_t breakpoints(const struct soft_cpu *cpu, uint64_t addr, unsigned len, unsigned kinds)
+{
+	uint64_t hits = 0;
+
+	for (unsigned i = 0; i < 4; i++) {
+		unsigned control = (unsigned)(cpu->s.dr7 >> (16 + i * 4)) & 15;
+		unsigned size = (control >> 2) == 2 ? 8 : (control >> 2) + 1;
+		if (!((cpu->s.dr7 >> (i * 2)) & 3) || !(kinds & BIT32(control & 3)))
+			continue;
+		uint64_t at = cpu->s.dr[i] & ~(uint64_t)(size - 1);
+		if (addr < at + size && at < addr + len)
+			hits |= BIT64(i);
+	}
+	return hits;
+}
+
+void soft_io_breakpoint(struct soft_cpu *cpu, uint16_t port, unsigned size)
+{
+	if (UNLIKELY(cpu->io_bp))
+		cpu->debug_hits |= breakpoints(cpu, port, size, BIT32(2));
+}
+
+/* What explicit accesses are subject to beside paging: alignment and data breakpoints (SDM3 17.2.4:
+ * R/W 1 is writes, 3 is both). */
 static void access_check(struct soft_cpu *cpu, uint64_t lin, unsigned len, _Bool write)
 {
 	if (cpu->align_check && len <= 8 && !(len & (len - 1)) && (lin & (len - 1)))
 		soft_raise_err(cpu, X86_VEC_AC, 0);
-	if (!cpu->data_bp)
-		return;
-	for (unsigned i = 0; i < 4; i++) {
-		unsigned control = (unsigned)(cpu->s.dr7 >> (16 + i * 4)) & 15;
-		unsigned size = (control >> 2) == 2 ? 8 : (control >> 2) + 1;
-		if (!((cpu->s.dr7 >> (i * 2)) & 3) || (control & 3) == 0 || (control & 3) == 2 ||
-		    ((control & 3) == 1 && !write))
-			continue;
-		uint64_t at = cpu->s.dr[i] & ~(uint64_t)(size - 1);
-		if (lin < at + size && at < lin + len)
-			cpu->debug_hits |= BIT64(i);
-	}
+	if (cpu->data_bp)
+		cpu->debug_hits |=
+		    breakpoints(cpu, lin, len, write ? BIT32(1) | BIT32(3) : BIT32(3));
 }
 
 static void access_read(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned seg, uint64_t lin,

@@ -39,8 +39,6 @@ struct soft_tlb_entry *soft_mmu_get(struct soft_cpu *cpu, enum soft_tlb_kind kin
 struct soft_itlb_entry *soft_mmu_fetch(struct soft_cpu *cpu, uint64_t lin);
 /* After a change of control bits that translations depend on: drops them. */
 void soft_mmu_control(struct soft_cpu *cpu);
-/* The local APIC's page may have moved. */
-void soft_mmu_apic(struct soft_cpu *cpu);
 /* The TLB for explicit accesses at the present privilege, when none is disabled. */
 enum soft_tlb_kind soft_mmu_kind(const struct soft_cpu *cpu);
 

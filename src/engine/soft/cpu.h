@@ -69,6 +69,8 @@ struct soft_cpu {
 	uint8_t slow;	      /* step singly: TF, or DR7 has an instruction breakpoint */
 	uint8_t data_bp;      /* DR7 has a data breakpoint */
 	uint8_t align_check;  /* CR0.AM, EFLAGS.AC, ring 3 */
+	uint8_t io_bp;	      /* CR4.DE, and DR7 has a port breakpoint */
+	uint8_t pauses;	      /* PAUSE instructions, to yield now and then */
 	struct x86_state s;   /* rip, gpr and the rest are live here */
 
 	struct soft_event exc;	      /* raised, not delivered */
@@ -165,6 +167,8 @@ void soft_tlb_flush_pcid(struct soft_cpu *cpu, unsigned pcid);
 /* s.cr3 was loaded. `keep`: bit 63 of the source was set with CR4.PCIDE. PAE's PDPTEs are loaded
  * by the walker at use, from the present memory. */
 void soft_tlb_cr3(struct soft_cpu *cpu, _Bool keep);
+/* The local APIC's page may have moved. */
+void soft_mmu_apic(struct soft_cpu *cpu);
 /* Linear to physical without side effects, as an explicit supervisor read (debuggers): 0 or -1. */
 int soft_translate(struct soft_cpu *cpu, uint64_t lin, uint64_t *phys);
 
@@ -213,6 +217,9 @@ static inline void insn_gpr_set(struct soft_cpu *cpu, unsigned r, unsigned size,
 	else
 		*(uint8_t *)soft_reg(cpu, r) = (uint8_t)v;
 }
+
+/* Notes a port access for breakpoints; called before the access. */
+void soft_io_breakpoint(struct soft_cpu *cpu, uint16_t port, unsigned size);
 
 static inline _Bool soft_is64(const struct soft_cpu *cpu)
 {

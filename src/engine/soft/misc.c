@@ -1,13 +1,17 @@
 /* misc.c: flags, decimal arithmetic, ports, time stamps, random numbers, hints. */
+#include <sched.h>
 #include "engine/soft/op.h"
 #include "engine/soft/system.h"
 
 static void nop(struct soft_cpu *cpu, const struct insn *i)
 {
 }
+/* A CPU that spins may be waiting for one that the host does not run now. */
 static void pause_(struct soft_cpu *cpu, const struct insn *i)
 {
 	__builtin_ia32_pause();
+	if (cpu->engine->cpus > 1 && !(++cpu->pauses % 64))
+		sched_yield();
 }
 /* F3 90 with REX.B is an exchange with R8 all the same. */
 static void xchg_r8(struct soft_cpu *cpu, const struct insn *i)
@@ -159,12 +163,14 @@ static void aad(struct soft_cpu *cpu, const struct insn *i)
 static void in(struct soft_cpu *cpu, const struct insn *i, uint16_t port)
 {
 	sys_io_check(cpu, port, i->aux);
+	soft_io_breakpoint(cpu, port, i->aux);
 	cpu->stats.ports++;
 	insn_gpr_set(cpu, 0, i->aux, exit_port_read(&cpu->base, port, i->aux));
 }
 static void out(struct soft_cpu *cpu, const struct insn *i, uint16_t port)
 {
 	sys_io_check(cpu, port, i->aux);
+	soft_io_breakpoint(cpu, port, i->aux);
 	cpu->stats.ports++;
 	exit_port_write(&cpu->base, port, i->aux, cpu->s.gpr[X86_RAX] & size_mask(i->aux));
 }

@@ -487,6 +487,22 @@ static void ports_are_reached_alone_and_by_strings(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RCX], 0);
 }
 
+CODE(port_watch_code, 64, "mov $0x106, %edx; in %dx, %al; inc %edx; in %dx, %al; nop; hlt");
+static void a_port_breakpoint_traps_after_the_access(void **state)
+{
+	struct board *b = *state;
+
+	LOAD(b, BOARD_CODE, port_watch_code);
+	board_long(b, BOARD_CODE);
+	b->cpu->s.dr[1] = 0x107;
+	b->cpu->s.dr7 = 0x200404;
+	b->cpu->s.cr4 |= X86_CR4_DE;
+	soft_mode_update(b->cpu);
+	assert_int_equal(board_run(b), X86_VEC_DB);
+	assert_int_equal(b->cpu->s.dr6 & 15, 2);
+	assert_int_equal(board_stack(b, 0), BOARD_CODE + 9);
+}
+
 CODE(canonical_code, 64, "mov $0x8000000000000000, %rbx; mov (%rbx), %eax; hlt");
 CODE(canonical_stack_code, 64, "mov $0x8000000000000000, %rbp; mov (%rbp), %eax; hlt");
 static void an_address_that_is_not_canonical_faults_by_its_segment(void **state)
@@ -586,6 +602,7 @@ int main(void)
 	    T(too_long_and_wrongly_locked_instructions_fault),
 	    T(the_dirty_log_hears_of_guest_stores),
 	    T(ports_are_reached_alone_and_by_strings),
+	    T(a_port_breakpoint_traps_after_the_access),
 	    T(an_address_that_is_not_canonical_faults_by_its_segment),
 	    T(a_fault_without_handlers_shuts_the_cpu_down),
 	    T(state_comes_back_as_it_was_set),

@@ -82,12 +82,14 @@ void soft_mode_update(struct soft_cpu *cpu)
 	}
 	cpu->mode = mode;
 	cpu->align_check = cpu->cpl == 3 && (s->cr0 & X86_CR0_AM) && (s->rflags & X86_AC);
-	cpu->data_bp = 0;
+	cpu->data_bp = cpu->io_bp = 0;
 	cpu->slow = (s->rflags & (X86_TF | X86_RF)) != 0;
 	if (UNLIKELY(s->dr7 & 0xff)) {
 		cpu->slow = 1;
 		for (unsigned i = 0; i < 4; i++)
-			if (((s->dr7 >> (i * 2)) & 3) && ((s->dr7 >> (16 + i * 4)) & 3) != 0)
+			if (((s->dr7 >> (i * 2)) & 3) && ((s->dr7 >> (16 + i * 4)) & 3) == 2)
+				cpu->io_bp = !!(s->cr4 & X86_CR4_DE);
+			else if (((s->dr7 >> (i * 2)) & 3) && ((s->dr7 >> (16 + i * 4)) & 3))
 				cpu->data_bp = 1;
 	}
 	soft_mmu_control(cpu);

@@ -92,7 +92,8 @@ static void enter(struct soft_cpu *cpu, const struct insn *i)
 	uint64_t off = -(uint64_t)size, bp = cpu->s.gpr[X86_RBP];
 	uint64_t frame = cpu->s.gpr[X86_RSP] - size;
 
-	/* Every write is checked before the first is seen: the frame is at most 264 bytes. */
+	/* Below the stack pointer nothing is anybody's: what was written there before a fault does
+	 * no harm, and registers change last. */
 	stack_write(cpu, off, size, bp);
 	for (unsigned k = 1; k < level; k++) {
 		uint64_t v = stack_read(cpu, bp - k * size - cpu->s.gpr[X86_RSP], size);

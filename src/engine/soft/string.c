@@ -134,6 +134,7 @@ static void ins_one(struct soft_cpu *cpu, const struct insn *i)
 	sys_io_check(cpu, port, i->aux);
 	/* The port is only read when the store cannot fault. */
 	soft_probe(cpu, X86_ES, lin, i->aux, 1);
+	soft_io_breakpoint(cpu, port, i->aux);
 	cpu->stats.ports++;
 	write_n(cpu, lin, i->aux, exit_port_read(&cpu->base, port, i->aux));
 	index_add(cpu, i, X86_RDI, step_of(cpu, i->aux));
@@ -144,6 +145,7 @@ static void outs_one(struct soft_cpu *cpu, const struct insn *i)
 
 	sys_io_check(cpu, port, i->aux);
 	uint64_t v = read_n(cpu, i->seg, src_lin(cpu, i, i->aux), i->aux);
+	soft_io_breakpoint(cpu, port, i->aux);
 	cpu->stats.ports++;
 	exit_port_write(&cpu->base, port, i->aux, v);
 	index_add(cpu, i, X86_RSI, step_of(cpu, i->aux));

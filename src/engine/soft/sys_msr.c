@@ -301,6 +301,11 @@ static int write_intel(struct soft_cpu *cpu, uint32_t msr, uint64_t v)
 			return -1;
 		cpu->s.misc_enable = v & MISC_ENABLE_WRITABLE;
 		return 0;
+	case MSR_APIC_BASE: {
+		int rc = exit_msr_write(&cpu->base, msr, v);
+		soft_mmu_apic(cpu);
+		return rc;
+	}
 	default: return exit_msr_write(&cpu->base, msr, v);
 	}
 }
