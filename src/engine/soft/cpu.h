@@ -46,7 +46,7 @@ struct soft_event {
 	uint8_t vector;
 	uint8_t kind; /* enum x86_event_kind */
 	uint32_t error;
-	_Bool fault;  /* #DB: before the instruction, to be resumed with RF */
+	_Bool rf;     /* #DB: to be resumed with RF set */
 	uint64_t dr6; /* #DB: bits to set in DR6 on delivery */
 };
 
@@ -124,8 +124,8 @@ static inline struct soft_cpu *soft_cpu_of(struct vcpu *vcpu)
 NORETURN void soft_raise(struct soft_cpu *cpu, unsigned vector);
 NORETURN void soft_raise_err(struct soft_cpu *cpu, unsigned vector, uint32_t error);
 NORETURN void soft_raise_pf(struct soft_cpu *cpu, uint64_t lin, uint32_t error); /* sets CR2 */
-/* #DB with bits for DR6: as a fault (general detect, instruction breakpoints) or as a trap. */
-NORETURN void soft_raise_db(struct soft_cpu *cpu, uint64_t dr6, _Bool fault);
+/* #DB with bits for DR6. `rf`: as the fault it is, with RF set in the frame (general detect). */
+NORETURN void soft_raise_db(struct soft_cpu *cpu, uint64_t dr6, _Bool rf);
 /* Abandons the instruction without an event: execution goes on at cpu->s.rip after events were
  * looked at. For repeated string instructions, and after code was changed under the CPU. */
 NORETURN void soft_restart(struct soft_cpu *cpu);

@@ -52,13 +52,10 @@ NORETURN void soft_raise_pf(struct soft_cpu *cpu, uint64_t lin, uint32_t error)
 	soft_raise_err(cpu, X86_VEC_PF, error);
 }
 
-NORETURN void soft_raise_db(struct soft_cpu *cpu, uint64_t dr6, _Bool fault)
+NORETURN void soft_raise_db(struct soft_cpu *cpu, uint64_t dr6, _Bool rf)
 {
-	cpu->exc = (struct soft_event){.valid = 1,
-				       .vector = X86_VEC_DB,
-				       .kind = X86_EVENT_EXCEPTION,
-				       .fault = fault,
-				       .dr6 = dr6};
+	cpu->exc = (struct soft_event){
+	    .valid = 1, .vector = X86_VEC_DB, .kind = X86_EVENT_EXCEPTION, .rf = rf, .dr6 = dr6};
 	leave(cpu, JMP_RAISE);
 }
 
@@ -150,8 +147,9 @@ static void step(struct soft_cpu *cpu)
 	uint64_t hits = cpu->s.dr7 & 0xff ? code_breakpoints(cpu) : 0;
 
 	cpu->stats.single_steps++;
+	/* A fault, but pushed without RF: its handler sets it (SDM3 18.3.1.1). */
 	if (hits && !ss)
-		soft_raise_db(cpu, hits, 1);
+		soft_raise_db(cpu, hits, 0);
 	if (!ss)
 		cpu->debug_hits = 0;
 	cpu->step_trap = trap;

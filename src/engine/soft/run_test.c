@@ -367,7 +367,7 @@ static void an_instruction_breakpoint_faults_before_it_and_rf_passes_it(void **s
 	soft_mode_update(b->cpu);
 	assert_int_equal(board_run(b), X86_VEC_DB);
 	assert_int_equal(board_stack(b, 0), BOARD_CODE + 2);
-	assert_true(board_stack(b, 2) & X86_RF);
+	assert_false(board_stack(b, 2) & X86_RF);
 	board_long(b, BOARD_CODE + 2);
 	b->cpu->s.dr[0] = BOARD_CODE + 2;
 	b->cpu->s.dr7 = 0x401;

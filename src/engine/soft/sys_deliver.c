@@ -46,7 +46,7 @@ static void event_combine(struct soft_cpu *cpu, const struct soft_event *first,
 static _Bool event_is_fault(const struct soft_event *e)
 {
 	switch (e->vector) {
-	case X86_VEC_DB: return e->fault;
+	case X86_VEC_DB: return e->rf;
 	case X86_VEC_NMI:
 	case X86_VEC_BP:
 	case X86_VEC_OF:
