@@ -242,8 +242,8 @@ void soft_cache_take_pending(struct soft_cpu *cpu)
 		page_drop(cpu, list[i]);
 }
 
-/* Says that [phys, phys+len) is being cached. True when memory may have changed meanwhile unseen
- * (something was newly set): the caller compares. */
+/* Says that [phys, phys+len) is being cached. Memory may have changed unseen until here: the caller
+ * compares what it has copied. */
 static void code_mark(struct soft_cpu *cpu, uint8_t *flags, uint64_t phys, unsigned len)
 {
 	struct soft_engine *engine = cpu->engine;
@@ -254,9 +254,10 @@ static void code_mark(struct soft_cpu *cpu, uint8_t *flags, uint64_t phys, unsig
 	_Bool fresh = (atomic_load_explicit(chunks, memory_order_relaxed) & bits) != bits;
 	atomic_fetch_or_explicit(chunks, bits, memory_order_relaxed);
 	__atomic_or_fetch(flags, SOFT_PAGE_CODE, __ATOMIC_ACQ_REL);
-	lock_drop(&engine->code_lock);
+	/* Under the lock: who finds the bits set may rely on the barrier having been made. */
 	if (fresh)
 		soft_barrier(engine);
+	lock_drop(&engine->code_lock);
 }
 
 /* Decodes a block at an offset in a page; 0 instructions when the first one crosses the page. */
@@ -276,6 +277,8 @@ static unsigned block_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigne
 	return n;
 }
 
+#define MAKE_TRIES 8
+
 static struct soft_block *block_make(struct soft_cpu *cpu, const struct soft_itlb_entry *page,
 				     uint64_t phys)
 {
@@ -289,7 +292,10 @@ static struct soft_block *block_make(struct soft_cpu *cpu, const struct soft_itl
 	if (c->used + need > SOFT_CACHE_BYTES)
 		soft_cache_flush(cpu);
 	struct soft_block *b = (void *)(c->arena + c->used);
-	for (;;) {
+	for (unsigned tries = 0;; tries++) {
+		/* Another CPU writes here all the time: then it is not worth keeping. */
+		if (tries == MAKE_TRIES)
+			return NULL;
 		memcpy(copy, page->host + off, avail);
 		n = block_decode(cpu, copy, avail, b->insn, &used);
 		if (!n)

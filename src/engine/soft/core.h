@@ -122,6 +122,10 @@ struct soft_cache {
 	unsigned pending_count;
 	_Bool pending_all;
 };
+static ALWAYS_INLINE struct soft_jump *soft_cache_jump(struct soft_cache *c, uint64_t lin)
+{
+	return &c->jump[(lin ^ lin >> 12) % SOFT_JUMP_SIZE];
+}
 int soft_cache_init(struct soft_cpu *cpu);
 void soft_cache_fini(struct soft_cpu *cpu);
 /* The block at cpu->s.rip; raises fetch faults. */

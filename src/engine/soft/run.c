@@ -220,11 +220,13 @@ static void blocks_run(struct soft_cpu *cpu)
 				continue;
 			}
 		}
+		const struct soft_jump *j = soft_cache_jump(c, now);
 		uint64_t emptied = c->emptied;
-		b = lookup(cpu);
+		b = wide && j->lin == now && j->key == c->jump_key ? j->block : lookup(cpu);
 		/* Looking up may have emptied the cache; then `from` is no more. Instructions that
-		 * cross pages stand for themselves. */
-		if (near && c->emptied == emptied && !(b->flags & BLOCK_ALONE)) {
+		 * cross pages stand for themselves. Two links stay what they are: a branch with
+		 * more targets finds them by the jump cache. */
+		if (near && !from->link[1] && c->emptied == emptied && !(b->flags & BLOCK_ALONE)) {
 			from->link[1] = from->link[0];
 			from->link[0] = b;
 		}
