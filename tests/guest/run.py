@@ -19,6 +19,7 @@ def main():
         except OSError as e:
             print(f"skipped: the kvm engine needs /dev/kvm: {e.strerror}")
             return SKIP
+        words = [*words, "kvm"]
         doctor = subprocess.run([polyvisor, "doctor"], capture_output=True, text=True, timeout=30).stdout
         if "emulator" in doctor or "without SSE" in doctor:
             words = [*words, "nosse", "slow"]

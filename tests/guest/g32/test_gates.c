@@ -22,7 +22,7 @@ static bool note_flags(struct frame *f)
 	return 1;
 }
 
-TEST(gate, an_interrupt_gate_clears_if_and_a_trap_gate_does_not)
+TEST_REAL(gate, an_interrupt_gate_clears_if_and_a_trap_gate_does_not)
 {
 	uint32_t stub = *(const uint32_t *)((const uint8_t *)idt + 0x60 * 8) & 0xffff;
 
@@ -37,7 +37,7 @@ TEST(gate, an_interrupt_gate_clears_if_and_a_trap_gate_does_not)
 	check(seen_flags & EFLAGS_IF);
 }
 
-TEST(gate, tf_and_nt_are_clear_in_a_handler)
+TEST_REAL(gate, tf_and_nt_are_clear_in_a_handler)
 {
 	set_handler(0x60, note_flags);
 	__asm__ volatile("pushf; orl $0x4000, (%%esp); popf; int $0x60; pushf; andl $~0x4000, "
@@ -48,7 +48,7 @@ TEST(gate, tf_and_nt_are_clear_in_a_handler)
 	check(!(seen_flags & (EFLAGS_NT | EFLAGS_TF)));
 }
 
-TEST(gate, int_n_needs_the_gates_dpl)
+TEST_REAL(gate, int_n_needs_the_gates_dpl)
 {
 	run_user(u_int60, 0);
 	check_fault(V_GP, idt_error(0x60, 0));
@@ -56,7 +56,7 @@ TEST(gate, int_n_needs_the_gates_dpl)
 	check_eq(fault.cs, SEL_UCODE);
 }
 
-TEST(gate, int_n_past_the_idt_limit_faults)
+TEST_REAL(gate, int_n_past_the_idt_limit_faults)
 {
 	load_idt(0x60 * 8 + 6);
 	CATCH(__asm__ volatile("int $0x60"));
@@ -66,14 +66,14 @@ TEST(gate, int_n_past_the_idt_limit_faults)
 	check_eq(fault.vector, 0x60);
 }
 
-TEST(gate, a_gate_that_is_not_present_faults_with_its_vector)
+TEST_REAL(gate, a_gate_that_is_not_present_faults_with_its_vector)
 {
 	set_gate(0x60, 0, SEL_CODE, 0x0e);
 	CATCH(__asm__ volatile("int $0x60"));
 	check_fault(V_NP, idt_error(0x60, 0));
 }
 
-TEST(gate, an_exception_through_a_bad_gate_tells_it_was_external)
+TEST_REAL(gate, an_exception_through_a_bad_gate_tells_it_was_external)
 {
 	/* SDM3 6.13: EXT is set for a fault during the delivery of an exception. */
 	set_gate(V_UD, 0, SEL_CODE, 0x0e);
@@ -84,7 +84,7 @@ TEST(gate, an_exception_through_a_bad_gate_tells_it_was_external)
 	check_fault(V_GP, SEL_DATA | 1);
 }
 
-TEST(gate, a_descriptor_that_is_no_gate_faults)
+TEST_REAL(gate, a_descriptor_that_is_no_gate_faults)
 {
 	for (unsigned type = 0; type < 32; type++) {
 		if (type == 5 || type == 6 || type == 7 || type == 14 || type == 15)
@@ -95,7 +95,7 @@ TEST(gate, a_descriptor_that_is_no_gate_faults)
 	}
 }
 
-TEST(gate, the_gates_selector_must_be_present_code_of_an_inner_ring)
+TEST_REAL(gate, the_gates_selector_must_be_present_code_of_an_inner_ring)
 {
 	set_gate(0x60, (uint32_t)u_nothing_, 0, 0xee);
 	CATCH(__asm__ volatile("int $0x60"));
@@ -121,7 +121,7 @@ TEST(gate, the_gates_selector_must_be_present_code_of_an_inner_ring)
 /* Counts what a 16-bit gate pushed: three words. */
 CODE(handler16, "mov %esp, %ecx; movzwl (%esp), %esi; movzwl 2(%esp), %edi; iretw");
 BLOB16(int_in_16, "mov %esp, %ebx; int $0x60; nop; sub %ecx, %ebx; lretl");
-TEST(gate, a_16_bit_gate_pushes_words)
+TEST_REAL(gate, a_16_bit_gate_pushes_words)
 {
 	uint32_t pushed, ip, cs;
 
@@ -141,7 +141,7 @@ TEST(gate, a_16_bit_gate_pushes_words)
 
 CODE(u_conforming, "int $0x60; mov %eax, %ebx; int $0x80");
 CODE(conforming_handler, "mov %cs, %eax; mov %esp, %ecx; iret");
-TEST(gate, a_conforming_handler_runs_in_the_callers_ring_on_its_stack)
+TEST_REAL(gate, a_conforming_handler_runs_in_the_callers_ring_on_its_stack)
 {
 	struct frame f = user_frame(u_conforming, 0);
 
@@ -153,7 +153,7 @@ TEST(gate, a_conforming_handler_runs_in_the_callers_ring_on_its_stack)
 	check_eq(fault_frame.ecx, f.esp3 - 12);
 }
 
-TEST(gate, an_interrupt_from_ring_3_switches_to_the_tss_stack)
+TEST_REAL(gate, an_interrupt_from_ring_3_switches_to_the_tss_stack)
 {
 	struct frame f = user_frame(u_nothing_, 0);
 	uint32_t low;
@@ -179,7 +179,7 @@ CODE(gate_params, "mov %cs, %edi; mov %esp, %esi; mov 8(%esp), %ecx; mov 12(%esp
 		  "16(%esp), %ebp; lret $8");
 CODE(u_call_params, "pushl $0x11111111; pushl $0x22222222; lcall $0x78, $0x12345678; mov %esp, "
 		    "%eax; int $0x80");
-TEST(gate, a_call_gate_copies_parameters_to_the_inner_stack)
+TEST_REAL(gate, a_call_gate_copies_parameters_to_the_inner_stack)
 {
 	struct frame f = user_frame(u_call_params, 0);
 
@@ -199,7 +199,7 @@ TEST(gate, a_call_gate_copies_parameters_to_the_inner_stack)
  * caller sits in 16-bit code so that its return address fits. */
 CODE(gate_params16, "movzwl 4(%esp), %ecx; movzwl 6(%esp), %edx; mov %esp, %esi; lretw $4");
 BLOB16(u_call16, "push $0x1111; push $0x2222; lcall $0x78, $0; mov %sp, %ax; int $0x80");
-TEST(gate, a_16_bit_call_gate_copies_words)
+TEST_REAL(gate, a_16_bit_call_gate_copies_words)
 {
 	struct frame f = user_frame(0, 0);
 
@@ -225,7 +225,7 @@ CODE(gate_ring1, "mov %cs, %edi; mov %ss, %esi; cli; lret");
 CODE(gate_ring1_back, "mov %cs, %edi; mov %ss, %esi; lret");
 CODE(u_call_gate, "lcall $0x78, $0; int $0x80");
 CODE(u_jmp_gate, "ljmp $0x78, $0; int $0x80");
-TEST(gate, a_call_gate_leads_to_ring_1)
+TEST_REAL(gate, a_call_gate_leads_to_ring_1)
 {
 	ring1();
 	set_descriptor(SEL_GATE, call_gate(SEL_CODE1, (uint32_t)gate_ring1_back, 0, 0xec));
@@ -239,7 +239,7 @@ TEST(gate, a_call_gate_leads_to_ring_1)
 	check_eq(fault.cs, SEL_CODE1 | 1);
 }
 
-TEST(gate, the_inner_stack_of_the_tss_is_checked)
+TEST_REAL(gate, the_inner_stack_of_the_tss_is_checked)
 {
 	ring1();
 	set_descriptor(SEL_GATE, call_gate(SEL_CODE1, (uint32_t)gate_ring1_back, 0, 0xec));
@@ -266,7 +266,7 @@ TEST(gate, the_inner_stack_of_the_tss_is_checked)
 	check_fault(V_SS, SEL_DATA1);
 }
 
-TEST(gate, a_tss_too_short_for_the_inner_stack_faults)
+TEST_REAL(gate, a_tss_too_short_for_the_inner_stack_faults)
 {
 	ring1();
 	set_descriptor(SEL_GATE, call_gate(SEL_CODE1, (uint32_t)gate_ring1_back, 0, 0xec));
@@ -276,7 +276,7 @@ TEST(gate, a_tss_too_short_for_the_inner_stack_faults)
 	check_fault(V_TS, SEL_TSS);
 }
 
-TEST(gate, call_gates_check_privilege_and_presence)
+TEST_REAL(gate, call_gates_check_privilege_and_presence)
 {
 	set_descriptor(SEL_GATE, call_gate(SEL_CODE, (uint32_t)gate_ring1_back, 0, 0x8c));
 	run_user(u_call_gate, 0);
@@ -297,7 +297,7 @@ TEST(gate, call_gates_check_privilege_and_presence)
 	check_fault(V_GP, SEL_DATA);
 }
 
-TEST(gate, a_jump_through_a_call_gate_stays_in_its_ring)
+TEST_REAL(gate, a_jump_through_a_call_gate_stays_in_its_ring)
 {
 	set_descriptor(SEL_GATE, call_gate(SEL_CODE, (uint32_t)u_nothing_, 0, 0xec));
 	run_user(u_jmp_gate, 0);
@@ -309,7 +309,7 @@ TEST(gate, a_jump_through_a_call_gate_stays_in_its_ring)
 }
 
 CODE(gate_same, "mov %esp, %esi; lret");
-TEST(gate, a_call_gate_in_the_same_ring_keeps_the_stack)
+TEST_REAL(gate, a_call_gate_in_the_same_ring_keeps_the_stack)
 {
 	uint32_t before, inside;
 
@@ -323,7 +323,7 @@ TEST(gate, a_call_gate_in_the_same_ring_keeps_the_stack)
 
 CODE(u_far_conforming, "lcall $0x80, $far_conforming; int $0x80");
 CODE(far_conforming, "mov %cs, %eax; lret");
-TEST(gate, conforming_code_is_called_directly_without_a_change_of_ring)
+TEST_REAL(gate, conforming_code_is_called_directly_without_a_change_of_ring)
 {
 	set_descriptor(SEL_ODD, descriptor(0, 0xfffff, 0x9f, 0xc));
 	run_user(u_far_conforming, 0);
@@ -334,7 +334,7 @@ TEST(gate, conforming_code_is_called_directly_without_a_change_of_ring)
 	check_fault(V_GP, SEL_ODD);
 }
 
-TEST(gate, far_jumps_check_what_they_jump_to)
+TEST_REAL(gate, far_jumps_check_what_they_jump_to)
 {
 	CATCH(__asm__ volatile("ljmp $0, $0"));
 	check_fault(V_GP, 0);
@@ -359,7 +359,7 @@ TEST(gate, far_jumps_check_what_they_jump_to)
 CODE(to_ring3, "pushl $0x23; pushl %ecx; pushl $0x1b; pushl $ring3_segments; mov $0x10, %eax; mov "
 	       "%eax, %ds; mov $0x23, %eax; mov %eax, %es; mov $0x10, %eax; mov %eax, %fs; lret");
 CODE(ring3_segments, "mov %ds, %eax; mov %es, %ebx; mov %fs, %esi; int $0x80");
-TEST(gate, a_far_return_to_an_outer_ring_hides_inner_segments)
+TEST_REAL(gate, a_far_return_to_an_outer_ring_hides_inner_segments)
 {
 	struct frame f = user_frame(0, 0);
 
@@ -379,7 +379,7 @@ static void iret_with(uint32_t eip, uint32_t cs, uint32_t flags, uint32_t esp, u
 			 : "memory");
 }
 
-TEST(gate, iret_to_an_outer_ring_checks_code_and_stack)
+TEST_REAL(gate, iret_to_an_outer_ring_checks_code_and_stack)
 {
 	uint32_t esp = user_frame(0, 0).esp3, eip = (uint32_t)u_nothing_;
 
@@ -410,7 +410,7 @@ TEST(gate, iret_to_an_outer_ring_checks_code_and_stack)
 
 CODE(u_iret_inward, "pushf; pushl $0x08; pushl $u_nothing_; iret");
 CODE(u_iret_flags, "pushl $0x3202; pushl $0x1b; pushl $1f; iret; 1: pushf; pop %eax; int $0x80");
-TEST(gate, ring_3_returns_neither_inwards_nor_with_more_rights)
+TEST_REAL(gate, ring_3_returns_neither_inwards_nor_with_more_rights)
 {
 	run_user(u_iret_inward, 0);
 	check_fault(V_GP, SEL_CODE);
@@ -419,7 +419,7 @@ TEST(gate, ring_3_returns_neither_inwards_nor_with_more_rights)
 	check_eq(fault_frame.eax & 0x3200, 0);
 }
 
-TEST(gate, a_trap_reports_the_next_instruction_and_a_fault_its_own)
+TEST_REAL(gate, a_trap_reports_the_next_instruction_and_a_fault_its_own)
 {
 	uint32_t at;
 
@@ -435,7 +435,7 @@ TEST(gate, a_trap_reports_the_next_instruction_and_a_fault_its_own)
 CODE(u_int3, "int3; int $0x80");
 CODE(u_into, "mov $0x7f, %al; inc %al; into; int $0x80");
 CODE(u_into_not, "xor %eax, %eax; into; int $0x80");
-TEST(gate, int3_and_into_need_gates_of_the_callers_ring)
+TEST_REAL(gate, int3_and_into_need_gates_of_the_callers_ring)
 {
 	run_user(u_int3, 0);
 	check_eq(fault.vector, V_BP);
@@ -457,7 +457,7 @@ static void open_port(unsigned port)
 {
 	main_task.bitmap[port / 8] &= (uint8_t) ~(1u << port % 8);
 }
-TEST(gate, the_io_bitmap_is_asked_for_every_byte_of_an_access)
+TEST_REAL(gate, the_io_bitmap_is_asked_for_every_byte_of_an_access)
 {
 	run_user(u_io, 0);
 	check_fault(V_GP, 0);
@@ -478,7 +478,7 @@ TEST(gate, the_io_bitmap_is_asked_for_every_byte_of_an_access)
 	check_eq(fault.vector, 0x80);
 }
 
-TEST(gate, the_io_bitmap_takes_two_bytes_of_the_tss)
+TEST_REAL(gate, the_io_bitmap_takes_two_bytes_of_the_tss)
 {
 	/* SDM1 19.5.2: two bytes are read, so a bitmap whose last byte is the limit's has none. */
 	open_port(0x80);
@@ -509,7 +509,7 @@ static bool has_sysenter(void)
 	cpuid(1, 0, r);
 	return r[3] >> 11 & 1;
 }
-TEST(gate, sysenter_and_sysexit_go_there_and_back)
+TEST_REAL(gate, sysenter_and_sysexit_go_there_and_back)
 {
 	if (!has_sysenter())
 		test_skip("no SYSENTER");
@@ -526,7 +526,7 @@ TEST(gate, sysenter_and_sysexit_go_there_and_back)
 	check(!(fault_frame.eax & EFLAGS_IF));
 }
 
-TEST(gate, sysenter_without_a_code_segment_and_sysexit_in_ring_3_fault)
+TEST_REAL(gate, sysenter_without_a_code_segment_and_sysexit_in_ring_3_fault)
 {
 	if (!has_sysenter())
 		test_skip("no SYSENTER");

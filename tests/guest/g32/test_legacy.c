@@ -19,7 +19,7 @@
 		f_;                                                                                \
 	})
 
-TEST(legacy, daa_and_das_adjust_packed_decimals)
+TEST_REAL(legacy, daa_and_das_adjust_packed_decimals)
 {
 	uint32_t a = 0x9a, f = ON_AX("daa", a, 2);
 
@@ -43,7 +43,7 @@ TEST(legacy, daa_and_das_adjust_packed_decimals)
 	check_eq(f & (CF | AF), CF | AF);
 }
 
-TEST(legacy, aaa_and_aas_adjust_unpacked_decimals)
+TEST_REAL(legacy, aaa_and_aas_adjust_unpacked_decimals)
 {
 	uint32_t a = 0x10f, f = ON_AX("aaa", a, 2);
 
@@ -91,7 +91,7 @@ TEST(legacy, salc_spreads_the_carry)
 	check_eq(a & 0xffff, 0x1200);
 }
 
-TEST(legacy, bound_checks_both_ends)
+TEST_REAL(legacy, bound_checks_both_ends)
 {
 	static const int32_t bounds[2] = {-2, 5};
 
@@ -103,7 +103,7 @@ TEST(legacy, bound_checks_both_ends)
 	check_fault(V_UD, 0);
 }
 
-TEST(legacy, into_traps_with_overflow_only)
+TEST_REAL(legacy, into_traps_with_overflow_only)
 {
 	CATCH(__asm__ volatile("xor %%eax, %%eax; into" : : : "eax", "cc"));
 	check_no_fault();
@@ -112,7 +112,7 @@ TEST(legacy, into_traps_with_overflow_only)
 	check_eq(*(const uint8_t *)(fault.eip - 1), 0xce);
 }
 
-TEST(legacy, arpl_raises_the_rpl)
+TEST_REAL(legacy, arpl_raises_the_rpl)
 {
 	uint32_t a = 0x10;
 	bool z;
@@ -161,7 +161,7 @@ CODE(enter_2,
      "sub %ecx, %edi; sub %ecx, %edx; ret");
 extern uint32_t frames[8];
 uint32_t frames[8];
-TEST(legacy, enter_copies_the_display_of_outer_frames)
+TEST_REAL(legacy, enter_copies_the_display_of_outer_frames)
 {
 	uint32_t a, b, d, di, si;
 
@@ -178,7 +178,7 @@ TEST(legacy, enter_copies_the_display_of_outer_frames)
 }
 
 CODE(u_enter, "enter $0x100, $0");
-TEST(legacy, enter_faults_without_changing_anything)
+TEST_REAL(legacy, enter_faults_without_changing_anything)
 {
 	struct frame f;
 

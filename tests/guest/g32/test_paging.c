@@ -104,7 +104,7 @@ static void need_nx(void)
 	wrmsr(EFER, rdmsr(EFER) | NXE);
 }
 
-TEST(paging, accesses_set_the_accessed_bit_and_writes_the_dirty_bit)
+TEST_REAL(paging, accesses_set_the_accessed_bit_and_writes_the_dirty_bit)
 {
 	uint32_t *page = alloc_page();
 
@@ -119,7 +119,7 @@ TEST(paging, accesses_set_the_accessed_bit_and_writes_the_dirty_bit)
 	check_eq(*page, 100);
 }
 
-TEST(paging, a_page_that_is_not_present_faults_with_its_address)
+TEST_REAL(paging, a_page_that_is_not_present_faults_with_its_address)
 {
 	paging_on();
 	CATCH(load(VA + 0x123c));
@@ -137,7 +137,7 @@ TEST(paging, a_page_that_is_not_present_faults_with_its_address)
 	check_eq(fault.eip, VA + 0x4008);
 }
 
-TEST(paging, ring_3_may_not_touch_supervisor_pages)
+TEST_REAL(paging, ring_3_may_not_touch_supervisor_pages)
 {
 	paging_on();
 	map4k(0, alloc_page(), W | P);
@@ -152,7 +152,7 @@ TEST(paging, ring_3_may_not_touch_supervisor_pages)
 	check_page_fault(7, VA + 8);
 }
 
-TEST(paging, rights_are_those_of_both_levels)
+TEST_REAL(paging, rights_are_those_of_both_levels)
 {
 	paging_on();
 	map4k(0, alloc_page(), U | W | P);
@@ -169,7 +169,7 @@ TEST(paging, rights_are_those_of_both_levels)
 	check_eq(table[0] & D, 0);
 }
 
-TEST(paging, write_protection_binds_ring_0_with_wp_only)
+TEST_REAL(paging, write_protection_binds_ring_0_with_wp_only)
 {
 	paging_on();
 	map4k(0, alloc_page(), P);
@@ -185,7 +185,7 @@ TEST(paging, write_protection_binds_ring_0_with_wp_only)
 	check_page_fault(7, VA);
 }
 
-TEST(paging, an_access_across_pages_faults_at_the_second)
+TEST_REAL(paging, an_access_across_pages_faults_at_the_second)
 {
 	paging_on();
 	map4k(0, alloc_page(), W | P);
@@ -197,7 +197,7 @@ TEST(paging, an_access_across_pages_faults_at_the_second)
 	check_eq(*(volatile uint16_t *)(VA + 0xffe), 0); /* nothing was written */
 }
 
-TEST(paging, a_4_mib_page_maps_all_of_its_range)
+TEST_REAL(paging, a_4_mib_page_maps_all_of_its_range)
 {
 	uint32_t *word = (uint32_t *)0x00c12344; /* RAM that nobody uses */
 
@@ -212,7 +212,7 @@ TEST(paging, a_4_mib_page_maps_all_of_its_range)
 	check_eq(dir[VA >> 22] & (A | D), A | D);
 }
 
-TEST(paging, without_pse_the_size_bit_is_ignored)
+TEST_REAL(paging, without_pse_the_size_bit_is_ignored)
 {
 	paging_on();
 	map4k(0, alloc_page(), W | P);
@@ -231,7 +231,7 @@ TEST(paging, without_pse_the_size_bit_is_ignored)
 	check_no_fault();
 }
 
-TEST(paging, reserved_bits_of_a_4_mib_page_fault)
+TEST_REAL(paging, reserved_bits_of_a_4_mib_page_fault)
 {
 	paging_on();
 	dir[VA >> 22] = 0x00c00000 | 1u << 21 | PS | W | P;
@@ -248,7 +248,7 @@ TEST(paging, reserved_bits_of_a_4_mib_page_fault)
 	check_page_fault(0, VA);
 }
 
-TEST(paging, invlpg_drops_one_translation_and_cr3_all_but_global_ones)
+TEST_REAL(paging, invlpg_drops_one_translation_and_cr3_all_but_global_ones)
 {
 	uint32_t *a = alloc_page(), *b = alloc_page();
 
@@ -286,7 +286,7 @@ void popa_at(uint32_t esp);
 __asm__(".text\npopa_at: mov 4(%esp), %eax; pusha; mov %esp, popa_out + 12; mov %eax, %esp; popa;"
 	"mov %edi, popa_out; mov %eax, popa_out + 4; mov %esp, popa_out + 8; mov popa_out + 12, "
 	"%esp; popa; ret\n.bss\n.align 4\npopa_out: .skip 16\n.text\n");
-TEST(paging, an_instruction_restarts_after_its_page_was_mapped)
+TEST_REAL(paging, an_instruction_restarts_after_its_page_was_mapped)
 {
 	paging_on();
 	times = 0;
@@ -310,7 +310,7 @@ TEST(paging, an_instruction_restarts_after_its_page_was_mapped)
 	check_eq(popa_out[2], VA + 0x1010); /* ESP */
 }
 
-TEST(paging, a_repeated_string_stops_in_the_middle_and_goes_on)
+TEST_REAL(paging, a_repeated_string_stops_in_the_middle_and_goes_on)
 {
 	uint32_t left = 0x20, to = VA + 0xff0;
 
@@ -327,7 +327,7 @@ TEST(paging, a_repeated_string_stops_in_the_middle_and_goes_on)
 	check_eq(late_page[4], 0);
 }
 
-TEST(paging, system_accesses_from_ring_3_are_supervisor_accesses)
+TEST_REAL(paging, system_accesses_from_ring_3_are_supervisor_accesses)
 {
 	/* The GDT on a supervisor page: a segment load in ring 3 reads it all the same, and a fault
 	 * there has the U bit clear (SDM3 4.6.1). */
@@ -344,7 +344,7 @@ TEST(paging, system_accesses_from_ring_3_are_supervisor_accesses)
 }
 
 CODE(u_load_gs, "mov %ebx, %gs; int $0x80");
-TEST(paging, a_missing_descriptor_table_page_is_a_supervisor_fault)
+TEST_REAL(paging, a_missing_descriptor_table_page_is_a_supervisor_fault)
 {
 	struct table old, other = {0xffff, VA + 0x1000 - 0x400};
 	struct frame f = user_frame(u_load_gs, 0);
@@ -361,7 +361,7 @@ TEST(paging, a_missing_descriptor_table_page_is_a_supervisor_fault)
 	check_eq(fault.cs, SEL_UCODE);
 }
 
-TEST(pae, pages_of_both_sizes_are_mapped)
+TEST_REAL(pae, pages_of_both_sizes_are_mapped)
 {
 	uint32_t *page = alloc_page();
 
@@ -379,7 +379,7 @@ TEST(pae, pages_of_both_sizes_are_mapped)
 	check_eq(*(uint32_t *)0x00a04560, 9);
 }
 
-TEST(pae, faults_carry_the_same_codes)
+TEST_REAL(pae, faults_carry_the_same_codes)
 {
 	pae_on();
 	CATCH(load(VA + 0x5008));
@@ -393,7 +393,7 @@ TEST(pae, faults_carry_the_same_codes)
 	check_page_fault(3, VA);
 }
 
-TEST(pae, reserved_bits_above_the_physical_addresses_fault)
+TEST_REAL(pae, reserved_bits_above_the_physical_addresses_fault)
 {
 	uint64_t page = (uint32_t)alloc_page();
 
@@ -413,7 +413,7 @@ TEST(pae, reserved_bits_above_the_physical_addresses_fault)
 	check_page_fault(9, VA + 0x400000);
 }
 
-TEST(pae, reserved_bits_of_the_four_pointers_fault_when_cr3_is_loaded)
+TEST_REAL(pae, reserved_bits_of_the_four_pointers_fault_when_cr3_is_loaded)
 {
 	uint64_t *bad = alloc_page();
 	uint32_t old;
@@ -445,7 +445,7 @@ TEST(pae, paging_does_not_start_with_bad_pointers)
 	check(!(read_cr0() & CR0_PG));
 }
 
-TEST(pae, the_pointer_table_needs_32_byte_alignment_only)
+TEST_REAL(pae, the_pointer_table_needs_32_byte_alignment_only)
 {
 	uint64_t *page, *at;
 
@@ -459,7 +459,7 @@ TEST(pae, the_pointer_table_needs_32_byte_alignment_only)
 	check_no_fault();
 }
 
-TEST(pae, nx_pages_cannot_be_executed)
+TEST_REAL(pae, nx_pages_cannot_be_executed)
 {
 	uint8_t *page = alloc_page();
 
@@ -487,7 +487,7 @@ TEST(pae, nx_pages_cannot_be_executed)
 	check_page_fault(0x11, VA);
 }
 
-TEST(pae, the_nx_bit_is_reserved_without_nxe)
+TEST_REAL(pae, the_nx_bit_is_reserved_without_nxe)
 {
 	need_nx();
 	wrmsr(EFER, rdmsr(EFER) & ~(uint64_t)NXE);
@@ -497,7 +497,7 @@ TEST(pae, the_nx_bit_is_reserved_without_nxe)
 	check_page_fault(9, VA);
 }
 
-TEST(pae, smep_and_smap_hold_in_32_bit_mode_too)
+TEST_REAL(pae, smep_and_smap_hold_in_32_bit_mode_too)
 {
 	uint32_t r[4];
 	uint8_t *page = alloc_page();

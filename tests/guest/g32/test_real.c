@@ -99,7 +99,7 @@ TEST(real, a_32_bit_address_past_64_kib_faults)
 BLOB16(real_ud, "str %ax; lret");
 BLOB16(real_ud2, "lar %ax, %ax; lret");
 BLOB16(real_ud3, "arpl %ax, %ax; lret");
-TEST(real, protected_mode_instructions_are_undefined)
+TEST_REAL(real, protected_mode_instructions_are_undefined)
 {
 	check_eq(REAL_WITH(6, h_skip3, real_ud, 0) >> 16, 0x603);
 	check_eq(REAL_WITH(6, h_skip3, real_ud2, 0) >> 16, 0x603);
@@ -108,7 +108,7 @@ TEST(real, protected_mode_instructions_are_undefined)
 
 BLOB16(real_idt, "lidt %cs:(1f - real_idt + 0x600); int $0x60; lidt %cs:(2f - real_idt + 0x600); "
 		 "lret; 1: .word 0x17f; .long 0; 2: .word 0x3ff; .long 0");
-TEST(real, int_n_past_the_tables_limit_is_a_general_protection_fault)
+TEST_REAL(real, int_n_past_the_tables_limit_is_a_general_protection_fault)
 {
 	uint32_t v = REAL_WITH(13, h_skip2, real_idt, 0);
 

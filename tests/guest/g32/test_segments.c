@@ -122,7 +122,7 @@ TEST(segment, an_execute_only_segment_cannot_be_loaded)
 
 CODE(u_nothing, "int $0x80");
 CODE(u_read_cs, "mov %cs:u_read_cs, %eax; int $0x80");
-TEST(segment, execute_only_code_runs_but_its_bytes_cannot_be_read)
+TEST_REAL(segment, execute_only_code_runs_but_its_bytes_cannot_be_read)
 {
 	struct frame f = user_frame(u_nothing, 0);
 
@@ -178,7 +178,7 @@ TEST(segment, the_selectors_rpl_counts_like_the_cpl)
 
 CODE(u_load_fs, "mov %ebx, %fs; int $0x80");
 CODE(u_load_ss, "mov %ebx, %ss; int $0x80");
-TEST(segment, ring_3_loads_only_ring_3_data_and_conforming_code)
+TEST_REAL(segment, ring_3_loads_only_ring_3_data_and_conforming_code)
 {
 	struct frame f = user_frame(u_load_fs, 0);
 
@@ -200,7 +200,7 @@ TEST(segment, ring_3_loads_only_ring_3_data_and_conforming_code)
 	check_fault(V_GP, SEL_FREE);
 }
 
-TEST(segment, the_stack_segment_must_match_the_cpl_exactly)
+TEST_REAL(segment, the_stack_segment_must_match_the_cpl_exactly)
 {
 	struct frame f = user_frame(u_load_ss, 0);
 
@@ -311,7 +311,7 @@ TEST(segment, lldt_takes_only_present_ldts_of_the_gdt)
 CODE(u_push, "push %eax; int $0x80");
 CODE(u_ebp, "mov (%ebp), %eax; int $0x80");
 CODE(u_ebp_ds, "mov %ds:(%ebp), %eax; int $0x80");
-TEST(segment, stack_accesses_past_the_limit_are_stack_faults)
+TEST_REAL(segment, stack_accesses_past_the_limit_are_stack_faults)
 {
 	struct frame f = user_frame(u_push, 0);
 
@@ -331,7 +331,7 @@ TEST(segment, stack_accesses_past_the_limit_are_stack_faults)
 }
 
 CODE(u_near, "jmp *%ebx");
-TEST(segment, a_near_jump_past_the_limit_faults_at_the_jump)
+TEST_REAL(segment, a_near_jump_past_the_limit_faults_at_the_jump)
 {
 	struct frame f = user_frame(u_near, 0);
 
@@ -344,7 +344,7 @@ TEST(segment, a_near_jump_past_the_limit_faults_at_the_jump)
 }
 
 CODE(u_edge, "nop; mov $0x12345678, %eax; nop");
-TEST(segment, an_instruction_across_the_limit_faults)
+TEST_REAL(segment, an_instruction_across_the_limit_faults)
 {
 	struct frame f = user_frame(u_edge, 0);
 
@@ -395,7 +395,7 @@ TEST(segment, a_string_instruction_stops_at_the_limit_with_its_counters)
 	check_eq(to[10], 0);
 }
 
-TEST(segment, lar_lsl_verr_and_verw_answer_without_faults)
+TEST_REAL(segment, lar_lsl_verr_and_verw_answer_without_faults)
 {
 	uint32_t ar = 0, limit = 0;
 	bool ok;
@@ -439,7 +439,7 @@ TEST(segment, far_pointer_loads_take_offset_and_selector_or_nothing)
 	CATCH(__asm__ volatile("mov $7, %%ebx; lfs %0, %%ebx" : : "m"(bad) : "ebx"));
 	check_fault(V_GP, 0xbf8);
 	check_eq(fault_frame.ebx, 7);
-	check_eq(fault_frame.fs, SEL_DATA);
+	check_eq((uint16_t)fault_frame.fs, SEL_DATA);
 	CATCH(__asm__ volatile("mov $7, %%ebx; lss %0, %%ebx"
 			       :
 			       : "m"((const uint8_t[]){1, 2, 3, 4, 0, 0})

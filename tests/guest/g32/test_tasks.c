@@ -44,7 +44,7 @@ static void clear_nt(void)
 	__asm__ volatile("pushf; andl $~0x4000, (%%esp); popf" : : : "memory", "cc");
 }
 
-TEST(task, a_call_switches_to_a_task_and_iret_comes_back)
+TEST_REAL(task, a_call_switches_to_a_task_and_iret_comes_back)
 {
 	ran = 0;
 	make_tss(SEL_TSS_A, &task_a, returning_task);
@@ -62,7 +62,7 @@ TEST(task, a_call_switches_to_a_task_and_iret_comes_back)
 	check_eq(ran, 2); /* went on after its IRET */
 }
 
-TEST(task, a_called_task_and_its_caller_are_busy)
+TEST_REAL(task, a_called_task_and_its_caller_are_busy)
 {
 	ran = 0;
 	make_tss(SEL_TSS_A, &task_a, returning_task);
@@ -77,7 +77,7 @@ TEST(task, a_called_task_and_its_caller_are_busy)
 	check_fault(V_GP, SEL_TSS);
 }
 
-TEST(task, a_jump_frees_the_old_task_and_links_nothing)
+TEST_REAL(task, a_jump_frees_the_old_task_and_links_nothing)
 {
 	ran = 0;
 	make_tss(SEL_TSS_A, &task_a, jumping_task);
@@ -91,7 +91,7 @@ TEST(task, a_jump_frees_the_old_task_and_links_nothing)
 	check_eq(type_of(SEL_TSS), BUSY_TSS);
 }
 
-TEST(task, the_old_tasks_registers_are_saved_and_come_back)
+TEST_REAL(task, the_old_tasks_registers_are_saved_and_come_back)
 {
 	uint32_t b = 0x1111, s = 0x2222, d = 0x3333, next;
 
@@ -112,7 +112,7 @@ TEST(task, the_old_tasks_registers_are_saved_and_come_back)
 }
 
 CODE(task_registers, "push %eax; push %ecx; push %edx; push %ebp; mov %fs, %eax; push %eax; ud2");
-TEST(task, the_new_tasks_registers_come_from_its_tss)
+TEST_REAL(task, the_new_tasks_registers_come_from_its_tss)
 {
 	make_tss(SEL_TSS_A, &task_a, task_registers);
 	task_a.eax = 0xaaaa0001;
@@ -129,7 +129,7 @@ TEST(task, the_new_tasks_registers_come_from_its_tss)
 	check_eq(*(uint32_t *)(task_a.esp - 4), 0xaaaa0001);
 }
 
-TEST(task, every_switch_sets_ts_and_drops_local_breakpoints)
+TEST_REAL(task, every_switch_sets_ts_and_drops_local_breakpoints)
 {
 	make_tss(SEL_TSS_A, &task_a, returning_task);
 	__asm__ volatile("clts");
@@ -143,7 +143,7 @@ TEST(task, every_switch_sets_ts_and_drops_local_breakpoints)
 	__asm__ volatile("clts");
 }
 
-TEST(task, a_task_gate_in_the_idt_is_a_nested_task)
+TEST_REAL(task, a_task_gate_in_the_idt_is_a_nested_task)
 {
 	ran = 0;
 	make_tss(SEL_TSS_A, &task_a, returning_task);
@@ -157,7 +157,7 @@ TEST(task, a_task_gate_in_the_idt_is_a_nested_task)
 
 CODE(u_task_gate, "lcall $0x68, $0; int $0x80");
 CODE(u_task, "lcall $0x38, $0; int $0x80");
-TEST(task, a_task_gate_in_the_gdt_has_the_privilege_that_counts)
+TEST_REAL(task, a_task_gate_in_the_gdt_has_the_privilege_that_counts)
 {
 	ran = 0;
 	make_tss(SEL_TSS_A, &task_a, returning_task); /* DPL 0 */
@@ -186,7 +186,7 @@ static void calls_b(void)
 		__asm__ volatile("iret");
 	}
 }
-TEST(task, nested_calls_return_in_order)
+TEST_REAL(task, nested_calls_return_in_order)
 {
 	ran = 0;
 	make_tss(SEL_TSS_A, &task_a, calls_b);
@@ -198,7 +198,7 @@ TEST(task, nested_calls_return_in_order)
 	check_eq(task_a.link, SEL_TSS);
 }
 
-TEST(task, bad_tss_descriptors_fault_in_the_old_task)
+TEST_REAL(task, bad_tss_descriptors_fault_in_the_old_task)
 {
 	make_tss(SEL_TSS_A, &task_a, returning_task);
 	set_descriptor(SEL_TSS_A, descriptor((uint32_t)&task_a, 0x66, 0x89, 0));
@@ -219,7 +219,7 @@ static void nt_iret(void)
 {
 	__asm__ volatile("pushf; orl $0x4000, (%%esp); popf; iret" : : : "memory", "cc");
 }
-TEST(task, iret_with_nt_checks_the_back_link)
+TEST_REAL(task, iret_with_nt_checks_the_back_link)
 {
 	make_tss(SEL_TSS_A, &task_a, returning_task);
 	main_task.tss.link = SEL_TSS_A; /* not busy */
@@ -258,7 +258,7 @@ static void switch_to_a(void)
 	CATCH(__asm__ volatile("ljmp $0x38, $0"));
 }
 
-TEST(task, a_bad_data_segment_faults_in_the_new_task)
+TEST_REAL(task, a_bad_data_segment_faults_in_the_new_task)
 {
 	make_tss(SEL_TSS_A, &task_a, returning_task);
 	task_a.es = 0xbf8;
@@ -271,7 +271,7 @@ TEST(task, a_bad_data_segment_faults_in_the_new_task)
 	check_new_task(V_NP, SEL_FREE);
 }
 
-TEST(task, a_bad_stack_segment_faults_in_the_new_task)
+TEST_REAL(task, a_bad_stack_segment_faults_in_the_new_task)
 {
 	/* In ring 3, so that the fault has a stack to go to. */
 	make_tss(SEL_TSS_A, &task_a, returning_task);
@@ -288,7 +288,7 @@ TEST(task, a_bad_stack_segment_faults_in_the_new_task)
 	check_new_task(V_SS, SEL_FREE);
 }
 
-TEST(task, a_bad_ldt_faults_in_the_new_task)
+TEST_REAL(task, a_bad_ldt_faults_in_the_new_task)
 {
 	make_tss(SEL_TSS_A, &task_a, returning_task);
 	task_a.cs = SEL_UCODE;
@@ -298,7 +298,7 @@ TEST(task, a_bad_ldt_faults_in_the_new_task)
 	check_new_task(V_TS, SEL_DATA);
 }
 
-TEST(task, an_instruction_pointer_past_the_limit_faults_in_the_new_task)
+TEST_REAL(task, an_instruction_pointer_past_the_limit_faults_in_the_new_task)
 {
 	make_tss(SEL_TSS_A, &task_a, returning_task);
 	set_descriptor(SEL_FREE, descriptor(0, 0xfff, 0x9b, 4));
@@ -309,7 +309,7 @@ TEST(task, an_instruction_pointer_past_the_limit_faults_in_the_new_task)
 
 static uint64_t ldt_a[2];
 CODE(task_ldt, "mov %fs:0, %eax; ud2");
-TEST(task, the_new_task_has_its_own_ldt)
+TEST_REAL(task, the_new_task_has_its_own_ldt)
 {
 	static uint32_t word;
 
@@ -326,7 +326,7 @@ TEST(task, the_new_task_has_its_own_ldt)
 	check_eq(seen_tr & 0xffff, SEL_LDT_A);
 }
 
-TEST(task, the_t_bit_traps_before_the_first_instruction)
+TEST_REAL(task, the_t_bit_traps_before_the_first_instruction)
 {
 	make_tss(SEL_TSS_A, &task_a, returning_task);
 	task_a.trap = 1;
@@ -345,7 +345,7 @@ static uint32_t *flat_directory(void)
 	return dir;
 }
 CODE(task_cr3, "mov 0x40000000, %eax; ud2");
-TEST(task, the_new_task_has_its_own_page_tables)
+TEST_REAL(task, the_new_task_has_its_own_page_tables)
 {
 	uint32_t *a = flat_directory(), *b = flat_directory(), *ta = alloc_page(),
 		 *tb = alloc_page();
@@ -376,7 +376,7 @@ struct tss16 {
 static struct tss16 task16;
 CODE(task16_code, "movzwl %ax, %eax; movzwl %cx, %ecx; mov %eax, %ss:0; mov %ecx, %ss:4; inc %dx; "
 		  "iret; jmp task16_code");
-TEST(task, a_16_bit_task_is_called_and_returns)
+TEST_REAL(task, a_16_bit_task_is_called_and_returns)
 {
 	uint32_t *page = alloc_page();
 
@@ -404,7 +404,7 @@ TEST(task, a_16_bit_task_is_called_and_returns)
 	check_fault(V_TS, SEL_TSS_A);
 }
 
-TEST(task, a_16_bit_tss_supplies_the_inner_stack)
+TEST_REAL(task, a_16_bit_tss_supplies_the_inner_stack)
 {
 	static struct tss16 t;
 	struct frame f = user_frame(u_task, 0);
@@ -437,7 +437,7 @@ void df_main(uint32_t error)
 }
 CODE(df_entry, "call df_main; add $4, %esp; iret; jmp df_entry");
 extern const uint8_t df_at[];
-TEST(task, a_double_fault_goes_through_a_task_gate)
+TEST_REAL(task, a_double_fault_goes_through_a_task_gate)
 {
 	make_tss(SEL_TSS_DF, &task_df, df_entry);
 	set_gate(V_DF, 0, SEL_TSS_DF, 0x85);
@@ -452,7 +452,7 @@ TEST(task, a_double_fault_goes_through_a_task_gate)
 	check_eq(type_of(SEL_TSS_DF), FREE_TSS);
 }
 
-TEST(task, ring_3_code_with_a_bad_stack_pointer_is_no_double_fault)
+TEST_REAL(task, ring_3_code_with_a_bad_stack_pointer_is_no_double_fault)
 {
 	struct frame f = user_frame(u_task, 0);
 

@@ -12,7 +12,7 @@ static void open_port(unsigned port)
 }
 
 BLOB16(v86_int21, "mov $0x1234, %ax; int $0x21");
-TEST(v86, int_n_with_iopl_0_is_a_general_protection_fault)
+TEST_REAL(v86, int_n_with_iopl_0_is_a_general_protection_fault)
 {
 	RUN_V86(v86_int21, 0);
 	check_fault(V_GP, 0);
@@ -22,7 +22,7 @@ TEST(v86, int_n_with_iopl_0_is_a_general_protection_fault)
 	check_eq(fault.cs, 0x1000);
 }
 
-TEST(v86, int_n_with_iopl_3_goes_through_the_protected_gate)
+TEST_REAL(v86, int_n_with_iopl_3_goes_through_the_protected_gate)
 {
 	RUN_V86(v86_int21, IOPL3);
 	check_fault(V_GP, 0x21 * 8 + 2); /* DPL 0 */
@@ -35,7 +35,7 @@ TEST(v86, int_n_with_iopl_3_goes_through_the_protected_gate)
 
 BLOB16(v86_segments, "mov $0x1111, %ax; mov %ax, %ds; mov $0x2222, %ax; mov %ax, %es; mov $0x3333, "
 		     "%ax; mov %ax, %fs; mov $0x4444, %ax; mov %ax, %gs; ud2");
-TEST(v86, a_fault_pushes_the_data_segments_and_clears_them)
+TEST_REAL(v86, a_fault_pushes_the_data_segments_and_clears_them)
 {
 	RUN_V86(v86_segments, 0);
 	check_eq(fault.vector, V_UD);
@@ -56,7 +56,7 @@ BLOB16(v86_sti, "sti");
 BLOB16(v86_pushf, "pushf");
 BLOB16(v86_popf, "popf");
 BLOB16(v86_iret, "iret");
-TEST(v86, the_if_sensitive_instructions_need_iopl_3)
+TEST_REAL(v86, the_if_sensitive_instructions_need_iopl_3)
 {
 	const struct {
 		const uint8_t *code, *end;
@@ -76,7 +76,7 @@ TEST(v86, the_if_sensitive_instructions_need_iopl_3)
 
 BLOB16(v86_flags, "cli; pushf; pop %ax; sti; pushf; pop %bx; pushl $0x30; popfl; pushfl; pop "
 		  "%ecx; cli; ud2");
-TEST(v86, with_iopl_3_they_act_on_the_real_flags)
+TEST_REAL(v86, with_iopl_3_they_act_on_the_real_flags)
 {
 	outb(0x21, 0xff);
 	outb(0xa1, 0xff);
@@ -89,7 +89,7 @@ TEST(v86, with_iopl_3_they_act_on_the_real_flags)
 }
 
 BLOB16(v86_iret3, "pushf; push %cs; push $1f - v86_iret3; iret; ud2; 1: mov $5, %ax; ud2");
-TEST(v86, iret_stays_in_the_mode)
+TEST_REAL(v86, iret_stays_in_the_mode)
 {
 	RUN_V86(v86_iret3, IOPL3);
 	check_eq(fault.vector, V_UD);
@@ -100,7 +100,7 @@ TEST(v86, iret_stays_in_the_mode)
 
 BLOB16(v86_in, "in $0x80, %al; ud2");
 BLOB16(v86_in32, "in $0x80, %eax; ud2");
-TEST(v86, ports_ask_the_bitmap_whatever_the_iopl)
+TEST_REAL(v86, ports_ask_the_bitmap_whatever_the_iopl)
 {
 	RUN_V86(v86_in, IOPL3);
 	check_fault(V_GP, 0);
@@ -121,7 +121,7 @@ BLOB16(v86_str, "str %ax");
 BLOB16(v86_lar, "lar %ax, %ax");
 BLOB16(v86_verr, "verr %ax");
 BLOB16(v86_arpl, "arpl %ax, %bx");
-TEST(v86, privileged_and_selector_instructions_fault)
+TEST_REAL(v86, privileged_and_selector_instructions_fault)
 {
 	const struct {
 		const uint8_t *code, *end;
@@ -142,7 +142,7 @@ TEST(v86, privileged_and_selector_instructions_fault)
 BLOB16(v86_word, "mov $0xffff, %bx; mov (%bx), %ax; ud2");
 BLOB16(v86_word_ss, "mov $0xffff, %bp; mov (%bp), %ax; ud2");
 BLOB16(v86_far32, "mov $0x10000, %ebx; mov (%ebx), %al; ud2");
-TEST(v86, segments_end_at_64_kib)
+TEST_REAL(v86, segments_end_at_64_kib)
 {
 	RUN_V86(v86_word, 0);
 	check_fault(V_GP, 0);
@@ -154,7 +154,7 @@ TEST(v86, segments_end_at_64_kib)
 
 BLOB16(v86_base, "mov $0x2345, %ax; mov %ax, %es; mov %es:0x10, %eax; mov $0xffff, %bx; mov %bx, "
 		 "%es; mov %es:0x10, %ebx; ud2");
-TEST(v86, a_segment_begins_at_16_times_its_selector)
+TEST_REAL(v86, a_segment_begins_at_16_times_its_selector)
 {
 	*(volatile uint32_t *)0x23460 = 0xfeedbeef;
 	RUN_V86(v86_base, 0);
@@ -165,7 +165,7 @@ TEST(v86, a_segment_begins_at_16_times_its_selector)
 
 BLOB16(v86_far, "lcall $0x1100, $0; mov %cs, %bx; ud2");
 BLOB16(v86_far_target, "mov %cs, %ax; lret");
-TEST(v86, far_calls_take_segments_as_they_are)
+TEST_REAL(v86, far_calls_take_segments_as_they_are)
 {
 	memcpy((void *)0x11000, v86_far_target,
 	       (unsigned long)(v86_far_target_end - v86_far_target));
@@ -184,7 +184,7 @@ static bool skip_two(struct frame *f)
 	return 1;
 }
 BLOB16(v86_resume, "ud2; mov %es, %bx; hlt");
-TEST(v86, a_handlers_iret_goes_back_into_the_mode)
+TEST_REAL(v86, a_handlers_iret_goes_back_into_the_mode)
 {
 	set_handler(V_UD, skip_two);
 	RUN_V86(v86_resume, 0);
@@ -195,7 +195,7 @@ TEST(v86, a_handlers_iret_goes_back_into_the_mode)
 }
 
 BLOB16(v86_div, "xor %cx, %cx; div %cx");
-TEST(v86, exceptions_go_to_protected_mode)
+TEST_REAL(v86, exceptions_go_to_protected_mode)
 {
 	RUN_V86(v86_div, 0);
 	check_fault(V_DE, 0);
@@ -203,7 +203,7 @@ TEST(v86, exceptions_go_to_protected_mode)
 	check(fault.eflags & EFLAGS_VM);
 }
 
-TEST(v86, a_gate_to_another_ring_than_0_faults)
+TEST_REAL(v86, a_gate_to_another_ring_than_0_faults)
 {
 	set_descriptor(SEL_FREE, descriptor(0, 0xfffff, 0x9f, 0xc)); /* conforming */
 	set_gate(V_UD, 0, SEL_FREE, 0xee);
@@ -215,7 +215,7 @@ TEST(v86, a_gate_to_another_ring_than_0_faults)
 }
 
 static struct tss32 v86_task;
-TEST(v86, a_task_switch_enters_the_mode)
+TEST_REAL(v86, a_task_switch_enters_the_mode)
 {
 	memcpy((void *)0x10000, v86_int21, (unsigned long)(v86_int21_end - v86_int21));
 	make_tss(SEL_TSS_A, &v86_task, 0);
@@ -248,7 +248,7 @@ static void redirect(bool to_8086)
 }
 
 BLOB16(v86_vif, "sti; pushf; pop %ax; cli; pushf; pop %bx; push $0x202; popf; ud2");
-TEST(vme, if_becomes_the_virtual_flag)
+TEST_REAL(vme, if_becomes_the_virtual_flag)
 {
 	need_vme();
 	RUN_V86(v86_vif, 0);
@@ -258,7 +258,7 @@ TEST(vme, if_becomes_the_virtual_flag)
 	check_eq(fault.eflags & (VIF | EFLAGS_IF | 0x3000), VIF);
 }
 
-TEST(vme, a_pending_virtual_interrupt_faults_when_it_becomes_possible)
+TEST_REAL(vme, a_pending_virtual_interrupt_faults_when_it_becomes_possible)
 {
 	need_vme();
 	RUN_V86(v86_sti, VIP);
@@ -275,7 +275,7 @@ TEST(vme, a_pending_virtual_interrupt_faults_when_it_becomes_possible)
 
 BLOB16(v86_pushfl, "pushfl");
 BLOB16(v86_popfl, "popfl");
-TEST(vme, the_32_bit_forms_still_need_iopl_3)
+TEST_REAL(vme, the_32_bit_forms_still_need_iopl_3)
 {
 	need_vme();
 	RUN_V86(v86_pushfl, 0);
@@ -286,7 +286,7 @@ TEST(vme, the_32_bit_forms_still_need_iopl_3)
 
 BLOB16(v86_handler, "mov %sp, %bp; mov 4(%bp), %dx; mov $0x77, %cx; iret");
 BLOB16(v86_int60, "sti; int $0x60; ud2");
-TEST(vme, a_redirected_interrupt_uses_the_8086_table)
+TEST_REAL(vme, a_redirected_interrupt_uses_the_8086_table)
 {
 	volatile uint32_t *ivt = (volatile uint32_t *)0;
 	uint32_t old = ivt[0x60];
@@ -305,7 +305,7 @@ TEST(vme, a_redirected_interrupt_uses_the_8086_table)
 	check_eq(fault_frame.esp3, 0xfff0);
 }
 
-TEST(vme, an_interrupt_that_is_not_redirected_needs_iopl_3)
+TEST_REAL(vme, an_interrupt_that_is_not_redirected_needs_iopl_3)
 {
 	need_vme();
 	redirect(0);
@@ -316,7 +316,7 @@ TEST(vme, an_interrupt_that_is_not_redirected_needs_iopl_3)
 }
 
 CODE(u_sti_vif, "sti; pushf; pop %eax; cli; pushf; pop %ebx; int $0x80");
-TEST(vme, pvi_gives_ring_3_a_virtual_flag_too)
+TEST_REAL(vme, pvi_gives_ring_3_a_virtual_flag_too)
 {
 	need_vme();
 	write_cr4((read_cr4() & ~VME) | 2);

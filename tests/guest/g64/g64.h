@@ -169,8 +169,17 @@ void apic_enable(void);
 /* Lets interrupts in until *flag is set, or fails the test after about `ms` milliseconds (by the PM
  * timer). */
 void wait_for(volatile int *flag, unsigned ms);
+#define PM_TIMER 0x608
 uint32_t pm_timer(void); /* 3.579545 MHz, 32 bits */
 void delay_us(unsigned us);
+/* Lets pending interrupts in. The port read gives an engine that looks for them between
+ * instructions only now and then a moment to do so. */
+static inline void let_in(void)
+{
+	uint32_t v;
+
+	__asm__ volatile("sti; nop; inl %%dx, %0; nop; cli" : "=a"(v) : "d"(PM_TIMER) : "memory");
+}
 
 /* Other CPUs, started on first use. cpu_run makes CPU n (1..) call fn(arg); cpu_join waits for it.
  */

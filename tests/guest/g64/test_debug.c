@@ -41,7 +41,7 @@ TEST(debug, single_step_traps_after_each_instruction)
 	(void)step_a;
 }
 
-TEST(debug, mov_ss_holds_the_single_step_trap_off)
+TEST_REAL(debug, mov_ss_holds_the_single_step_trap_off)
 {
 	extern const uint8_t after_pair[];
 
@@ -55,7 +55,7 @@ TEST(debug, mov_ss_holds_the_single_step_trap_off)
 	check_eq(step_rip[0], (uint64_t)after_pair);
 }
 
-TEST(debug, single_step_goes_into_a_software_interrupt_handler_without_tf)
+TEST_REAL(debug, single_step_goes_into_a_software_interrupt_handler_without_tf)
 {
 	steps = 0;
 	set_handler(V_DB, note_step);
@@ -105,7 +105,7 @@ TEST(debug, returning_with_rf_executes_the_instruction_once)
 	check_eq(steps, 1);
 }
 
-TEST(debug, a_write_breakpoint_traps_after_the_write_only)
+TEST_REAL(debug, a_write_breakpoint_traps_after_the_write_only)
 {
 	static volatile uint64_t word;
 	extern const uint8_t after_write[];
@@ -123,7 +123,7 @@ TEST(debug, a_write_breakpoint_traps_after_the_write_only)
 	check_eq(word, 7);
 }
 
-TEST(debug, a_read_write_breakpoint_sees_reads_and_respects_its_length)
+TEST_REAL(debug, a_read_write_breakpoint_sees_reads_and_respects_its_length)
 {
 	static volatile uint32_t words[4] __attribute__((aligned(16)));
 
@@ -166,7 +166,7 @@ TEST(debug, upper_halves_of_dr6_and_dr7_must_be_zero)
 	check_fault(V_GP, 0);
 }
 
-TEST(debug, icebp_traps_as_debug_exception)
+TEST_REAL(debug, icebp_traps_as_debug_exception)
 {
 	CATCH(__asm__ volatile(".byte 0xf1"));
 	check_eq(fault.vector, V_DB);

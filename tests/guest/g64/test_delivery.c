@@ -34,7 +34,7 @@ TEST(delivery, a_quotient_that_does_not_fit_is_a_divide_error)
 	check_fault(V_DE, 0);
 }
 
-TEST(delivery, breakpoint_points_after_int3_and_ud2_at_itself)
+TEST_REAL(delivery, breakpoint_points_after_int3_and_ud2_at_itself)
 {
 	extern const uint8_t after_int3[], the_ud2[];
 
@@ -62,14 +62,14 @@ TEST(delivery, lock_on_an_instruction_without_it_is_undefined)
 	check_fault(V_UD, 0);
 }
 
-TEST(delivery, a_gate_that_is_not_present_gives_np_with_its_index)
+TEST_REAL(delivery, a_gate_that_is_not_present_gives_np_with_its_index)
 {
 	idt[0x41].type &= 0x7f;
 	CATCH(__asm__ volatile("int $0x41"));
 	check_fault(V_NP, 0x41 * 8 + 2);
 }
 
-TEST(delivery, a_vector_past_the_idt_limit_gives_gp_with_its_index)
+TEST_REAL(delivery, a_vector_past_the_idt_limit_gives_gp_with_its_index)
 {
 	struct {
 		uint16_t limit;
@@ -84,14 +84,14 @@ TEST(delivery, a_vector_past_the_idt_limit_gives_gp_with_its_index)
 }
 
 BLOB(int_0x42, "int $0x42");
-TEST(delivery, int_n_from_ring_3_through_a_ring_0_gate_gives_gp)
+TEST_REAL(delivery, int_n_from_ring_3_through_a_ring_0_gate_gives_gp)
 {
 	RUN_USER(int_0x42);
 	check_fault(V_GP, 0x42 * 8 + 2);
 	check_eq(fault.rip, USER_CODE);
 }
 
-TEST(delivery, a_gate_to_a_null_or_bad_selector_gives_gp)
+TEST_REAL(delivery, a_gate_to_a_null_or_bad_selector_gives_gp)
 {
 	set_gate(0x43, (uint64_t)trap_stubs, 0, 0x8e, 0);
 	CATCH(__asm__ volatile("int $0x43"));
@@ -112,7 +112,7 @@ static bool note_stack(struct frame *f)
 	return 1;
 }
 
-TEST(delivery, interrupt_gates_clear_if_and_trap_gates_keep_it)
+TEST_REAL(delivery, interrupt_gates_clear_if_and_trap_gates_keep_it)
 {
 	set_handler(0x44, note_stack);
 	__asm__ volatile("sti; int $0x44; cli");
@@ -122,7 +122,7 @@ TEST(delivery, interrupt_gates_clear_if_and_trap_gates_keep_it)
 	check(handler_rflags & IF);
 }
 
-TEST(delivery, the_ist_switches_stacks_without_a_change_of_ring)
+TEST_REAL(delivery, the_ist_switches_stacks_without_a_change_of_ring)
 {
 	set_handler(0x45, note_stack);
 	set_gate(0x45, (uint64_t)trap_stubs + 16 * 0x45, SEL_CODE64, 0x8e, 3);
@@ -130,7 +130,7 @@ TEST(delivery, the_ist_switches_stacks_without_a_change_of_ring)
 	check_eq(handler_rsp, IST_STACK_TOP(3) - sizeof(struct frame));
 }
 
-TEST(delivery, the_stack_is_aligned_to_16_bytes_before_the_frame_is_pushed)
+TEST_REAL(delivery, the_stack_is_aligned_to_16_bytes_before_the_frame_is_pushed)
 {
 	set_handler(0x46, note_stack);
 	__asm__ volatile(
@@ -160,7 +160,7 @@ TEST(delivery, a_fault_while_a_fault_is_delivered_is_a_double_fault_with_error_0
 	check_eq(df_count, 1);
 }
 
-TEST(delivery, a_page_fault_while_a_page_fault_is_delivered_is_a_double_fault)
+TEST_REAL(delivery, a_page_fault_while_a_page_fault_is_delivered_is_a_double_fault)
 {
 	set_gate(V_PF, FREE_VA + 0x1000, SEL_CODE64, 0x8e, 1);
 	*(uint64_t *)(tss[0] + 0x24) = FREE_VA + 0x3000; /* IST 1: not mapped */
@@ -170,14 +170,14 @@ TEST(delivery, a_page_fault_while_a_page_fault_is_delivered_is_a_double_fault)
 	check_eq(fault.cr2, FREE_VA + 0x3000 - 8);
 }
 
-TEST(delivery, a_benign_exception_then_a_fault_is_no_double_fault)
+TEST_REAL(delivery, a_benign_exception_then_a_fault_is_no_double_fault)
 {
 	idt[V_BP].type &= 0x7f;
 	CATCH(__asm__ volatile("int3"));
 	check_fault(V_NP, V_BP * 8 + 2);
 }
 
-TEST(delivery, sti_holds_interrupts_off_for_one_instruction)
+TEST_REAL(delivery, sti_holds_interrupts_off_for_one_instruction)
 {
 	static volatile uint64_t marker;
 	extern const uint8_t after_shadow[];
@@ -210,7 +210,7 @@ TEST(delivery, iret_to_a_non_canonical_rip_faults_at_the_iret)
 }
 
 BLOB(user_iret, "mov %cs, %rax; int $0x80");
-TEST(delivery, iret_to_ring_3_in_compatibility_mode_runs_32_bit_code)
+TEST_REAL(delivery, iret_to_ring_3_in_compatibility_mode_runs_32_bit_code)
 {
 	static const uint8_t code[] = {
 	    0x40, 0xcd, 0x80}; /* inc %eax in 32-bit code; a REX prefix in 64-bit code */

@@ -158,7 +158,7 @@ TEST(paging, reserved_bits_of_a_large_page_give_error_9)
 	check_fault(V_PF, 9);
 }
 
-TEST(paging, an_access_across_two_pages_faults_on_the_missing_one_with_its_address)
+TEST_REAL(paging, an_access_across_two_pages_faults_on_the_missing_one_with_its_address)
 {
 	uint64_t *page = alloc_page();
 
@@ -262,7 +262,7 @@ TEST(paging, smep_forbids_fetches_from_user_pages)
 	check_fault(V_PF, 0x11);
 }
 
-TEST(paging, smap_forbids_user_data_unless_ac_is_set)
+TEST_REAL(paging, smap_forbids_user_data_unless_ac_is_set)
 {
 	if (!has(7, 1, 20))
 		test_skip("no SMAP");

@@ -48,14 +48,14 @@ TEST(privilege, the_io_bitmap_opens_single_ports)
 	check_fault(V_GP, 0);
 }
 
-TEST(privilege, iopl_3_opens_all_ports_and_cli)
+TEST_REAL(privilege, iopl_3_opens_all_ports_and_cli)
 {
 	RUN_USER(u_in, .rflags = 0x3000);
 	check_eq(fault.vector, 0x80);
 }
 
 BLOB(u_popf, "push $0x3202; popf; pushf; pop %rax; int $0x80");
-TEST(privilege, popf_in_ring_3_changes_neither_if_nor_iopl)
+TEST_REAL(privilege, popf_in_ring_3_changes_neither_if_nor_iopl)
 {
 	RUN_USER(u_popf);
 	check_eq(fault.vector, 0x80);
@@ -78,7 +78,7 @@ __asm__(".text\nsys_entry: mov %rsp, sys_user_rsp(%rip); mov sys_kernel_rsp(%rip
 	"call sys_main; pop %r11; pop %rcx; mov sys_user_rsp(%rip), %rsp; sysretq\n");
 
 BLOB(u_syscall, "syscall; mov %rcx, %rax; int $0x80");
-TEST(privilege, syscall_and_sysret_carry_rip_and_flags)
+TEST_REAL(privilege, syscall_and_sysret_carry_rip_and_flags)
 {
 	sys_kernel_rsp = (uint64_t)sys_stack + sizeof(sys_stack);
 	wrmsr(EFER, rdmsr(EFER) | 1);
@@ -94,7 +94,7 @@ TEST(privilege, syscall_and_sysret_carry_rip_and_flags)
 	check_eq(fault.cs, SEL_UCODE64);
 }
 
-TEST(privilege, syscall_without_sce_is_undefined)
+TEST_REAL(privilege, syscall_without_sce_is_undefined)
 {
 	wrmsr(EFER, rdmsr(EFER) & ~1ull);
 	RUN_USER(u_syscall);
@@ -109,7 +109,7 @@ TEST(privilege, unknown_msrs_fault_on_read_and_write)
 	check_fault(V_GP, 0);
 }
 
-TEST(privilege, msrs_refuse_reserved_bits_and_non_canonical_addresses)
+TEST_REAL(privilege, msrs_refuse_reserved_bits_and_non_canonical_addresses)
 {
 	CATCH(wrmsr(EFER, rdmsr(EFER) | 1ull << 40));
 	check_fault(V_GP, 0);
@@ -123,7 +123,7 @@ TEST(privilege, msrs_refuse_reserved_bits_and_non_canonical_addresses)
 	check_fault(V_GP, 0);
 }
 
-TEST(privilege, control_registers_refuse_reserved_bits_and_bad_combinations)
+TEST_REAL(privilege, control_registers_refuse_reserved_bits_and_bad_combinations)
 {
 	CATCH(write_cr4(read_cr4() | 1ull << 31));
 	check_fault(V_GP, 0);
@@ -201,7 +201,7 @@ TEST(privilege, ltr_of_a_busy_tss_faults_and_of_a_free_one_makes_it_busy)
 	gdt[8] &= ~(2ull << 40);
 }
 
-TEST(privilege, lar_lsl_verr_and_verw_judge_selectors)
+TEST_REAL(privilege, lar_lsl_verr_and_verw_judge_selectors)
 {
 	uint32_t ar = 0, limit = 0;
 	bool ok;
@@ -228,7 +228,7 @@ __asm__(".text\ngate_target: mov %cs, %rax; mov %rax, gate_cs_(%rip); mov 16(%rs
 extern uint64_t gate_cs_[3];
 BLOB(u_call_gate, "lea 1f(%rip), %rdx; movl $0, -16(%rsp); movw $0x63, -8(%rsp); lcall *-12(%rsp); "
 		  "mov %ss, %rax; int $0x80; 1:");
-TEST(privilege, a_64_bit_call_gate_goes_to_ring_0_and_back)
+TEST_REAL(privilege, a_64_bit_call_gate_goes_to_ring_0_and_back)
 {
 	uint64_t t = (uint64_t)gate_target;
 
@@ -260,7 +260,7 @@ TEST(privilege, cpuid_reports_long_mode_and_follows_osxsave)
 }
 
 BLOB(u_ac, "pushf; orl $0x40000, (%rsp); popf; mov 1(%rsp), %eax; int $0x80");
-TEST(privilege, alignment_is_checked_in_ring_3_with_am_and_ac)
+TEST_REAL(privilege, alignment_is_checked_in_ring_3_with_am_and_ac)
 {
 	write_cr0(read_cr0() | 1ull << 18);
 	map(USER_STACK, (uint64_t)alloc_page(), PTE_P | PTE_U | PTE_W);

@@ -155,6 +155,8 @@ static const char *missing(unsigned flags)
 		return "no floating point or vector instructions here";
 	if ((flags & NEEDS_REAL) && cmdline_has("slow"))
 		return "the emulator behind /dev/kvm cannot do this";
+	if ((flags & NEEDS_OWN_APIC) && cmdline_has("kvm"))
+		return "the host kernel's local APIC keeps no errors";
 	if ((flags & NEEDS_SMP) && cpu_count() < 2)
 		return "one CPU";
 	return 0;

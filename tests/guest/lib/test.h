@@ -6,7 +6,7 @@
 
 typedef _Bool bool;
 
-enum test_flags { NEEDS_SSE = 1, NEEDS_SMP = 2, NEEDS_REAL = 4 };
+enum test_flags { NEEDS_SSE = 1, NEEDS_SMP = 2, NEEDS_REAL = 4, NEEDS_OWN_APIC = 8 };
 
 struct test {
 	const char *group, *name;
@@ -27,6 +27,8 @@ struct test {
 
 /* Needs a real CPU or our own engine: no emulator behind /dev/kvm can do it (word "slow"). */
 #define TEST_REAL(group, name) TEST_(group, name, NEEDS_REAL)
+/* Looks at what the local APIC in the host's kernel (word "kvm") leaves out. */
+#define TEST_OWN_APIC(group, name) TEST_(group, name, NEEDS_OWN_APIC)
 
 /* A check that fails ends the test with the place and both values. */
 void test_fail(const char *file, int line, const char *what, uint64_t got, uint64_t want)
