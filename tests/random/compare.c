@@ -85,13 +85,31 @@ static void compare_fault(struct list *l, const struct ri_result *a, const struc
 		add(l, "error");
 }
 
+/* A gather may be interrupted by a single-step trap between elements; the interpreter's is not. */
+static _Bool in_gather(const struct ri_case *c, uint64_t rip)
+{
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+	ZydisDecodedInstruction zi;
+	ZydisDecoder decoder;
+	uint8_t code[RI_PAGE];
+
+	if (rip < RI_CODE || rip >= RI_CODE + RI_PAGE - 15)
+		return 0;
+	ri_assemble(c, code);
+	ri_decoder(&decoder, c->mode32);
+	return ZYAN_SUCCESS(
+		   ZydisDecoderDecodeFull(&decoder, code + (rip - RI_CODE), 15, &zi, ops)) &&
+	       zi.meta.isa_set == ZYDIS_ISA_SET_AVX2GATHER;
+}
+
 void ri_compare(const struct ri_case *c, const struct ri_result *a, const struct ri_result *b,
 		char *what, size_t size)
 {
 	struct list l = {.text = what, .size = size};
 
 	what[0] = 0;
-	(void)c;
+	if (a->vector == X86_VEC_DB && in_gather(c, a->state.rip))
+		return;
 	if (a->lost || b->lost) {
 		if (a->lost != b->lost)
 			add(&l, a->lost ? "lost natively" : "lost in the guest");

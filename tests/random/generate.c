@@ -24,6 +24,8 @@ void ri_decoder(ZydisDecoder *decoder, _Bool mode32)
 	ZydisDecoderInit(decoder,
 			 mode32 ? ZYDIS_MACHINE_MODE_LONG_COMPAT_32 : ZYDIS_MACHINE_MODE_LONG_64,
 			 mode32 ? ZYDIS_STACK_WIDTH_32 : ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderEnableMode(decoder, ZYDIS_DECODER_MODE_AMD_BRANCHES,
+			       __builtin_cpu_is("amd") ? ZYAN_TRUE : ZYAN_FALSE);
 }
 
 /* States */
@@ -143,6 +145,10 @@ static void make_state(struct gen *g)
 	s->rflags = X86_FIXED | X86_IF | (ri_next(r) & X86_ARITH);
 	if (ri_chance(r, 20))
 		s->rflags |= X86_DF;
+	if (ri_chance(r, 3))
+		s->rflags |= X86_AC;
+	if (ri_chance(r, 1))
+		s->rflags |= X86_TF;
 	for (unsigned i = 0; i < 16; i++) {
 		for (unsigned k = 0; k < 4; k++) {
 			uint64_t v = number(r);
@@ -211,11 +217,7 @@ static _Bool allowed_mnemonic(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_SYSCALL:
 	case ZYDIS_MNEMONIC_SYSENTER:
 	case ZYDIS_MNEMONIC_INT:
-	case ZYDIS_MNEMONIC_INT1:
-	case ZYDIS_MNEMONIC_INTO:
-	case ZYDIS_MNEMONIC_POPF:
-	case ZYDIS_MNEMONIC_POPFD:
-	case ZYDIS_MNEMONIC_POPFQ:
+	case ZYDIS_MNEMONIC_INT1: /* hypervisors under the host get its RIP wrong */
 	/* Load segment registers from a descriptor table that is not the same. */
 	case ZYDIS_MNEMONIC_LDS:
 	case ZYDIS_MNEMONIC_LES:
@@ -243,9 +245,8 @@ static _Bool allowed_operands(const ZydisDecodedInstruction *zi, const ZydisDeco
 		    ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT &&
 		    (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 			return 0;
-		/* FS is the host's thread pointer; GS's base may be anything. */
-		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY &&
-		    (op->mem.segment == ZYDIS_REGISTER_FS || op->mem.segment == ZYDIS_REGISTER_GS))
+		/* FS is the host's thread pointer. */
+		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY && op->mem.segment == ZYDIS_REGISTER_FS)
 			return 0;
 	}
 	return 1;
@@ -258,12 +259,16 @@ static _Bool allowed(const ZydisDecodedInstruction *zi, const ZydisDecodedOperan
 		return 0;
 	if (!allowed_set(zi->meta.isa_set) || !allowed_mnemonic(zi->mnemonic))
 		return 0;
-	/* 32-bit code cannot be told to wake from HLT and the like; all are #GP. */
 	switch (zi->meta.category) {
 	case ZYDIS_CATEGORY_CALL:
 	case ZYDIS_CATEGORY_RET:
 	case ZYDIS_CATEGORY_UNCOND_BR:
-	case ZYDIS_CATEGORY_COND_BR: return 0; /* made by make_branch */
+		/* Relative ones are made by make_branch. */
+		if (zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ||
+		    (ops[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && ops[0].imm.is_relative))
+			return 0;
+		break;
+	case ZYDIS_CATEGORY_COND_BR: return 0;
 	default: break;
 	}
 	return allowed_operands(zi, ops);
@@ -360,7 +365,7 @@ static uint8_t *put_legacy(struct gen *g, uint8_t *out, const struct prefix *p, 
 	if (ri_chance(&g->r, 4))
 		*out++ = mandatory[ri_below(&g->r, 3)];
 	if (ri_chance(&g->r, 3))
-		*out++ = ri_chance(&g->r, 50) ? 0x67 : 0x3e;
+		*out++ = ri_chance(&g->r, 50) ? 0x67 : ri_chance(&g->r, 50) ? 0x3e : 0x65;
 	if (p->rex && !g->c->mode32)
 		*out++ = (uint8_t)(0x40 | p->w << 3 | p->r << 2 | p->x << 1 | p->b);
 	if (map)

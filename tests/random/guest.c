@@ -2,9 +2,11 @@
 #include "randinsn.h"
 
 #include <errno.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/time.h>
 #include "engine/vcpu.h"
 #include "x86/regs.h"
 
@@ -132,10 +134,20 @@ static void guest_state(struct ri_guest *g)
 	segment(&s->seg[X86_DS], RI_SS, 0xc0f3);
 	segment(&s->seg[X86_ES], RI_SS, 0xc0f3);
 	segment(&s->seg[X86_SS], RI_SS, 0xc0f3);
+	s->seg[X86_GS].base = RI_GS_BASE;
 	s->tr = (struct x86_seg){
 	    .base = K(P_GDT) + TSS_OFFSET, .limit = 103, .attr = 0x8b, .selector = KTSS};
 	s->gdt = (struct x86_table){.base = K(P_GDT), .limit = KTSS + 15};
 	s->idt = (struct x86_table){.base = K(P_IDT), .limit = 32 * 16 - 1};
+}
+
+/* A case that goes round in circles is ended by a timer. */
+static struct vcpu *alarm_vcpu;
+static void guest_alarm(int sig)
+{
+	(void)sig;
+	if (alarm_vcpu)
+		cpu_link_raise(&alarm_vcpu->link, CPU_EVENT_KICK);
 }
 
 int ri_guest_new(struct ri_guest **out)
@@ -143,6 +155,7 @@ int ri_guest_new(struct ri_guest **out)
 	struct ri_guest *g = aligned_alloc(64, ALIGN_UP(sizeof(*g), 64));
 	struct gmem_config mc = {.ram_bytes = 1 << 20, .low_limit = 1 << 30};
 	struct engine_config ec = {.soft = SOFT_INTERP};
+	const struct itimerval every_second = {{1, 0}, {1, 0}};
 	uint8_t page[RI_PAGE];
 	struct cpuid_caps caps;
 	struct error err;
@@ -176,6 +189,9 @@ int ri_guest_new(struct ri_guest **out)
 	memset(page, 0xcc, sizeof(page));
 	if (gmem_write(g->mem, gpa(P_CODE << 12), page, RI_PAGE) < 0)
 		return -ENOMEM;
+	alarm_vcpu = g->vcpu;
+	signal(SIGALRM, guest_alarm);
+	setitimer(ITIMER_REAL, &every_second, NULL);
 	*out = g;
 	return 0;
 }
@@ -184,6 +200,7 @@ void ri_guest_free(struct ri_guest *g)
 {
 	if (!g)
 		return;
+	alarm_vcpu = NULL;
 	engine_soft.vcpu_destroy(g->vcpu);
 	engine_soft.destroy(g->engine);
 	clock_free(g->clock);
@@ -252,8 +269,12 @@ void ri_guest_run(struct ri_guest *g, const struct ri_case *c, struct ri_result 
 	guest_load(g, c);
 	if (engine_soft.set_state(g->vcpu, &g->base) < 0)
 		abort();
-	for (unsigned i = 0; i < 1000 && ret == RUN_KICKED; i++)
+	cpu_link_clear(&g->vcpu->link, CPU_EVENT_KICK);
+	for (unsigned i = 0; i < 1000 && ret == RUN_KICKED; i++) {
 		ret = engine_soft.run(g->vcpu);
+		if (atomic_load(&g->vcpu->link.events) & CPU_EVENT_KICK)
+			break;
+	}
 	guest_store(g, out);
 	out->lost |= ret != RUN_HALTED;
 }

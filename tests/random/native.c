@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
@@ -106,6 +107,11 @@ static void child_signal(int sig, siginfo_t *info, void *ctx)
 {
 	struct shared *s = child_shared;
 
+	/* Bits of the case's RFLAGS that a signal leaves: AC, NT, ID; and its data segments. */
+	__asm__ volatile("pushfq; andq %0, (%%rsp); popfq; movl %1, %%ds; movl %1, %%es"
+			 :
+			 : "i"(~0x244000), "r"(RI_SS)
+			 : "cc", "memory");
 	(void)info;
 	if (sig != SIGUSR1) {
 		child_store(ctx, &s->results[s->done]);
@@ -145,7 +151,8 @@ static NORETURN void child_main(struct shared *s, int in, int out)
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
 	child_shared = s;
 	child_map();
-	__asm__ volatile("movl %0, %%ds; movl %0, %%es" : : "r"(RI_SS));
+	if (syscall(SYS_arch_prctl, 0x1001 /* ARCH_SET_GS */, RI_GS_BASE) != 0)
+		_exit(1);
 	sigaltstack(&stack, NULL);
 	for (size_t i = 0; i < ARRAY_SIZE(signals); i++)
 		sigaction(signals[i], &sa, NULL);

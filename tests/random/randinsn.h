@@ -19,6 +19,9 @@
 #define RI_MAX_INSNS 24
 #define RI_BATCH     256
 
+/* In 64-bit code; FS belongs to the host's C library. */
+#define RI_GS_BASE (RI_DATA + 512)
+
 /* Selectors, as Linux gives them to 64-bit programs; the guest's GDT has the same. */
 #define RI_CS64 0x33
 #define RI_CS32 0x23

@@ -145,12 +145,21 @@ void soft_io_breakpoint(struct soft_cpu *cpu, uint16_t port, unsigned size)
 		cpu->debug_hits |= breakpoints(cpu, port, size, BIT32(2));
 }
 
-/* What explicit accesses are subject to beside paging: alignment and data breakpoints (SDM3 17.2.4:
- * R/W 1 is writes, 3 is both). */
-static void access_check(struct soft_cpu *cpu, uint64_t lin, unsigned len, _Bool write)
+void soft_align_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned len)
 {
-	if (cpu->align_check && len <= 8 && !(len & (len - 1)) && (lin & (len - 1)))
-		soft_raise_err(cpu, X86_VEC_AC, 0);
+	unsigned align = len == 10 ? 8 : len > 32 || (len & (len - 1)) ? 1 : MIN(len, 16u);
+
+	if (!(lin & (align - 1)))
+		return;
+	if (soft_is64(cpu) ? !soft_canonical(lin)
+			   : (cpu->mode & SOFT_MODE_FLAT) && (uint32_t)lin > UINT32_MAX - len + 1)
+		soft_raise_err(cpu, seg == X86_SS ? X86_VEC_SS : X86_VEC_GP, 0);
+	soft_raise_err(cpu, X86_VEC_AC, 0);
+}
+
+/* Data breakpoints that an access hits (SDM3 17.2.4: R/W 1 is writes, 3 is both). */
+static void breakpoint_check(struct soft_cpu *cpu, uint64_t lin, unsigned len, _Bool write)
+{
 	if (cpu->data_bp)
 		cpu->debug_hits |=
 		    breakpoints(cpu, lin, len, write ? BIT32(1) | BIT32(3) : BIT32(3));
@@ -182,30 +191,53 @@ uint64_t soft_read_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsign
 {
 	uint64_t v = 0;
 
-	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE]))
-		access_check(cpu, lin, size, 0);
+	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE])) {
+		soft_align(cpu, seg, lin, size);
+		breakpoint_check(cpu, lin, size, 0);
+	}
 	access_read(cpu, soft_mmu_kind(cpu), seg, lin, &v, size);
 	return v;
 }
 
 void soft_write_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned size, uint64_t v)
 {
-	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE]))
-		access_check(cpu, lin, size, 1);
+	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE])) {
+		soft_align(cpu, seg, lin, size);
+		breakpoint_check(cpu, lin, size, 1);
+	}
 	access_write(cpu, soft_mmu_kind(cpu), seg, lin, &v, size);
 }
 
 void soft_load(struct soft_cpu *cpu, unsigned seg, uint64_t lin, void *buf, unsigned len)
 {
-	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE]))
-		access_check(cpu, lin, len, 0);
+	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE])) {
+		soft_align(cpu, seg, lin, len);
+		breakpoint_check(cpu, lin, len, 0);
+	}
 	access_read(cpu, soft_mmu_kind(cpu), seg, lin, buf, len);
 }
 
 void soft_store(struct soft_cpu *cpu, unsigned seg, uint64_t lin, const void *buf, unsigned len)
 {
-	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE]))
-		access_check(cpu, lin, len, 1);
+	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE])) {
+		soft_align(cpu, seg, lin, len);
+		breakpoint_check(cpu, lin, len, 1);
+	}
+	access_write(cpu, soft_mmu_kind(cpu), seg, lin, buf, len);
+}
+
+void soft_load_bytes(struct soft_cpu *cpu, unsigned seg, uint64_t lin, void *buf, unsigned len)
+{
+	if (UNLIKELY(cpu->data_bp))
+		breakpoint_check(cpu, lin, len, 0);
+	access_read(cpu, soft_mmu_kind(cpu), seg, lin, buf, len);
+}
+
+void soft_store_bytes(struct soft_cpu *cpu, unsigned seg, uint64_t lin, const void *buf,
+		      unsigned len)
+{
+	if (UNLIKELY(cpu->data_bp))
+		breakpoint_check(cpu, lin, len, 1);
 	access_write(cpu, soft_mmu_kind(cpu), seg, lin, buf, len);
 }
 
@@ -279,8 +311,10 @@ void *soft_rmw_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned s
 {
 	struct piece p[2];
 
-	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE]))
-		access_check(cpu, lin, size, 1);
+	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE])) {
+		soft_align(cpu, seg, lin, size);
+		breakpoint_check(cpu, lin, size, 1);
+	}
 	unsigned n = pieces_get(cpu, soft_mmu_kind(cpu), seg, lin, size, 1, p);
 	cpu->rmw_lin = p[0].lin;
 	cpu->rmw_size = (uint8_t)size;

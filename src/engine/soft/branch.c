@@ -170,6 +170,10 @@ _Bool decode_branch(struct soft_decode *d)
 
 	uint8_t osize =
 	    is64 ? (d->zi->operand_width == 16 ? 2 : 8) : (d->zi->operand_width == 16 ? 2 : 4);
+	/* The decoder has the vendors' difference for relative branches only. */
+	if (is64 && (d->zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && !d->zi->raw.rex.W &&
+	    d->cpu->base.engine->env->cpuid->amd)
+		osize = 2;
 	uint8_t old = out->osize;
 	uint64_t imm = out->imm;
 	out->osize = osize & 15;

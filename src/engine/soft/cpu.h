@@ -277,7 +277,20 @@ uint64_t soft_read_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsign
 void soft_write_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned size, uint64_t v);
 void soft_load(struct soft_cpu *cpu, unsigned seg, uint64_t lin, void *buf, unsigned len);
 void soft_store(struct soft_cpu *cpu, unsigned seg, uint64_t lin, const void *buf, unsigned len);
-/* Raises what an access would raise; no other effect than A and D bits. len up to 4096. */
+/* The same without an alignment check: gathers and masked moves have none. */
+void soft_load_bytes(struct soft_cpu *cpu, unsigned seg, uint64_t lin, void *buf, unsigned len);
+void soft_store_bytes(struct soft_cpu *cpu, unsigned seg, uint64_t lin, const void *buf,
+		      unsigned len);
+/* #AC: ring 3 with CR0.AM and EFLAGS.AC. By natural alignment; an x87 register counts as 8 bytes, a
+ * 256-bit vector as 16. Accesses make it themselves; for those that probe first. */
+void soft_align_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned len);
+static inline void soft_align(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned len)
+{
+	if (UNLIKELY(cpu->align_check))
+		soft_align_slow(cpu, seg, lin, len);
+}
+/* Raises what an access would raise but for #AC; no other effect than A and D bits. len up to 4096.
+ */
 void soft_probe(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned len, _Bool write);
 /* The CPU's own accesses to GDT, LDT, IDT, TSS and inner stacks: supervisor whatever the CPL, not
  * subject to SMAP-by-AC rules for explicit accesses. size 1 to 8. */

@@ -71,11 +71,16 @@ static void mem_operand(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 
 	out->flags |= INSN_MEM;
 	out->seg = (uint8_t)seg_of(m->segment);
-	out->base = ea_unit(m->base);
+	/* Zydis 4.0 takes R13D as the base where there is none. */
+	out->base = zi->raw.sib.offset && zi->raw.modrm.mod == 0 && zi->raw.sib.base == 5
+			? SOFT_EA_ZERO
+			: ea_unit(m->base);
 	/* A vector index (VSIB) is not ours to read. */
 	out->index = ea_unit(m->index);
 	out->scale = (uint8_t)(m->scale <= 1 ? 0 : m->scale == 2 ? 1 : m->scale == 4 ? 2 : 3);
-	out->disp = m->disp.has_displacement ? m->disp.value : 0;
+	out->disp = zi->raw.disp.size	       ? zi->raw.disp.value
+		    : m->disp.has_displacement ? m->disp.value
+					       : 0;
 	if (out->base == SOFT_EA_RIP)
 		out->disp += zi->length;
 	out->segbase = SOFT_EA_ZERO;

@@ -106,7 +106,10 @@ static void enter(struct soft_cpu *cpu, const struct insn *i)
 	}
 	/* The new top must be writable (SDM2 ENTER); then it is committed. */
 	uint64_t top = (cpu->s.gpr[X86_RSP] + off - (i->imm & 0xffff)) & size_mask(stack_size(cpu));
-	soft_probe(cpu, X86_SS, soft_seg_lin(cpu, X86_SS, top, size, 1), size, 1);
+	uint64_t lin = soft_seg_lin(cpu, X86_SS, top, size, 1);
+
+	soft_align(cpu, X86_SS, lin, size);
+	soft_probe(cpu, X86_SS, lin, size, 1);
 	insn_gpr_set(cpu, X86_RBP * 8, size, frame);
 	stack_set(cpu, top);
 }

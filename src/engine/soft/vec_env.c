@@ -186,6 +186,7 @@ static void vec_fnsave(struct soft_cpu *cpu, const struct insn *i)
 /* What is loaded first, then the end: as AMD's CPUs show in CR2. */
 static void env_probe(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, unsigned len)
 {
+	soft_align(cpu, i->seg, lin, 4);
 	soft_probe(cpu, i->seg, lin, 4, 0);
 	soft_probe(cpu, i->seg, lin + len - 1, 1, 0);
 }

@@ -43,13 +43,18 @@ static void mask_store(struct soft_cpu *cpu, const struct insn *i, uint64_t lin,
 	unsigned size = element_size(i), total = operand_size(i), len;
 
 	/* AMD's CPUs look at all of MASKMOVQ's and MASKMOVDQU's operand. */
-	if (size == 1 && cpu->base.engine->env->cpuid->amd)
+	if (size == 1 && cpu->base.engine->env->cpuid->amd) {
+		unsigned at = 0;
+
+		if (mask_run(mask, size, total, &at))
+			soft_align(cpu, i->seg, lin, total);
 		soft_probe(cpu, i->seg, lin, total, 1);
+	}
 
 	for (unsigned at = 0; (len = mask_run(mask, size, total, &at)) != 0; at += len)
 		soft_probe(cpu, i->seg, lin + at, len, 1);
 	for (unsigned at = 0; (len = mask_run(mask, size, total, &at)) != 0; at += len)
-		soft_store(cpu, i->seg, lin + at, data + at, len);
+		soft_store_bytes(cpu, i->seg, lin + at, data + at, len);
 }
 
 static void vec_maskmov_store(struct soft_cpu *cpu, const struct insn *i)
@@ -69,7 +74,7 @@ static void vec_maskmov_load(struct soft_cpu *cpu, const struct insn *i)
 	vec_check(cpu, VEC_AVX);
 	lin = soft_lin(cpu, i, total, 0);
 	for (unsigned at = 0; (len = mask_run(mask, size, total, &at)) != 0; at += len)
-		soft_load(cpu, i->seg, lin + at, data + at, len);
+		soft_load_bytes(cpu, i->seg, lin + at, data + at, len);
 	memcpy(cpu->s.fpu.vec[i->r1], data, sizeof(data));
 }
 
@@ -140,7 +145,7 @@ static void vec_gather(struct soft_cpu *cpu, const struct insn *i)
 			at = (int32_t)at;
 		offset = soft_ea_offset(cpu, i) + ((uint64_t)at << scale);
 		lin = soft_seg_lin(cpu, i->seg, cut_address(i, offset), es, 0);
-		soft_load(cpu, i->seg, lin, v, es);
+		soft_load_bytes(cpu, i->seg, lin, v, es);
 		memcpy(dst + n * es, v, es);
 		memset(mask + n * es, 0, es);
 	}
@@ -169,14 +174,8 @@ static _Bool decode_gather(const ZydisDecodedInstruction *zi, const ZydisDecoded
 	out->r1 = number(&ops[0]);
 	out->r2 = number(&ops[2]);
 	out->r3 = (uint8_t)ZydisRegisterGetId(m->index);
-	out->base = m->base == ZYDIS_REGISTER_NONE
-			? SOFT_EA_ZERO
-			: (uint8_t)SOFT_EA_GPR(ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(
-			      ZYDIS_MACHINE_MODE_LONG_64, m->base)));
 	out->index = SOFT_EA_ZERO;
 	out->scale = 0;
-	out->disp = m->disp.has_displacement ? m->disp.value : 0;
-	out->seg = segment(m->segment);
 	out->imm = (uint64_t)__builtin_ctz(m->scale ? m->scale : 1);
 	out->fn = vec_gather;
 	return 1;

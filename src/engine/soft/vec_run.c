@@ -112,6 +112,7 @@ static ALWAYS_INLINE void vec_store(struct soft_cpu *cpu, const struct insn *i,
 			soft_stored(cpu, e->flags, lin, size);
 		return;
 	}
+	soft_align(cpu, i->seg, lin, size);
 	soft_probe(cpu, i->seg, lin, size, 1);
 	vec_run_class(cpu, i, cpu->vec->buf, class);
 	soft_store(cpu, i->seg, lin, cpu->vec->buf, size);
@@ -191,6 +192,7 @@ static COLD void vec_x87_store_slow(struct soft_cpu *cpu, const struct insn *i, 
 	unsigned size = i->aux & VEC_SIZE;
 	uint8_t before[X86_FX_ST + 128], first[16], *buf = cpu->vec->buf;
 
+	soft_align(cpu, i->seg, lin, size);
 	soft_probe(cpu, i->seg, lin, size, 1);
 	memcpy(before, cpu->s.fpu.fx, sizeof(before));
 	memset(buf, 0x55, size);
