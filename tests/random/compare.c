@@ -184,24 +184,22 @@ static void show_code(const struct ri_case *c)
 	uint8_t code[RI_PAGE];
 	unsigned off = RI_START;
 
-	ri_assemble(c, code);
 	ri_decoder(&decoder, c->mode32);
 	ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-	for (unsigned i = 0; i < c->count; i++) {
+	for (unsigned end = RI_START + ri_assemble(c, code); off < end;) {
 		ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-		ZydisDecodedInstruction zi;
+		ZydisDecodedInstruction zi = {.length = 15};
 		char text[128] = "(not known to the decoder)";
 
-		if (ZYAN_SUCCESS(
-			ZydisDecoderDecodeFull(&decoder, code + off, c->insn[i].len, &zi, ops)))
+		if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code + off, 15, &zi, ops)))
 			ZydisFormatterFormatInstruction(&formatter, &zi, ops,
 							zi.operand_count_visible, text,
 							sizeof(text), RI_CODE + off, NULL);
 		printf("  %llx: ", (unsigned long long)(RI_CODE + off));
-		for (unsigned k = 0; k < c->insn[i].len; k++)
+		for (unsigned k = 0; k < zi.length; k++)
 			printf("%02x", code[off + k]);
-		printf("%*s %s\n", (int)(32 - 2 * c->insn[i].len), "", text);
-		off += c->insn[i].len;
+		printf("%*s %s\n", (int)(32 - 2 * zi.length), "", text);
+		off += zi.length;
 	}
 }
 

@@ -226,10 +226,7 @@ static _Bool allowed_mnemonic(ZydisMnemonic m)
 	case ZYDIS_MNEMONIC_LSS:
 	case ZYDIS_MNEMONIC_IRET:
 	case ZYDIS_MNEMONIC_IRETD:
-	case ZYDIS_MNEMONIC_IRETQ:
-	/* The code and data selectors beside the x87 pointers are not kept. */
-	case ZYDIS_MNEMONIC_FNSTENV:
-	case ZYDIS_MNEMONIC_FNSAVE: return 0;
+	case ZYDIS_MNEMONIC_IRETQ: return 0;
 	default: return 1;
 	}
 }
@@ -445,6 +442,60 @@ static void make_branch(struct gen *g, struct ri_insn *out)
 	out->skip = (uint8_t)(1 + ri_below(&g->r, 3));
 }
 
+/* mov eax, 0 to 7; cdq; an instruction of the XSAVE family, mostly on a 64-byte boundary. All in
+ * one, as the host may have more components than the guest. */
+static void make_xsave(struct gen *g, struct ri_insn *out)
+{
+	/* XSAVE, XRSTOR, XSAVEOPT, XSAVEC */
+	static const uint8_t ops[4][2] = {{0xae, 4}, {0xae, 5}, {0xae, 6}, {0xc7, 4}};
+	const uint8_t *op = ops[ri_below(&g->r, 4)];
+	/* Not RAX and RDX; not RSP and R12, which need a SIB byte. */
+	unsigned base = pick(g, g->pointers & ~0x1015u, g->c->mode32 ? 8 : 16);
+	uint8_t *p = out->bytes;
+
+	memset(out, 0, sizeof(*out));
+	*p++ = 0xb8;
+	*p = (uint8_t)ri_below(&g->r, 8);
+	p += 4;
+	*p++ = 0x99;
+	if (!g->c->mode32)
+		*p++ = (uint8_t)(0x40 | ri_below(&g->r, 2) << 3 | base >> 3);
+	*p++ = 0x0f;
+	*p++ = op[0];
+	*p++ = (uint8_t)(0x40 | op[1] << 3 | (base & 7));
+	*p++ = ri_chance(&g->r, 90) ? 0 : (uint8_t)ri_next(&g->r);
+	out->len = (uint8_t)(p - out->bytes);
+}
+
+/* Bytes that the decoder refuses though there are enough: invalid opcodes, LOCK where it may not
+ * be, prefixes before VEX, instructions that are too long. */
+static _Bool make_invalid(struct gen *g, struct ri_insn *out)
+{
+	static const uint8_t prefix[] = {0xf0, 0x66, 0xf2, 0xf3, 0x48, 0x67, 0x2e, 0x36};
+	ZydisDecodedInstruction zi;
+	uint8_t *p = out->bytes;
+
+	memset(out, 0, sizeof(*out));
+	for (unsigned n = ri_below(&g->r, 4); n; n--)
+		*p++ = prefix[ri_below(&g->r, ARRAY_SIZE(prefix))];
+	if (ri_chance(&g->r, 60))
+		*p++ = 0x0f;
+	while (p < out->bytes + sizeof(out->bytes))
+		*p++ = (uint8_t)ri_next(&g->r);
+	out->len = sizeof(out->bytes);
+	/* 3DNow's opcode is its last byte, and may be the sixteenth. */
+	for (unsigned k = 0; k + 1 < sizeof(out->bytes); k++) {
+		if (out->bytes[k] == 0x0f && out->bytes[k + 1] == 0x0f)
+			return 0;
+	}
+	switch (ZydisDecoderDecodeInstruction(&g->decoder, NULL, out->bytes, 15, &zi)) {
+	case ZYDIS_STATUS_ILLEGAL_LOCK:
+	case ZYDIS_STATUS_ILLEGAL_LEGACY_PFX:
+	case ZYDIS_STATUS_ILLEGAL_REX: return 1;
+	default: return 0;
+	}
+}
+
 void ri_generate(struct ri_case *c, uint64_t seed)
 {
 	struct gen g = {.c = c};
@@ -457,8 +508,14 @@ void ri_generate(struct ri_case *c, uint64_t seed)
 	make_state(&g);
 	c->count = 1 + ri_below(&g.r, ri_chance(&g.r, 50) ? 8 : RI_MAX_INSNS);
 	for (unsigned i = 0; i < c->count;) {
-		if (ri_chance(&g.r, 1))
+		unsigned kind = ri_below(&g.r, 400);
+
+		if (kind < 4)
 			make_branch(&g, &c->insn[i++]);
+		else if (kind < 8)
+			make_xsave(&g, &c->insn[i++]);
+		else if (kind < 9)
+			i += make_invalid(&g, &c->insn[i]);
 		else if (make_insn(&g, &c->insn[i]))
 			i++;
 	}

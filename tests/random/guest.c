@@ -143,9 +143,11 @@ static void guest_state(struct ri_guest *g)
 
 /* A case that goes round in circles is ended by a timer. */
 static struct vcpu *alarm_vcpu;
+static volatile sig_atomic_t alarm_seconds;
 static void guest_alarm(int sig)
 {
 	(void)sig;
+	alarm_seconds++;
 	if (alarm_vcpu)
 		cpu_link_raise(&alarm_vcpu->link, CPU_EVENT_KICK);
 }
@@ -269,11 +271,13 @@ void ri_guest_run(struct ri_guest *g, const struct ri_case *c, struct ri_result 
 	guest_load(g, c);
 	if (engine_soft.set_state(g->vcpu, &g->base) < 0)
 		abort();
+	alarm_seconds = 0;
 	cpu_link_clear(&g->vcpu->link, CPU_EVENT_KICK);
 	for (unsigned i = 0; i < 1000 && ret == RUN_KICKED; i++) {
 		ret = engine_soft.run(g->vcpu);
-		if (atomic_load(&g->vcpu->link.events) & CPU_EVENT_KICK)
+		if (alarm_seconds > 2)
 			break;
+		cpu_link_clear(&g->vcpu->link, CPU_EVENT_KICK);
 	}
 	guest_store(g, out);
 	out->lost |= ret != RUN_HALTED;

@@ -96,7 +96,7 @@ static void shrink_state(struct run *r, struct ri_case *c)
 	}
 }
 
-static void report(struct run *r, const struct ri_case *found)
+static void report(struct run *r, const struct ri_case *found, const char *what)
 {
 	struct ri_case c = *found;
 	struct ri_result a, b;
@@ -113,7 +113,8 @@ static void report(struct run *r, const struct ri_case *found)
 	if (r->differences > r->max_shown)
 		return;
 	if (!differs(r, &c, &a, &b)) {
-		printf("seed %llu: differed once and not again\n", (unsigned long long)c.seed);
+		printf("seed %llu: differed once, in %s, and not again\n",
+		       (unsigned long long)c.seed, what);
 		return;
 	}
 	if (r->shrink) {
@@ -143,7 +144,7 @@ static void run_batch(struct run *r, uint64_t seed, unsigned count)
 		ri_compare(&cases[i], &native[i], &guest[i], what, sizeof(what));
 		r->lost += native[i].lost && guest[i].lost;
 		if (what[0])
-			report(r, &cases[i]);
+			report(r, &cases[i], what);
 		else if (r->verbose)
 			ri_show(&cases[i], &native[i], &guest[i]);
 	}

@@ -86,6 +86,11 @@ static void call_rel64(struct soft_cpu *cpu, const struct insn *i)
 
 static void call_to(struct soft_cpu *cpu, const struct insn *i, uint64_t target)
 {
+	uint64_t lin = stack_lin(cpu, -(uint64_t)i->osize, i->osize, 1);
+
+	/* The push's faults come before the target's. */
+	soft_align(cpu, X86_SS, lin, i->osize);
+	soft_probe(cpu, X86_SS, lin, i->osize, 1);
 	target = target_check(cpu, i, target);
 	stack_push(cpu, soft_next_rip(cpu, i), i->osize);
 	cpu->s.rip = target;

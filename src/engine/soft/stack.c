@@ -123,16 +123,17 @@ static void pusha(struct soft_cpu *cpu, const struct insn *i)
 		stack_write(cpu, -(uint64_t)((r + 1) * size), size, cpu->s.gpr[r]);
 	stack_add(cpu, -(uint64_t)(8 * size));
 }
+/* A fault on the way leaves what was loaded; RSP has not moved. */
 static void popa(struct soft_cpu *cpu, const struct insn *i)
 {
 	unsigned size = i->osize;
-	uint64_t v[8];
 
-	for (unsigned r = 8; r-- > 0;)
-		v[r] = stack_read(cpu, (7 - r) * size, size);
-	for (unsigned r = 0; r < 8; r++)
+	for (unsigned r = 8; r-- > 0;) {
+		uint64_t v = stack_read(cpu, (7 - r) * size, size);
+
 		if (r != X86_RSP)
-			insn_gpr_set(cpu, r * 8, size, v[r]);
+			insn_gpr_set(cpu, r * 8, size, v);
+	}
 	stack_add(cpu, 8 * size);
 }
 

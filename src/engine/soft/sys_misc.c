@@ -181,17 +181,13 @@ void sys_insn_bound(struct soft_cpu *cpu, const struct insn *i)
 	int32_t v, low, high;
 
 	if (i->osize == 2) {
-		uint32_t both = soft_read32(cpu, i->seg, lin);
-
 		v = (int16_t)insn_gpr16(cpu, i->r1);
-		low = (int16_t)both;
-		high = (int16_t)(both >> 16);
+		low = (int16_t)soft_read16(cpu, i->seg, lin);
+		high = (int16_t)soft_read16(cpu, i->seg, lin + 2);
 	} else {
-		uint64_t both = soft_read64(cpu, i->seg, lin);
-
 		v = (int32_t)insn_gpr32(cpu, i->r1);
-		low = (int32_t)both;
-		high = (int32_t)(both >> 32);
+		low = (int32_t)soft_read32(cpu, i->seg, lin);
+		high = (int32_t)soft_read32(cpu, i->seg, lin + 4);
 	}
 	if (v < low || v > high)
 		soft_raise(cpu, X86_VEC_BR);

@@ -87,6 +87,13 @@ static inline void vec_x87_check_pending(struct soft_cpu *cpu)
 		soft_raise(cpu, X86_VEC_MF);
 }
 
+/*
+ * The selectors beside the x87 pointers, which only the 32-bit forms of FXSAVE, XSAVE and FNSTENV
+ * show, are kept in bytes of the image that belong to software: FXSAVE64's form has no room.
+ */
+#define VEC_FX_FCS 416
+#define VEC_FX_FDS 418
+
 /* Lets the host turn fx's x87 part into what a CPU would have after loading it: reserved bits,
  * summary bits. */
 void vec_x87_normalize(struct soft_cpu *cpu);

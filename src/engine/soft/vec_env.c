@@ -50,6 +50,7 @@ void vec_x87_init(struct soft_cpu *cpu)
 	uint8_t *fx = cpu->s.fpu.fx;
 
 	memset(fx, 0, X86_FX_MXCSR);
+	memset(fx + VEC_FX_FCS, 0, 4);
 	put16(fx + X86_FX_FCW, 0x37f);
 }
 
@@ -93,15 +94,12 @@ static uint16_t x87_tags(const uint8_t *fx)
 	return (uint16_t)tags;
 }
 
-/*
- * The selectors beside the pointers are written as 0: FXRSTOR64, which every 64-bit system uses to
- * switch tasks, does not carry them either.
- */
 static void env_build(const struct soft_cpu *cpu, uint8_t *env, _Bool small)
 {
 	const uint8_t *fx = cpu->s.fpu.fx;
 	uint32_t fip = get32(fx + X86_FX_FIP), fdp = get32(fx + X86_FX_FDP);
 	uint32_t fop = get16(fx + X86_FX_FOP) & 0x7ff;
+	uint32_t fcs = get16(fx + VEC_FX_FCS), fds = get16(fx + VEC_FX_FDS);
 	_Bool real = cpu->mode & SOFT_MODE_REAL;
 
 	if (small) {
@@ -109,18 +107,18 @@ static void env_build(const struct soft_cpu *cpu, uint8_t *env, _Bool small)
 		put16(env + 2, get16(fx + X86_FX_FSW));
 		put16(env + 4, x87_tags(fx));
 		put16(env + 6, fip);
-		put16(env + 8, real ? fop | (fip >> 4 & 0xf000) : 0);
+		put16(env + 8, real ? fop | (fip >> 4 & 0xf000) : fcs);
 		put16(env + 10, fdp);
-		put16(env + 12, real ? fdp >> 4 & 0xf000 : 0);
+		put16(env + 12, real ? fdp >> 4 & 0xf000 : fds);
 		return;
 	}
 	put32(env, get16(fx + X86_FX_FCW) | 0xffff0000);
 	put32(env + 4, get16(fx + X86_FX_FSW) | 0xffff0000);
 	put32(env + 8, x87_tags(fx) | 0xffff0000);
 	put32(env + 12, real ? (fip & 0xffff) | 0xffff0000 : fip);
-	put32(env + 16, real ? fop | (fip >> 4 & 0x0ffff000) : fop << 16);
+	put32(env + 16, real ? fop | (fip >> 4 & 0x0ffff000) : fcs | fop << 16);
 	put32(env + 20, real ? (fdp & 0xffff) | 0xffff0000 : fdp);
-	put32(env + 24, real ? fdp >> 4 & 0x0ffff000 : 0xffff0000);
+	put32(env + 24, real ? fdp >> 4 & 0x0ffff000 : fds | 0xffff0000);
 }
 
 static void env_apply(struct soft_cpu *cpu, const uint8_t *env, _Bool small)
@@ -145,6 +143,8 @@ static void env_apply(struct soft_cpu *cpu, const uint8_t *env, _Bool small)
 		fop = get32(env + 16) >> 16;
 		fdp = get32(env + 20);
 	}
+	put16(fx + VEC_FX_FCS, real ? 0 : get16(env + (small ? 8 : 16)));
+	put16(fx + VEC_FX_FDS, real ? 0 : get16(env + (small ? 12 : 24)));
 	put16(fx + X86_FX_FCW, get16(env));
 	put16(fx + X86_FX_FSW, get16(env + step));
 	fx[X86_FX_FTW] = 0;
@@ -155,15 +155,29 @@ static void env_apply(struct soft_cpu *cpu, const uint8_t *env, _Bool small)
 	memcpy(fx + X86_FX_FDP, &fdp, 8);
 }
 
+/* What is accessed first, then the end: as AMD's CPUs show in CR2. */
+static void env_probe(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, unsigned len,
+		      _Bool write)
+{
+	unsigned word = i->aux & VEC_OPERAND16 ? 2 : 4;
+
+	soft_align(cpu, i->seg, lin, word);
+	soft_probe(cpu, i->seg, lin, word, write);
+	soft_probe(cpu, i->seg, lin + len - 1, 1, write);
+}
+
 static void vec_fnstenv(struct soft_cpu *cpu, const struct insn *i)
 {
 	_Bool small = i->aux & VEC_OPERAND16;
 	uint8_t env[ENV32], *fx = cpu->s.fpu.fx;
 	unsigned len = small ? ENV16 : ENV32;
+	uint64_t lin;
 
 	vec_check(cpu, VEC_X87);
 	env_build(cpu, env, small);
-	soft_store(cpu, i->seg, soft_lin(cpu, i, len, 1), env, len);
+	lin = soft_lin(cpu, i, len, 1);
+	env_probe(cpu, i, lin, len, 1);
+	soft_store(cpu, i->seg, lin, env, len);
 	put16(fx + X86_FX_FCW, get16(fx + X86_FX_FCW) | 0x3f);
 	vec_x87_normalize(cpu);
 }
@@ -173,22 +187,17 @@ static void vec_fnsave(struct soft_cpu *cpu, const struct insn *i)
 	_Bool small = i->aux & VEC_OPERAND16;
 	unsigned env = small ? ENV16 : ENV32;
 	uint8_t image[ENV32 + ENV_REGS];
+	uint64_t lin;
 
 	vec_check(cpu, VEC_X87);
 	env_build(cpu, image, small);
 	for (unsigned n = 0; n < 8; n++)
 		memcpy(image + env + n * 10, cpu->s.fpu.fx + X86_FX_ST + n * 16, 10);
-	soft_store(cpu, i->seg, soft_lin(cpu, i, env + ENV_REGS, 1), image, env + ENV_REGS);
+	lin = soft_lin(cpu, i, env + ENV_REGS, 1);
+	env_probe(cpu, i, lin, env + ENV_REGS, 1);
+	soft_store(cpu, i->seg, lin, image, env + ENV_REGS);
 	x87_top_zero(cpu);
 	vec_x87_init(cpu);
-}
-
-/* What is loaded first, then the end: as AMD's CPUs show in CR2. */
-static void env_probe(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, unsigned len)
-{
-	soft_align(cpu, i->seg, lin, 4);
-	soft_probe(cpu, i->seg, lin, 4, 0);
-	soft_probe(cpu, i->seg, lin + len - 1, 1, 0);
 }
 
 static void vec_fldenv(struct soft_cpu *cpu, const struct insn *i)
@@ -202,7 +211,7 @@ static void vec_fldenv(struct soft_cpu *cpu, const struct insn *i)
 	vec_check(cpu, VEC_X87);
 	vec_x87_check_pending(cpu);
 	lin = soft_lin(cpu, i, len, 0);
-	env_probe(cpu, i, lin, len);
+	env_probe(cpu, i, lin, len, 0);
 	soft_load(cpu, i->seg, lin, env, len);
 	/* A new TOP renames the registers; they stay where they are. */
 	top = (get16(fx + X86_FX_FSW) >> 11) & 7;
@@ -225,7 +234,7 @@ static void vec_frstor(struct soft_cpu *cpu, const struct insn *i)
 	vec_check(cpu, VEC_X87);
 	vec_x87_check_pending(cpu);
 	lin = soft_lin(cpu, i, env + ENV_REGS, 0);
-	env_probe(cpu, i, lin, env + ENV_REGS);
+	env_probe(cpu, i, lin, env + ENV_REGS, 0);
 	soft_load(cpu, i->seg, lin, image, env + ENV_REGS);
 	env_apply(cpu, image, small);
 	memset(cpu->s.fpu.fx + X86_FX_ST, 0, 128);

@@ -27,6 +27,11 @@ struct vec_pointers {
 	uint16_t fop;
 };
 
+static ALWAYS_INLINE void vec_selector_set(struct soft_cpu *cpu, unsigned at, unsigned seg)
+{
+	memcpy(cpu->s.fpu.fx + at, &cpu->s.seg[seg].selector, 2);
+}
+
 static ALWAYS_INLINE void vec_pointers_get(const struct soft_cpu *cpu, struct vec_pointers *p)
 {
 	memcpy(&p->fop, cpu->s.fpu.fx + X86_FX_FOP, 2);
@@ -162,7 +167,17 @@ static ALWAYS_INLINE void vec_x87_begin(struct soft_cpu *cpu, const struct insn 
 	if (i->aux & VEC_CONTROL)
 		return;
 	p->fip = cpu->s.rip;
+	vec_selector_set(cpu, VEC_FX_FCS, X86_CS);
 	p->fop = (uint16_t)(((i->aux >> VEC_OP_SHIFT) & 7) << 8 | i->r1);
+}
+
+static ALWAYS_INLINE void vec_x87_operand(struct soft_cpu *cpu, const struct insn *i,
+					  struct vec_pointers *p)
+{
+	if (i->aux & VEC_CONTROL)
+		return;
+	p->fdp = soft_ea_offset(cpu, i);
+	vec_selector_set(cpu, VEC_FX_FDS, i->seg);
 }
 
 static void vec_x87_reg(struct soft_cpu *cpu, const struct insn *i)
@@ -179,8 +194,7 @@ static void vec_x87_load(struct soft_cpu *cpu, const struct insn *i)
 	struct vec_pointers p;
 
 	vec_x87_begin(cpu, i, &p);
-	if (!(i->aux & VEC_CONTROL))
-		p.fdp = soft_ea_offset(cpu, i);
+	vec_x87_operand(cpu, i, &p);
 	vec_run(cpu, i, vec_source(cpu, i));
 	vec_pointers_set(cpu, &p);
 }
@@ -216,8 +230,7 @@ static void vec_x87_store(struct soft_cpu *cpu, const struct insn *i)
 	uint64_t lin;
 
 	vec_x87_begin(cpu, i, &p);
-	if (!(i->aux & VEC_CONTROL))
-		p.fdp = soft_ea_offset(cpu, i);
+	vec_x87_operand(cpu, i, &p);
 	lin = soft_lin(cpu, i, size, 1);
 	e = soft_tlb_at(cpu, lin);
 	if (LIKELY(e->write == soft_tlb_tag(cpu, lin, size))) {

@@ -40,25 +40,31 @@ static void xs_put_x87(const struct soft_cpu *cpu, uint8_t *image, _Bool wide)
 	if (!wide) {
 		memset(image + X86_FX_FIP + 4, 0, 4);
 		memset(image + X86_FX_FDP + 4, 0, 4);
+		memcpy(image + X86_FX_FIP + 4, fx + VEC_FX_FCS, 2);
+		memcpy(image + X86_FX_FDP + 4, fx + VEC_FX_FDS, 2);
 	}
 }
 
 static void xs_get_x87(struct soft_cpu *cpu, const uint8_t *image, _Bool wide)
 {
 	uint8_t *fx = cpu->s.fpu.fx;
-	int64_t fip;
 
 	memcpy(fx, image, X86_FX_MXCSR);
 	fx[5] = 0;
+	memset(fx + VEC_FX_FCS, 0, 4);
 	if (!wide) {
+		memcpy(fx + VEC_FX_FCS, fx + X86_FX_FIP + 4, 2);
+		memcpy(fx + VEC_FX_FDS, fx + X86_FX_FDP + 4, 2);
 		memset(fx + X86_FX_FIP + 4, 0, 4);
 		memset(fx + X86_FX_FDP + 4, 0, 4);
 	}
 	/* Addresses have 57 bits. */
-	if (wide) {
-		memcpy(&fip, fx + X86_FX_FIP, 8);
-		fip = (int64_t)((uint64_t)fip << 7) >> 7;
-		memcpy(fx + X86_FX_FIP, &fip, 8);
+	for (unsigned at = X86_FX_FIP; wide && at <= X86_FX_FDP; at += 8) {
+		int64_t v;
+
+		memcpy(&v, fx + at, 8);
+		v = (int64_t)((uint64_t)v << 7) >> 7;
+		memcpy(fx + at, &v, 8);
 	}
 	for (unsigned n = 0; n < 8; n++) {
 		memcpy(fx + X86_FX_ST + n * 16, image + X86_FX_ST + n * 16, 10);
@@ -74,6 +80,26 @@ static void xs_put_mxcsr(const struct soft_cpu *cpu, uint8_t *image)
 	memcpy(image + X86_FX_MASK, &cpu->vec->mxcsr_mask, 4);
 }
 
+/* AMD's CPUs look at the end first, unless the operand wraps around. */
+static void xs_probe(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, unsigned len,
+		     _Bool write)
+{
+	if (soft_is64(cpu) || (uint32_t)lin <= UINT32_MAX - len + 1)
+		soft_probe(cpu, i->seg, lin + len - 1, 1, write);
+	else
+		soft_probe(cpu, i->seg, lin, 8, write);
+	soft_probe(cpu, i->seg, lin, len, write);
+}
+
+static void xs_align16(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
+{
+	if (!(lin & 15))
+		return;
+	/* #GP; where #AC is on, that when not even a quadword is aligned. */
+	soft_align(cpu, i->seg, lin, 8);
+	soft_raise_err(cpu, X86_VEC_GP, 0);
+}
+
 static void vec_fxsave(struct soft_cpu *cpu, const struct insn *i)
 {
 	uint8_t image[XS_XMM + 256];
@@ -81,10 +107,8 @@ static void vec_fxsave(struct soft_cpu *cpu, const struct insn *i)
 
 	vec_check(cpu, VEC_FXSAVE);
 	lin = soft_lin(cpu, i, 512, 1);
-	if (lin & 15)
-		soft_raise_err(cpu, X86_VEC_GP, 0);
-	soft_probe(cpu, i->seg, lin + 511, 1, 1); /* as in vec_fxrstor */
-	soft_probe(cpu, i->seg, lin, 512, 1);
+	xs_align16(cpu, i, lin);
+	xs_probe(cpu, i, lin, 512, 1);
 	xs_put_x87(cpu, image, i->aux & VEC_WIDE);
 	xs_put_mxcsr(cpu, image);
 	for (unsigned n = 0; n < xs_registers(cpu); n++)
@@ -100,10 +124,8 @@ static void vec_fxrstor(struct soft_cpu *cpu, const struct insn *i)
 
 	vec_check(cpu, VEC_FXSAVE);
 	lin = soft_lin(cpu, i, 512, 0);
-	if (lin & 15)
-		soft_raise_err(cpu, X86_VEC_GP, 0);
-	/* AMD's CPUs look at the end first. */
-	soft_probe(cpu, i->seg, lin + 511, 1, 0);
+	xs_align16(cpu, i, lin);
+	xs_probe(cpu, i, lin, 512, 0);
 	soft_load(cpu, i->seg, lin, image, 512);
 	memcpy(&mxcsr, image + X86_FX_MXCSR, 4);
 	if (!vec_mxcsr_ok(cpu, mxcsr))
@@ -112,6 +134,13 @@ static void vec_fxrstor(struct soft_cpu *cpu, const struct insn *i)
 	xs_get_x87(cpu, image, i->aux & VEC_WIDE);
 	for (unsigned n = 0; n < xs_registers(cpu); n++)
 		memcpy(cpu->s.fpu.vec[n], image + XS_XMM + n * 16, 16);
+}
+
+/* ... and for XSAVE at the beginning, then the end. */
+static void xs_probe_area(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, unsigned len)
+{
+	soft_probe(cpu, i->seg, lin, 1, 1);
+	xs_probe(cpu, i, lin, len, 1);
 }
 
 static uint64_t xs_requested(const struct soft_cpu *cpu)
@@ -191,7 +220,7 @@ static void xs_save(struct soft_cpu *cpu, const struct insn *i, _Bool optimize)
 {
 	uint64_t lin = xs_area(cpu, i, 1), mask = xs_requested(cpu), used = xs_in_use(cpu), bv;
 
-	soft_probe(cpu, i->seg, lin, mask & X86_XCR0_AVX ? XS_END : XS_YMM, 1);
+	xs_probe_area(cpu, i, lin, mask & X86_XCR0_AVX ? XS_END : XS_YMM);
 	bv = soft_read64(cpu, i->seg, lin + XS_HEADER);
 	xs_store(cpu, i, lin, optimize ? mask & used : mask, mask & (X86_XCR0_SSE | X86_XCR0_AVX));
 	soft_write64(cpu, i->seg, lin + XS_HEADER, (bv & ~mask) | (mask & used));
@@ -212,7 +241,7 @@ static void vec_xsavec(struct soft_cpu *cpu, const struct insn *i)
 
 	if (xs_mxcsr(cpu) != 0x1f80)
 		used |= X86_XCR0_SSE;
-	soft_probe(cpu, i->seg, lin, mask & X86_XCR0_AVX ? XS_END : XS_YMM, 1);
+	xs_probe_area(cpu, i, lin, mask & X86_XCR0_AVX ? XS_END : XS_YMM);
 	xs_store(cpu, i, lin, mask & used, mask & used & X86_XCR0_SSE);
 	soft_write64(cpu, i->seg, lin + XS_HEADER, mask & used);
 	soft_write64(cpu, i->seg, lin + XS_HEADER + 8, mask | XS_COMPACT);
@@ -253,6 +282,8 @@ static void vec_xrstor(struct soft_cpu *cpu, const struct insn *i)
 	uint8_t image[XS_END];
 	_Bool compact;
 
+	soft_probe(cpu, i->seg, lin, 1, 0);
+	soft_probe(cpu, i->seg, lin + XS_HEADER, 1, 0);
 	soft_load(cpu, i->seg, lin, image, XS_YMM);
 	if (!xs_header_ok(cpu, image + XS_HEADER))
 		soft_raise_err(cpu, X86_VEC_GP, 0);
