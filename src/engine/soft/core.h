@@ -170,6 +170,9 @@ insn_fn op_ud, op_gp, op_stop;
 
 /* Running (run.c) */
 int soft_run(struct vcpu *vcpu);
+/* As soft_run, but RUN_KICKED after `count` instructions (an abandoned one counts; so does one
+ * chunk of a repeated one). */
+int soft_run_steps(struct vcpu *vcpu, unsigned count);
 _Bool soft_runnable(struct vcpu *vcpu);
 enum soft_jmp { JMP_NONE, JMP_RAISE, JMP_RESTART, JMP_SHUTDOWN, JMP_FAIL };
 

@@ -76,8 +76,10 @@ struct soft_cpu {
 	struct soft_event exc;	      /* raised, not delivered */
 	struct soft_event delivering; /* being delivered: a fault now is a double fault */
 	uint64_t debug_hits;	      /* DR6 bits of data breakpoints that this instruction hit */
-	uint64_t block_rip;	      /* where the block under execution began */
-	_Bool step_trap; /* TF's trap after this instruction; who delivers an event clears it */
+	_Bool stepping;		      /* soft_run_steps is under way */
+	unsigned steps_left;
+	uint64_t block_rip; /* where the block under execution began */
+	_Bool step_trap;    /* TF's trap after this instruction; who delivers an event clears it */
 	uint64_t tsc_offset;
 
 	struct vcpu base;

@@ -300,11 +300,27 @@ static int run_inner(struct soft_cpu *cpu)
 		}
 		if (cpu->s.activity != X86_RUNNING)
 			return cpu->s.activity == X86_SHUTDOWN ? RUN_SHUTDOWN : RUN_HALTED;
-		if (UNLIKELY(cpu->slow || shadowed(cpu)))
+		if (UNLIKELY(cpu->stepping)) {
+			if (!cpu->steps_left)
+				return RUN_KICKED;
+			cpu->steps_left--;
+		}
+		if (UNLIKELY(cpu->slow || shadowed(cpu) || cpu->stepping))
 			step(cpu);
 		else
 			blocks_run(cpu);
 	}
+}
+
+int soft_run_steps(struct vcpu *vcpu, unsigned count)
+{
+	struct soft_cpu *cpu = soft_cpu_of(vcpu);
+
+	cpu->stepping = 1;
+	cpu->steps_left = count;
+	int result = soft_run(vcpu);
+	cpu->stepping = 0;
+	return result;
 }
 
 int soft_run(struct vcpu *vcpu)
