@@ -87,6 +87,9 @@ struct engine_ops {
 	/* TSC as a device sees it; called on any thread. */
 	void (*tsc_source)(struct engine *engine, struct tsc_source *out);
 	uint32_t (*tsc_khz)(void); /* rate of the guest's TSC; callable before create */
+	/* The VM's clock was stopped or goes on: the TSC with it. While vCPUs are paused. NULL: the
+	 * engine follows the clock by itself. */
+	void (*time)(struct engine *engine, _Bool running);
 
 	/* Engines with a local APIC in the host kernel only (else NULL): */
 	_Bool own_apic;

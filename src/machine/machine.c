@@ -280,10 +280,14 @@ struct gmem *machine_mem(struct machine *m)
 void machine_time_stop(struct machine *m)
 {
 	clock_set_mode(m->clock, CLOCK_STOPPED);
+	if (m->engine->ops->time)
+		m->engine->ops->time(m->engine, 0);
 }
 
 void machine_time_go(struct machine *m)
 {
+	if (m->engine->ops->time)
+		m->engine->ops->time(m->engine, 1);
 	clock_set_mode(m->clock, CLOCK_REAL);
 	if (m->kvmclock)
 		kvmclock_resumed(m->kvmclock);

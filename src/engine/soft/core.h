@@ -184,13 +184,15 @@ struct soft_engine {
 	struct soft_cpu *cpu[ENGINE_MAX_CPUS];
 	unsigned cpus;
 	_Bool logging;
-	_Bool membarrier;	    /* registered for expedited barriers */
-	_Atomic int64_t tsc_offset; /* guest TSC = host TSC + this + the CPU's own */
-	_Atomic int64_t stopped_ns; /* host monotonic time minus VM time */
+	_Bool membarrier; /* registered for expedited barriers */
+	/* Guest TSC = host TSC + tsc_offset + the CPU's own; tsc_frozen stands for the first two
+	 * while the VM's time is stopped. */
+	_Atomic uint64_t tsc_offset, tsc_frozen;
+	_Atomic _Bool tsc_stopped;
 };
 uint32_t soft_tsc_khz(void);
-uint64_t soft_tsc_base(struct soft_engine *engine); /* TSC without a CPU's own offset */
-void soft_tsc_resync(struct soft_engine *engine);
+uint64_t soft_tsc_base(struct soft_engine *engine);	       /* TSC without a CPU's own offset */
+void soft_tsc_time(struct soft_engine *engine, _Bool running); /* engine_ops.time */
 void soft_barrier(struct soft_engine *engine);
 
 static inline _Bool soft_canonical(uint64_t lin)

@@ -327,7 +327,6 @@ int soft_run(struct vcpu *vcpu)
 {
 	struct soft_cpu *cpu = soft_cpu_of(vcpu);
 
-	soft_tsc_resync(cpu->engine);
 	soft_mmu_apic(cpu);
 	if (cpu->s.event_valid) {
 		/* Restored in the middle of a delivery. */

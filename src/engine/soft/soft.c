@@ -140,7 +140,8 @@ static int engine_create(struct engine **engine, const struct engine_env *env,
 	e->cpus = env->cpus;
 	e->membarrier = !syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0);
 	/* The counter starts at 0 with the VM's clock. */
-	atomic_store(&e->tsc_offset, -(int64_t)__rdtsc());
+	atomic_store(&e->tsc_offset, -__rdtsc());
+	atomic_store(&e->tsc_stopped, clock_mode(env->clock) == CLOCK_STOPPED);
 	gmem_set_listener(env->mem, gmem_written, e);
 	*engine = &e->base;
 	return 0;
@@ -222,7 +223,6 @@ static uint64_t tsc_read(void *opaque, unsigned cpu)
 {
 	struct soft_engine *e = opaque;
 
-	soft_tsc_resync(e);
 	return soft_tsc_base(e) + (e->cpu[cpu] ? e->cpu[cpu]->tsc_offset : 0);
 }
 
@@ -240,6 +240,11 @@ static uint64_t tsc_to_ns(void *opaque, unsigned cpu, uint64_t tsc)
 static void engine_tsc_source(struct engine *engine, struct tsc_source *out)
 {
 	*out = (struct tsc_source){tsc_read, tsc_to_ns, soft_of(engine)};
+}
+
+static void engine_time(struct engine *engine, _Bool running)
+{
+	soft_tsc_time(soft_of(engine), running);
 }
 
 /* Every page tells of its next write. */
@@ -315,6 +320,7 @@ const struct engine_ops engine_soft = {
     .set_state = cpu_set_state,
     .tsc_source = engine_tsc_source,
     .tsc_khz = soft_tsc_khz,
+    .time = engine_time,
     .dirty_log = engine_dirty_log,
     .dirty_sync = engine_dirty_sync,
     .stats = engine_stats,

@@ -1,9 +1,8 @@
 /* tsc.c: the guest's time stamp counter.
  *
- * It is the host's, plus an offset that the engine keeps, plus one per CPU. The engine's offset
- * makes the counter stand still while the VM's clock does: whenever a vCPU enters guest code, the
- * distance between the host's clock and the VM's is compared with the one that the offset was made
- * for. On a manual clock the counter is derived from that clock instead, so that it is repeatable.
+ * It is the host's, plus an offset of the engine's, plus one per CPU. While the VM's time is
+ * stopped (engine_ops.time) the engine's part stands still, and goes on from there. On a manual
+ * clock the counter is derived from that clock instead, so that it is repeatable.
  */
 #include <cpuid.h>
 #include <time.h>
@@ -68,42 +67,22 @@ uint64_t soft_tsc_base(struct soft_engine *engine)
 
 	if (clock_mode(clock) == CLOCK_MANUAL)
 		return ns_to_tsc(clock_now_ns(clock));
-	return __rdtsc() +
-	       (uint64_t)atomic_load_explicit(&engine->tsc_offset, memory_order_relaxed);
+	if (atomic_load_explicit(&engine->tsc_stopped, memory_order_acquire))
+		return atomic_load_explicit(&engine->tsc_frozen, memory_order_relaxed);
+	return __rdtsc() + atomic_load_explicit(&engine->tsc_offset, memory_order_relaxed);
 }
 
-/* How long the VM's clock has stood still, as far as the host's can tell. A thread that lost its
- * core between the readings reads again: the counter must not jump for that. */
-static int64_t stopped_now(const struct clock *clock)
+void soft_tsc_time(struct soft_engine *engine, _Bool running)
 {
-	uint64_t before, vm, after;
+	uint64_t now = soft_tsc_base(engine);
 
-	do {
-		before = host_ns();
-		vm = clock_now_ns(clock);
-		after = host_ns();
-	} while (after - before > 200000);
-	return (int64_t)(before - vm);
-}
-
-void soft_tsc_resync(struct soft_engine *engine)
-{
-	const struct clock *clock = engine->base.env->clock;
-
-	if (clock_mode(clock) != CLOCK_REAL)
+	if (running == !atomic_load(&engine->tsc_stopped))
 		return;
-	int64_t stopped = stopped_now(clock);
-	int64_t old = atomic_load_explicit(&engine->stopped_ns, memory_order_acquire);
-	int64_t late = stopped - old;
-	/* Less than this is the time between two readings. */
-	if (late > -1000000 && late < 1000000)
-		return;
-	if (!atomic_compare_exchange_strong(&engine->stopped_ns, &old, stopped))
-		return; /* another CPU sees to it */
-	if (late >= 0)
-		atomic_fetch_sub(&engine->tsc_offset, (int64_t)ns_to_tsc((uint64_t)late));
+	if (running)
+		atomic_store(&engine->tsc_offset, now - __rdtsc());
 	else
-		atomic_fetch_add(&engine->tsc_offset, (int64_t)ns_to_tsc((uint64_t)-late));
+		atomic_store(&engine->tsc_frozen, now);
+	atomic_store_explicit(&engine->tsc_stopped, !running, memory_order_release);
 }
 
 uint64_t soft_tsc(struct soft_cpu *cpu)
