@@ -96,25 +96,37 @@ static void shrink_state(struct run *r, struct ri_case *c)
 	}
 }
 
-static void report(struct run *r, const struct ri_case *found, const char *what)
+static void seed_keep(const struct run *r, uint64_t seed)
+{
+	FILE *f = r->seeds_path ? fopen(r->seeds_path, "a") : NULL;
+
+	if (!f)
+		return;
+	fprintf(f, "%llu\n", (unsigned long long)seed);
+	fclose(f);
+}
+
+static void report(struct run *r, const struct ri_case *found, const struct ri_result *native,
+		   const struct ri_result *guest)
 {
 	struct ri_case c = *found;
 	struct ri_result a, b;
 
-	r->differences++;
-	if (r->seeds_path) {
-		FILE *f = fopen(r->seeds_path, "a");
+	_Bool again = differs(r, &c, &a, &b);
 
-		if (f) {
-			fprintf(f, "%llu\n", (unsigned long long)found->seed);
-			fclose(f);
-		}
+	/* A process that was lost once has been starved, not wrong. */
+	if (!again && native->lost) {
+		fprintf(stderr, "randinsn: seed %llu was lost natively, and not again\n",
+			(unsigned long long)c.seed);
+		return;
 	}
+	r->differences++;
+	seed_keep(r, c.seed);
 	if (r->differences > r->max_shown)
 		return;
-	if (!differs(r, &c, &a, &b)) {
-		printf("seed %llu: differed once, in %s, and not again\n",
-		       (unsigned long long)c.seed, what);
+	if (!again) {
+		printf("differed once and not again: ");
+		ri_show(found, native, guest);
 		return;
 	}
 	if (r->shrink) {
@@ -144,7 +156,7 @@ static void run_batch(struct run *r, uint64_t seed, unsigned count)
 		ri_compare(&cases[i], &native[i], &guest[i], what, sizeof(what));
 		r->lost += native[i].lost && guest[i].lost;
 		if (what[0])
-			report(r, &cases[i], what);
+			report(r, &cases[i], &native[i], &guest[i]);
 		else if (r->verbose)
 			ri_show(&cases[i], &native[i], &guest[i]);
 	}

@@ -45,7 +45,7 @@ static unsigned asid_new(struct soft_cpu *cpu)
 {
 	struct soft_mmu *mmu = cpu->mmu;
 
-	if (mmu->next_asid >= 4096) {
+	if (mmu->next_asid >= 4095) { /* the last page under id 4095 would be SOFT_TLB_INVALID */
 		tlb_clear(mmu);
 		memset(mmu->asid_of, 0, sizeof(mmu->asid_of));
 		mmu->next_asid = 1;

@@ -2,6 +2,7 @@
 #include "engine/soft/vec.h"
 
 #include "engine/engine.h"
+#include "engine/soft/core.h"
 
 #define XS_XMM	   160u
 #define XS_HEADER  512u
@@ -80,14 +81,11 @@ static void xs_put_mxcsr(const struct soft_cpu *cpu, uint8_t *image)
 	memcpy(image + X86_FX_MASK, &cpu->vec->mxcsr_mask, 4);
 }
 
-/* AMD's CPUs look at the end first, unless the operand wraps around. */
+/* AMD's CPUs look at the end first. */
 static void xs_probe(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, unsigned len,
 		     _Bool write)
 {
-	if (soft_is64(cpu) || (uint32_t)lin <= UINT32_MAX - len + 1)
-		soft_probe(cpu, i->seg, lin + len - 1, 1, write);
-	else
-		soft_probe(cpu, i->seg, lin, 8, write);
+	soft_probe(cpu, i->seg, lin + len - 1, 1, write);
 	soft_probe(cpu, i->seg, lin, len, write);
 }
 
@@ -95,6 +93,8 @@ static void xs_align16(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
 {
 	if (!(lin & 15))
 		return;
+	if (soft_is64(cpu) && !soft_canonical(lin))
+		soft_raise_err(cpu, i->seg == X86_SS ? X86_VEC_SS : X86_VEC_GP, 0);
 	/* #GP; where #AC is on, that when not even a quadword is aligned. */
 	soft_align(cpu, i->seg, lin, 8);
 	soft_raise_err(cpu, X86_VEC_GP, 0);
