@@ -111,12 +111,15 @@ static void report(struct run *r, const struct ri_case *found, const struct ri_r
 {
 	struct ri_case c = *found;
 	struct ri_result a, b;
+	char what[512];
 
 	_Bool again = differs(r, &c, &a, &b);
 
-	/* A process that was lost once has been starved, not wrong. */
-	if (!again && native->lost) {
-		fprintf(stderr, "randinsn: seed %llu was lost natively, and not again\n",
+	/* The interpreter's answer stands, the host's has changed: a process can be starved, and a
+	 * change of tasks loses the x87 pointers of masked exceptions. */
+	ri_compare(&c, guest, &b, what, sizeof(what));
+	if (!again && !what[0]) {
+		fprintf(stderr, "randinsn: seed %llu differed once natively, and not again\n",
 			(unsigned long long)c.seed);
 		return;
 	}

@@ -47,7 +47,7 @@ static void mask_store(struct soft_cpu *cpu, const struct insn *i, uint64_t lin,
 		unsigned at = 0;
 
 		if (mask_run(mask, size, total, &at))
-			soft_align(cpu, i->seg, lin, total);
+			soft_align(cpu, i->seg, lin, 8);
 		soft_probe(cpu, i->seg, lin, total, 1);
 	}
 

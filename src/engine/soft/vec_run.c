@@ -97,6 +97,11 @@ static ALWAYS_INLINE void *vec_source(struct soft_cpu *cpu, const struct insn *i
 
 	if (LIKELY(e->read == soft_tlb_tag(cpu, lin, size) && !copy))
 		return (void *)(uintptr_t)(lin + e->addend);
+	/* The mantissa first, when the operand leaves the segment. */
+	if (size == 10) {
+		soft_align(cpu, i->seg, lin, 8);
+		soft_probe(cpu, i->seg, lin, 8, 0);
+	}
 	soft_load(cpu, i->seg, lin, cpu->vec->buf, size);
 	return cpu->vec->buf;
 }

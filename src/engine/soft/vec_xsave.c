@@ -95,8 +95,8 @@ static void xs_align16(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
 		return;
 	if (soft_is64(cpu) && !soft_canonical(lin))
 		soft_raise_err(cpu, i->seg == X86_SS ? X86_VEC_SS : X86_VEC_GP, 0);
-	/* #GP; where #AC is on, that when not even a quadword is aligned. */
-	soft_align(cpu, i->seg, lin, 8);
+	/* #GP; where #AC is on, that when not even a doubleword is aligned. */
+	soft_align(cpu, i->seg, lin, 4);
 	soft_raise_err(cpu, X86_VEC_GP, 0);
 }
 
