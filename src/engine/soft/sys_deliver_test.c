@@ -46,7 +46,7 @@ static void a_real_mode_vector_outside_of_the_table_ends_in_shutdown(void **stat
 GUEST_CODE(unreal, 16,
 	   "lgdtl 0x700\n mov %cr0, %eax\n or $1, %al\n mov %eax, %cr0\n mov $0x10, %bx\n"
 	   "mov %bx, %ds\n and $0xfe, %al\n mov %eax, %cr0\n xor %bx, %bx\n mov %bx, %ds\n"
-	   "addr32 movb $0x5a, (0x200000)\n hlt");
+	   ".byte 0x67, 0xc6, 0x05, 0, 0, 0x20, 0, 0x5a\n hlt");
 
 static void limits_survive_the_way_back_to_real_mode(void **state)
 {
