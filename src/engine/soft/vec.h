@@ -33,7 +33,6 @@ enum vec_class {
 #define VEC_CONTROL   BIT32(10) /* x87: leaves the instruction and data pointers alone */
 #define VEC_NOWAIT    BIT32(11) /* x87: does not look at pending exceptions */
 #define VEC_OP_SHIFT  12	/* x87: 3 low bits of the opcode; ModRM is in r1 */
-#define VEC_AVX256    BIT32(15)
 #define VEC_OPERAND16 BIT32(16) /* x87 environment in its 16-bit form */
 #define VEC_WIDE      BIT32(17) /* REX.W: 64-bit pointers */
 
