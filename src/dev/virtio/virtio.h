@@ -79,7 +79,8 @@ struct virtio_transport {
 	void (*config_interrupt)(struct virtio_dev *vd);
 	/* May the device read and write guest memory? */
 	_Bool (*may_dma)(const struct virtio_dev *vd);
-	void (*reset)(struct virtio_dev *vd);
+	/* hard: the whole function, not only what a driver's reset touches. */
+	void (*reset)(struct virtio_dev *vd, _Bool hard);
 	void (*post_load)(struct virtio_dev *vd);
 	void (*fini)(struct virtio_dev *vd);
 	int (*check)(const struct virtio_dev *shadow, struct error *err);
@@ -105,7 +106,7 @@ struct virtio_dev {
 	struct pci_dev pci;
 	const struct virtio_ops *ops;
 	const struct virtio_transport *transport;
-	void *transport_data;
+	void *transport_data; /* the transport's own, allocated */
 	struct gmem *mem;
 	enum virtio_id id;
 	unsigned queues; /* that exist */

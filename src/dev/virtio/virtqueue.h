@@ -54,11 +54,14 @@ struct virtqueue {
 	_Bool avail_wrap, used_wrap;
 
 	_Bool packed, event_idx, indirect;
-	_Bool stopping;	  /* reset asked for while requests are in flight */
+	_Bool stopping;	  /* reset asked for while chains are in flight */
 	_Bool notify_off; /* the driver was told not to notify */
 	_Bool signalled_valid;
-	uint16_t signalled; /* used_idx at the last interrupt decision */
-	unsigned in_flight; /* chains popped and not yet pushed or dropped */
+	uint16_t signalled;		   /* used_idx at the last interrupt decision */
+	_Bool pushed;			   /* something, since then */
+	uint16_t later_slots, later_flags; /* vq_push_later: ring entries, and flags held back */
+	unsigned in_flight;		   /* chains popped and not yet pushed or dropped */
+	unsigned slots_in_flight;	   /* ring entries that those take */
 	uint8_t *desc_host, *avail_host, *used_host;
 };
 
@@ -72,8 +75,9 @@ void vq_reset(struct virtqueue *vq);
 NODISCARD int vq_start(struct virtqueue *vq, uint64_t features, _Bool resume);
 
 /*
- * Takes the next chain. 1: there it is; 0: the ring is empty; -EPROTO: the ring is malformed and
- * nothing was taken (`why` says how): the device needs a reset (VIRTIO12 2.1.1).
+ * Takes the next chain. 1: there it is; 0: the ring is empty, and (unless notifications are
+ * disabled) the driver will notify when that changes; -EPROTO: the ring is malformed and nothing
+ * was taken (`why` says how): the device needs a reset (VIRTIO12 2.1.1).
  */
 NODISCARD int vq_pop(struct virtqueue *vq, struct vq_chain *chain, const char **why);
 /* Gives back the chain that was popped last, as if it had not been. */
@@ -93,6 +97,8 @@ _Bool vq_wants_interrupt(struct virtqueue *vq);
  * again: their notification may be lost). */
 void vq_notify_disable(struct virtqueue *vq);
 NODISCARD _Bool vq_notify_enable(struct virtqueue *vq);
+/* The chain will not be answered. */
+void vq_drop(struct virtqueue *vq, const struct vq_chain *chain);
 /* No chain is available (a malformed ring counts as empty). */
 _Bool vq_empty(const struct virtqueue *vq);
 
