@@ -1,15 +1,16 @@
 #!/bin/sh
 # install-deps.sh: installs the Debian packages that building and testing Polyvisor needs, when any is missing.
 #
-#   tools/install-deps.sh [--check] [build|test|lint|fuzz|all]...
+#   tools/install-deps.sh [--check] [build|test|lint|fuzz|image|all]...
 #
-# --check only says what is missing (exit status 1 when something is). The default set is "all".
+# --check only says what is missing (exit status 1 when something is). The default set is "all": build, test, lint and fuzz.
 # Nothing is run as root when nothing is missing.
 set -eu
 
 build="gcc make meson ninja-build pkg-config libc6-dev linux-libc-dev python3 acpica-tools
 	libzydis-dev zlib1g-dev liblzma-dev libbz2-dev liblz4-dev libzstd-dev uthash-dev"
-test="libcmocka-dev cpio binutils"
+test="libcmocka-dev cpio binutils seabios"
+image="mmdebstrap fakeroot fdisk e2fsprogs grub-common grub-pc-bin uidmap"
 lint="clang clang-format clang-tidy cppcheck"
 fuzz="clang libclang-rt-14-dev"
 
@@ -18,14 +19,14 @@ sets=
 for arg; do
 	case $arg in
 	--check) check=1 ;;
-	build | test | lint | fuzz) sets="$sets $arg" ;;
+	build | test | lint | fuzz | image) sets="$sets $arg" ;;
 	all) sets="build test lint fuzz" ;;
 	-h | --help)
 		sed -n '2,/^[^#]/s/^# \{0,1\}//p' "$0"
 		exit 0
 		;;
 	*)
-		echo "install-deps.sh: '$arg' is not one of --check, build, test, lint, fuzz, all" >&2
+		echo "install-deps.sh: '$arg' is not one of --check, build, test, lint, fuzz, image, all" >&2
 		exit 2
 		;;
 	esac

@@ -24,12 +24,16 @@ enum option_code {
 	OPT_STATS,
 	OPT_TRACE,
 	OPT_SOFT,
+	OPT_FIRMWARE,
+	OPT_BOOT_MENU,
 };
 
 static const struct option options[] = {
     {"kernel", required_argument, NULL, OPT_KERNEL},
     {"initrd", required_argument, NULL, OPT_INITRD},
     {"append", required_argument, NULL, OPT_APPEND},
+    {"firmware", required_argument, NULL, OPT_FIRMWARE},
+    {"boot-menu", no_argument, NULL, OPT_BOOT_MENU},
     {"memory", required_argument, NULL, 'm'},
     {"cpus", required_argument, NULL, OPT_CPUS},
     {"engine", required_argument, NULL, OPT_ENGINE},
@@ -62,6 +66,10 @@ static void print_help(void)
 	    "each)\n"
 	    "  --append TEXT        the kernel's command line, for example 'console=ttyS0 quiet'\n"
 	    "  --boot PROTOCOL      auto (default), linux64, linux32, pvh or multiboot\n"
+	    "  --firmware FILE      start with BIOS firmware instead: an image, or 'bios' for the "
+	    "installed\n"
+	    "                       SeaBIOS\n"
+	    "  --boot-menu          the firmware's boot menu on the serial console\n"
 	    "  --unpack WHO         host (default): the kernel is unpacked here; guest: by itself, "
 	    "slower\n"
 	    "\n"
@@ -168,6 +176,8 @@ static int apply_option(struct vm_spec *spec, int code, const char *text)
 		spec->initrd[spec->initrd_count++] = text;
 		return 0;
 	case OPT_APPEND: spec->append = text; return 0;
+	case OPT_FIRMWARE: spec->firmware = text; return 0;
+	case OPT_BOOT_MENU: spec->boot_menu = 1; return 0;
 	case 'm':
 		if (spec_parse_memory(text, &spec->memory_bytes, &err))
 			return cli_usage_error("run", "%s", err.text);

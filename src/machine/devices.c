@@ -232,6 +232,13 @@ static int add_timers(struct machine *m, struct error *err)
 	return r;
 }
 
+static void shadow_switched(void *opaque, unsigned segment, unsigned old, unsigned now)
+{
+	struct machine *m = opaque;
+
+	bios_shadow(&m->bios, m->mem, segment, old, now);
+}
+
 static int add_pci(struct machine *m, struct error *err)
 {
 	struct pci_bus_config bus = {
@@ -241,8 +248,12 @@ static int add_pci(struct machine *m, struct error *err)
 	    .intx_count = BOARD_INTX_LINES,
 	    .power = m->cfg.power,
 	};
-	struct mch_config mch = {.ecam_base = m->layout.ecam_base,
-				 .ecam_buses = m->layout.ecam_buses};
+	struct mch_config mch = {
+	    .ecam_base = m->layout.ecam_base,
+	    .ecam_buses = m->layout.ecam_buses,
+	    .shadow = m->bios.data ? shadow_switched : NULL,
+	    .opaque = m,
+	};
 	struct lpc_config lpc = {.pm_base = m->layout.pm_base, .sci_irq = m->layout.sci_irq};
 	struct device *dev;
 	int r;
@@ -322,6 +333,14 @@ static int fill_fw_cfg(struct machine *m, struct error *err)
 		r = fw_cfg_u16(m->fw_cfg, FW_CFG_MAX_CPUS, (uint16_t)m->env.cpus, err);
 	if (!r)
 		r = fw_cfg_u16(m->fw_cfg, FW_CFG_NOGRAPHIC, 1, err);
+	if (!r && m->bios.data) {
+		const struct bios_items items = {
+		    .layout = &m->layout,
+		    .ident = &m->ident,
+		    .boot_menu = m->cfg.spec->boot_menu,
+		};
+		r = bios_tell(m->fw_cfg, &items, err);
+	}
 	return r;
 }
 

@@ -3,6 +3,7 @@
 #define MACHINE_INTERNAL_H
 
 #include "dev/pc/lapic.h"
+#include "machine/bios.h"
 #include "machine/firmware.h"
 #include "machine/machine.h"
 
@@ -10,7 +11,8 @@ struct machine {
 	struct machine_config cfg;
 	struct board_layout layout;
 	struct firmware_ident ident;
-	struct boot_files *files;
+	struct boot_files *files; /* NULL: it starts with firmware */
+	struct bios_rom bios;
 
 	struct gmem *mem;
 	struct space *ports, *memory;

@@ -89,10 +89,11 @@ static inline unsigned board_intx_line(unsigned slot, unsigned pin)
 {
 	return (slot + pin) % BOARD_INTX_LINES;
 }
-/* The PIC input of an INTx line: level-triggered, 10 or 11. */
+/* The PIC input of an INTx line: level-triggered; 10, 10, 11, 11 and again, which is how firmware for
+ * this chipset routes them. */
 static inline unsigned board_intx_pic(unsigned line)
 {
-	return 10 + (line & 1);
+	return 10 + (line >> 1 & 1);
 }
 
 /* The memory map as firmware reports it (ACPI6.5 15). Sorted, without overlaps. */

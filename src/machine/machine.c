@@ -83,13 +83,19 @@ static void make_ident(struct machine *m)
 
 static int make_memory(struct machine *m, struct error *err)
 {
+	uint64_t cuts[BIOS_CUTS];
 	const struct gmem_config cfg = {
 	    .ram_bytes = m->cfg.spec->memory_bytes,
 	    .low_limit = BOARD_LOW_LIMIT,
 	    .huge = m->cfg.spec->huge_pages,
+	    .cuts = cuts,
+	    .cut_count = m->bios.data ? BIOS_CUTS : 0,
 	};
+	bios_cuts(cuts);
 	int r = gmem_new(&m->mem, &cfg, err);
 
+	if (!r && m->bios.data)
+		r = bios_map(&m->bios, m->mem, err);
 	if (r)
 		return r;
 	if (space_new(&m->ports, "ports", 65536) || space_new(&m->memory, "memory", BIT64(52)) ||
@@ -135,6 +141,8 @@ static int open_files(struct machine *m, struct error *err)
 	static const enum boot_protocol protocols[] = {BOOT_AUTO, BOOT_LINUX64, BOOT_LINUX32,
 						       BOOT_PVH, BOOT_MULTIBOOT};
 	const struct vm_spec *spec = m->cfg.spec;
+	if (!spec->kernel)
+		return bios_open(&m->bios, spec->firmware, err);
 	const struct boot_config cfg = {
 	    .kernel = spec->kernel,
 	    .initrds = spec->initrd,
@@ -208,11 +216,12 @@ void machine_free(struct machine *m)
 	space_free(m->ports);
 	gmem_free(m->mem);
 	boot_close(m->files);
+	bios_close(&m->bios);
 	lock_fini(&m->wire_lock);
 	free(m);
 }
 
-/* All CPUs to power-on state, the boot CPU at the kernel's entry. */
+/* All CPUs to power-on state, the boot CPU at the kernel's entry unless firmware will find one. */
 static int boot_cpus(struct machine *m, uint64_t rsdp, char *what, struct error *err)
 {
 	struct x86_state *s = malloc(sizeof(*s));
@@ -220,8 +229,9 @@ static int boot_cpus(struct machine *m, uint64_t rsdp, char *what, struct error 
 
 	for (unsigned i = 0; !r && i < m->env.cpus; i++) {
 		x86_state_reset(s, i == 0);
-		boot_state_common(&m->layout, s);
-		if (i == 0)
+		if (m->files)
+			boot_state_common(&m->layout, s);
+		if (i == 0 && m->files)
 			r = boot_load(m->files, m->mem, &m->layout, rsdp, s, what, err);
 		if (!r && (r = m->engine->ops->set_state(m->vcpu[i], s)))
 			error_set(err, r, "the engine refuses the power-on state of CPU %u", i);
@@ -237,12 +247,15 @@ int machine_boot(struct machine *m, enum reset_kind kind, char what[128], struct
 
 	for (struct device *dev = m->devices; dev; dev = dev->next)
 		device_reset(dev, kind);
-	for (unsigned i = 0; i < m->env.cpus; i++)
+	for (unsigned i = 0; m->files && i < m->env.cpus; i++)
 		lapic_virtual_wire(m->lapic[i]);
 	for (unsigned i = 0; i < m->env.cpus; i++)
 		cpu_link_clear(&m->vcpu[i]->link,
 			       CPU_EVENT_NMI | CPU_EVENT_SMI | CPU_EVENT_INIT | CPU_EVENT_SIPI);
-	r = firmware_tables_load(m->mem, &m->layout, &m->ident, &rsdp, err);
+	if (m->files)
+		r = firmware_tables_load(m->mem, &m->layout, &m->ident, &rsdp, err);
+	else
+		r = bios_reset(&m->bios, m->mem, err);
 	return r ? r : boot_cpus(m, rsdp, what, err);
 }
 

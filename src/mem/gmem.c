@@ -18,9 +18,9 @@
 #define GMEM_ADDR_MAX  (UINT64_C(1) << 52) /* SDM3 4.1.4: the most physical address bits */
 
 /*
- * Slots are in order of address and never change while vCPUs run, so readers take no lock. The lock
- * orders starts and stops of the dirty log. A log's words stay allocated until the end: a vCPU may
- * still be marking while the log is being turned off.
+ * Slots are in order of address and, flags apart, never change while vCPUs run, so readers take no
+ * lock. The lock orders starts and stops of the dirty log. A log's words stay allocated until the
+ * end: a vCPU may still be marking while the log is being turned off.
  */
 struct gmem {
 	struct gmem_slot slots[GMEM_MAX_SLOTS];
@@ -34,6 +34,8 @@ struct gmem {
 	struct lock lock;
 	gmem_listener *listener;
 	void *listener_opaque;
+	gmem_protector *protector;
+	void *protector_opaque;
 };
 
 static uint64_t mib(uint64_t bytes)
@@ -107,6 +109,33 @@ int gmem_add(struct gmem *gm, uint64_t base, uint64_t size, unsigned flags, stru
 	return 0;
 }
 
+/* Cuts the slot that holds `at` in two; both are parts of one mapping. */
+static int slot_cut(struct gmem *gm, uint64_t at, struct error *err)
+{
+	unsigned i = 0;
+
+	while (i < gm->count &&
+	       !(gm->slots[i].base < at && at - gm->slots[i].base < gm->slots[i].size))
+		i++;
+	if (i == gm->count)
+		return 0;
+	if (at % GMEM_PAGE_SIZE || gm->count == GMEM_MAX_SLOTS)
+		return error_set(err, -EINVAL, "guest memory cannot be cut at 0x%llx",
+				 (unsigned long long)at);
+	memmove(&gm->slots[i + 1], &gm->slots[i], (gm->count - i) * sizeof(gm->slots[0]));
+	memmove(&gm->log[i + 1], &gm->log[i], (gm->count - i) * sizeof(gm->log[0]));
+	gm->count++;
+
+	uint64_t first = at - gm->slots[i].base;
+	struct gmem_slot *rest = &gm->slots[i + 1];
+	gm->slots[i].size = first;
+	rest->base += first;
+	rest->size -= first;
+	rest->host += first;
+	rest->fd_offset += first;
+	return 0;
+}
+
 static int config_check(const struct gmem_config *cfg, struct error *err)
 {
 	unsigned long long want = cfg->ram_bytes;
@@ -150,6 +179,8 @@ int gmem_new(struct gmem **out, const struct gmem_config *cfg, struct error *err
 		goto fail;
 	}
 	rc = gmem_add(gm, 0, low, 0, err);
+	for (unsigned i = 0; !rc && i < cfg->cut_count; i++)
+		rc = slot_cut(gm, cfg->cuts[i], err);
 	if (!rc && cfg->ram_bytes > low)
 		rc = gmem_add(gm, GMEM_HIGH_BASE, cfg->ram_bytes - low, 0, err);
 	if (rc)
@@ -222,7 +253,7 @@ static _Bool range_ok(const struct gmem *gm, uint64_t addr, size_t len, unsigned
 		const struct gmem_slot *slot = gmem_slot_at(gm, gpa(addr));
 		size_t n;
 
-		if (!slot || slot->flags & refuse)
+		if (!slot || gmem_slot_flags(slot) & refuse)
 			return 0;
 		n = slot_run(slot, addr, len);
 		addr += n; /* no wrap-around: slots end at 2^52 */
@@ -296,7 +327,8 @@ void *gmem_ptr(const struct gmem *gm, struct gpa addr, size_t len, _Bool write)
 {
 	const struct gmem_slot *slot = gmem_slot_at(gm, addr);
 
-	if (!slot || (write && slot->flags & GMEM_READONLY) || slot_run(slot, addr.v, len) < len)
+	if (!slot || (write && gmem_slot_flags(slot) & GMEM_READONLY) ||
+	    slot_run(slot, addr.v, len) < len)
 		return NULL;
 	return slot->host + (addr.v - slot->base);
 }
@@ -335,6 +367,26 @@ void gmem_dirty(struct gmem *gm, struct gpa addr, size_t len)
 	gmem_log_mark(gm, addr, len);
 	if (gm->listener)
 		gm->listener(gm->listener_opaque, addr, len);
+}
+
+void gmem_set_protector(struct gmem *gm, gmem_protector *fn, void *opaque)
+{
+	gm->protector = fn;
+	gm->protector_opaque = opaque;
+}
+
+int gmem_protect(struct gmem *gm, struct gpa base, unsigned flags)
+{
+	struct gmem_slot *slot = NULL;
+
+	for (unsigned i = 0; i < gm->count && !slot; i++)
+		if (gm->slots[i].base == base.v)
+			slot = &gm->slots[i];
+	if (!slot)
+		return -ENOENT;
+	if (__atomic_exchange_n(&slot->flags, flags, __ATOMIC_ACQ_REL) == flags || !gm->protector)
+		return 0;
+	return gm->protector(gm->protector_opaque, (unsigned)(slot - gm->slots));
 }
 
 /* ---- the dirty log ---- */

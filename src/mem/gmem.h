@@ -25,7 +25,8 @@ enum gmem_flags {
 /*
  * One contiguous range of RAM or ROM. `host` is page-aligned and is a shared mapping of the gmem's
  * memfd at `fd_offset`, so that another process (or a second mapping) can see the same bytes. A
- * slot never moves or disappears while vCPUs run.
+ * slot never moves or disappears while vCPUs run; its flags may change (gmem_protect), so read them
+ * with gmem_slot_flags.
  */
 struct gmem_slot {
 	uint64_t base, size;
@@ -33,12 +34,20 @@ struct gmem_slot {
 	uint64_t fd_offset;
 	unsigned flags;
 };
+static inline unsigned gmem_slot_flags(const struct gmem_slot *slot)
+{
+	return __atomic_load_n(&slot->flags, __ATOMIC_RELAXED);
+}
 
 struct gmem_config {
 	uint64_t ram_bytes; /* multiple of 4 KiB */
 	uint64_t low_limit; /* RAM below this address; the rest goes to 4 GiB and up. The board's
 			       PCI hole starts here (3 GiB) */
 	_Bool huge;	    /* ask for transparent huge pages */
+	/* Where low RAM begins a new slot, in ascending order and page-aligned, so that parts of it
+	 * can be protected (gmem_protect). Cuts outside of low RAM are left out. */
+	const uint64_t *cuts;
+	unsigned cut_count;
 };
 
 struct gmem;
@@ -52,7 +61,7 @@ void gmem_free(struct gmem *gm);
 NODISCARD int gmem_add(struct gmem *gm, uint64_t base, uint64_t size, unsigned flags,
 		       struct error *err);
 
-/* Slots in order of address; constant while vCPUs run. Engines map these. */
+/* Slots in order of address; constant while vCPUs run, but for flags. Engines map these. */
 const struct gmem_slot *gmem_slots(const struct gmem *gm, unsigned *count);
 int gmem_fd(const struct gmem *gm);
 uint64_t gmem_ram_bytes(const struct gmem *gm);
@@ -86,6 +95,16 @@ void *gmem_ptr(const struct gmem *gm, struct gpa addr, size_t len, _Bool write);
 void gmem_dirty(struct gmem *gm, struct gpa addr, size_t len);
 typedef void gmem_listener(void *opaque, struct gpa addr, size_t len);
 void gmem_set_listener(struct gmem *gm, gmem_listener *fn, void *opaque);
+
+/*
+ * Makes the slot that begins at `base` read-only for guests (GMEM_READONLY) or writable (0), while
+ * vCPUs run: shadow RAM. The engine is told by its protector before this returns; other vCPUs may
+ * write for a few instructions more. One caller at a time per slot. -ENOENT: no slot begins there.
+ */
+NODISCARD int gmem_protect(struct gmem *gm, struct gpa base, unsigned flags);
+/* The engine's: `slot` has new flags. 0, or what gmem_protect returns. */
+typedef int gmem_protector(void *opaque, unsigned slot);
+void gmem_set_protector(struct gmem *gm, gmem_protector *fn, void *opaque);
 
 /* Dirty log: one bit a page per slot. start clears it; harvest ORs into and clears (atomically per
  * word). */

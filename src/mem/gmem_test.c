@@ -254,6 +254,65 @@ static void huge_pages_are_a_wish(void **state)
 	gmem_free(NULL);
 }
 
+struct protected
+{
+	unsigned calls, slot;
+	int result;
+};
+static int note_protected(void *opaque, unsigned slot)
+{
+	struct protected *p = opaque;
+
+	p->calls++;
+	p->slot = slot;
+	return p->result;
+}
+
+static void cut_slots_are_one_mapping_and_are_protected_one_by_one(void **state)
+{
+	static const uint64_t cuts[] = {0xc0000, 0xc4000, 8 * GIB};
+	struct gmem_config cfg = {
+	    .ram_bytes = 16 * MIB, .low_limit = 3 * GIB, .cuts = cuts, .cut_count = 3};
+	struct protected p = {0};
+	struct gmem *gm;
+	unsigned count;
+
+	assert_int_equal(gmem_new(&gm, &cfg, NULL), 0);
+	const struct gmem_slot *s = gmem_slots(gm, &count);
+	assert_int_equal(count, 3);
+	assert_int_equal(s[1].base, 0xc0000);
+	assert_int_equal(s[1].size, 0x4000);
+	assert_int_equal(s[2].size, 16 * MIB - 0xc4000);
+	for (unsigned i = 1; i < count; i++) {
+		assert_ptr_equal(s[i].host, s[0].host + s[i].base);
+		assert_int_equal(s[i].fd_offset, s[0].fd_offset + s[i].base);
+	}
+	gmem_set_protector(gm, note_protected, &p);
+	assert_int_equal(gmem_protect(gm, gpa(0xc0000), GMEM_READONLY), 0);
+	assert_int_equal(p.calls, 1);
+	assert_int_equal(p.slot, 1);
+	assert_int_equal(gmem_protect(gm, gpa(0xc0000), GMEM_READONLY), 0);
+	assert_int_equal(p.calls, 1); /* nothing new */
+	assert_int_equal(gmem_write(gm, gpa(0xbffff), "ab", 2), -EFAULT);
+	assert_int_equal(gmem_write(gm, gpa(0xc4000), "ab", 2), 0);
+	assert_null(gmem_ptr(gm, gpa(0xc0000), 1, 1));
+	assert_int_equal(gmem_protect(gm, gpa(0xc1000), 0), -ENOENT);
+	p.result = -EIO;
+	assert_int_equal(gmem_protect(gm, gpa(0xc0000), 0), -EIO);
+	assert_int_equal(gmem_write(gm, gpa(0xbffff), "ab", 2), 0);
+	gmem_free(gm);
+}
+
+static void refuses_cuts_that_are_not_between_pages(void **state)
+{
+	static const uint64_t cut = 0xc0001;
+	struct gmem_config cfg = {
+	    .ram_bytes = 16 * MIB, .low_limit = 3 * GIB, .cuts = &cut, .cut_count = 1};
+	struct gmem *gm;
+
+	assert_int_equal(gmem_new(&gm, &cfg, NULL), -EINVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -270,6 +329,8 @@ int main(void)
 	    cmocka_unit_test(starting_the_log_again_clears_it),
 	    cmocka_unit_test(scatter_lists_follow_the_ranges),
 	    cmocka_unit_test(huge_pages_are_a_wish),
+	    cmocka_unit_test(cut_slots_are_one_mapping_and_are_protected_one_by_one),
+	    cmocka_unit_test(refuses_cuts_that_are_not_between_pages),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -73,11 +73,24 @@ int spec_parse_number(const char *what, const char *text, uint64_t min, uint64_t
 
 int spec_check(const struct vm_spec *spec, struct error *err)
 {
-	if (!spec->kernel)
+	if (!spec->kernel && !spec->firmware)
 		return error_set(err, -EINVAL,
 				 "no kernel: name one with --kernel FILE (a Linux bzImage, an ELF "
 				 "image with a PVH note, or "
-				 "a Multiboot kernel)");
+				 "a Multiboot kernel), or start with --firmware bios");
+	if (spec->kernel && spec->firmware)
+		return error_set(err, -EINVAL,
+				 "--kernel starts without firmware: leave out --kernel or "
+				 "--firmware");
+	if (!spec->kernel && (spec->initrd_count || *spec->append))
+		return error_set(
+		    err, -EINVAL,
+		    "--initrd and --append go with --kernel; firmware boots what is on "
+		    "the disk");
+	if (spec->kernel && spec->boot_menu)
+		return error_set(err, -EINVAL,
+				 "--boot-menu is the firmware's: there is none "
+				 "with --kernel");
 	if (spec->memory_bytes < SPEC_MIN_MEMORY)
 		return error_set(
 		    err, -EINVAL,

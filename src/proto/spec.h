@@ -22,6 +22,7 @@ enum spec_unpack { SPEC_UNPACK_HOST, SPEC_UNPACK_GUEST };
 /* Strings are borrowed: they live as long as the command line. */
 struct vm_spec {
 	const char *kernel;
+	const char *firmware; /* a BIOS image, or "bios" for the installed one; not with a kernel */
 	const char *initrd[SPEC_MAX_INITRDS];
 	unsigned initrd_count;
 	const char *append; /* kernel command line; "" for none */
@@ -31,6 +32,7 @@ struct vm_spec {
 	enum spec_personality personality;
 	enum spec_boot boot;
 	enum spec_unpack unpack;
+	_Bool boot_menu;  /* the firmware shows its menu */
 	_Bool no_reboot;  /* a guest reset ends the VM */
 	_Bool debug_exit; /* offer the debug exit port */
 	_Bool huge_pages;

@@ -7,6 +7,7 @@ usage: boot.py POLYVISOR GUEST_DIR CASE [CASE...]     where CASE is KERNEL:CPUS:
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -75,9 +76,14 @@ def reboot_with_no_reboot_is_status_4(polyvisor, guest):
 
 
 def interact(polyvisor, guest, kernel, options, append, steps, timeout=TIMEOUT):
-    """One VM through pipes: for each (text, input), waits for the text on the console, then types."""
-    cmd = [polyvisor, "run", "--kernel", f"{guest}/vmlinuz-{kernel}", "--initrd", f"{guest}/initrd.cpio",
-           "--engine", os.environ.get("BOOT_ENGINE", "soft"), "--append", f"console=ttyS0 panic=-1 {append}", *options]
+    """A kernel through pipes: for each (text, input), waits for the text on the console, then types."""
+    return converse(polyvisor, ["--kernel", f"{guest}/vmlinuz-{kernel}", "--initrd", f"{guest}/initrd.cpio",
+                                "--append", f"console=ttyS0 panic=-1 {append}", *options], steps, timeout)
+
+
+def converse(polyvisor, options, steps, timeout=TIMEOUT, end_with=None):
+    """One VM through pipes, as above. It ends by itself, or by the signal `end_with`."""
+    cmd = [polyvisor, "run", "--engine", os.environ.get("BOOT_ENGINE", "soft"), *options]
     start = time.monotonic()
     p = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     seen, at = b"", 0
@@ -91,6 +97,8 @@ def interact(polyvisor, guest, kernel, options, append, steps, timeout=TIMEOUT):
             at = seen.find(text, at) + len(text)
             p.stdin.write(typed)
             p.stdin.flush()
+        if end_with:
+            p.send_signal(end_with)
         rest, err = p.communicate(timeout=max(1, start + timeout - time.monotonic()))
     except subprocess.TimeoutExpired:
         raise Failure(f"no end after {timeout} s") from None
@@ -115,7 +123,28 @@ def a_kernel_panic_with_panic_minus_1_resets(polyvisor, guest):
     return seconds
 
 
+def bios_finds_nothing_to_boot(polyvisor, guest):
+    """SeaBIOS on the serial console, with two CPUs: it says what it does not find, and does not start over."""
+    status, text, err, seconds = converse(polyvisor, ["--firmware", "bios", "--cpus", "2", "-v"],
+                                          [(b"No bootable device.", b"")], end_with=signal.SIGTERM)
+    expect(status == 128 + signal.SIGTERM, f"exit status {status}", text, err)
+    expect("SeaBIOS (version" in text, "no banner", text, err)
+    expect("Found 2 cpu(s)" in err, "it did not find both CPUs", text, err)
+    expect("(via xsdt)" in err, "it did not find the ACPI tables", text, err)
+    return seconds
+
+
+def bios_menu_answers_a_key(polyvisor, guest):
+    status, text, err, seconds = converse(polyvisor, ["--firmware", "bios", "--boot-menu"],
+                                          [(b"Press ESC for boot menu.", b"\x1b"), (b"Select boot device:", b"")],
+                                          end_with=signal.SIGTERM)
+    expect(status == 128 + signal.SIGTERM, f"exit status {status}", text, err)
+    return seconds
+
+
 CASES = {
+    "bios": bios_finds_nothing_to_boot,
+    "bios-menu": bios_menu_answers_a_key,
     "shell": gives_a_shell_that_answers,
     "no-reboot": reboot_with_no_reboot_is_status_4,
     "reboot": reboot_starts_over,

@@ -31,7 +31,7 @@
 #define FW_CFG_FILE_SLOTS    64
 #define FW_CFG_ARCH_LOCAL    0x8000
 #define FW_CFG_E820_TABLE    0x8003
-#define FW_CFG_IRQ0_OVERRIDE 0x8001
+#define FW_CFG_IRQ0_OVERRIDE 0x8002
 #define FW_CFG_MAX_FILE	     (UINT32_C(1) << 30)
 #define FW_CFG_NAME_MAX	     55 /* bytes without the end */
 

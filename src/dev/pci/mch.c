@@ -11,8 +11,14 @@
 #define MCH_PAM_COUNT	 7
 #define MCH_PCIEXBAR_LOW UINT32_C(0xfc000007)
 
+#define MCH_SMRAM 0x9d /* G33 5.1.25 */
+/* Compatible SMM space at 0xa0000, not open, locked: there is no SMM. */
+#define MCH_SMRAM_LOCKED 0x12
+
 struct mch {
 	struct pci_dev pci;
+	struct mch_config cfg;
+	uint8_t pam[MCH_SHADOW_SEGMENTS]; /* what the board was told last */
 };
 
 static struct mch *mch_of(struct device *dev)
@@ -32,10 +38,32 @@ static void mch_place_ecam(struct mch *mch)
 	(void)!pci_bus_set_ecam(mch->pci.bus, (low & MCH_PCIEXBAR_ON) && n, base, n);
 }
 
+/* PAM0 is for 0xf0000 (bits 5:4); each of the others for two segments, the lower one in its low
+ * half. */
+static unsigned pam_of(const struct mch *mch, unsigned segment)
+{
+	unsigned last = segment == MCH_SHADOW_SEGMENTS - 1;
+	unsigned reg = MCH_PAM0 + (last ? 0 : 1 + segment / 2);
+	return pci_config_get(&mch->pci, reg, 1) >> (last || segment % 2 ? 4 : 0) & 3;
+}
+
+static void mch_shadow(struct mch *mch, _Bool loaded)
+{
+	for (unsigned s = 0; mch->cfg.shadow && s < MCH_SHADOW_SEGMENTS; s++) {
+		unsigned now = pam_of(mch, s), old = loaded ? now : mch->pam[s];
+		mch->pam[s] = (uint8_t)now;
+		if (loaded || now != old)
+			mch->cfg.shadow(mch->cfg.opaque, s, old, now);
+	}
+}
+
 static void mch_config_written(struct pci_dev *pd, unsigned offset, unsigned size)
 {
+	struct mch *mch = container_of(pd, struct mch, pci);
 	if (pci_touches(offset, size, MCH_PCIEXBAR, 8))
-		mch_place_ecam(container_of(pd, struct mch, pci));
+		mch_place_ecam(mch);
+	if (pci_touches(offset, size, MCH_PAM0, MCH_PAM_COUNT))
+		mch_shadow(mch, 0);
 }
 
 static void mch_reset(struct device *dev, enum reset_kind kind)
@@ -43,6 +71,7 @@ static void mch_reset(struct device *dev, enum reset_kind kind)
 	struct mch *mch = mch_of(dev);
 	pci_dev_reset(&mch->pci);
 	mch_place_ecam(mch);
+	mch_shadow(mch, 0);
 }
 
 static void mch_post_load(struct device *dev)
@@ -50,6 +79,7 @@ static void mch_post_load(struct device *dev)
 	struct mch *mch = mch_of(dev);
 	pci_dev_post_load(&mch->pci);
 	mch_place_ecam(mch);
+	mch_shadow(mch, 1);
 }
 
 static void mch_free(struct device *dev)
@@ -100,9 +130,14 @@ int mch_new(struct device **out, const struct mch_config *cfg, struct error *err
 	pci_config_init(&mch->pci, MCH_PCIEXBAR, 4,
 			(uint32_t)cfg->ecam_base | size << 1 | MCH_PCIEXBAR_ON, MCH_PCIEXBAR_LOW);
 	pci_config_init(&mch->pci, MCH_PCIEXBAR + 4, 4, (uint32_t)(cfg->ecam_base >> 32), 0xf);
-	/* 0xc0000 to 0xfffff is always RAM on this board, and these say so. */
-	for (unsigned i = 0; i < MCH_PAM_COUNT; i++)
-		pci_config_init(&mch->pci, MCH_PAM0 + i, 1, i ? 0x33 : 0x30, 0);
+	/* Without firmware, 0xc0000 to 0xfffff is always RAM, and these say so. */
+	mch->cfg = *cfg;
+	for (unsigned i = 0; i < MCH_PAM_COUNT; i++) {
+		uint8_t bits = i ? 0x33 : 0x30;
+		pci_config_init(&mch->pci, MCH_PAM0 + i, 1, cfg->shadow ? 0 : bits,
+				cfg->shadow ? bits : 0);
+	}
+	pci_config_init(&mch->pci, MCH_SMRAM, 1, MCH_SMRAM_LOCKED, 0);
 	*out = &mch->pci.dev;
 	return 0;
 }

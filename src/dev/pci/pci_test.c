@@ -133,7 +133,7 @@ static void setup(struct fixture *f)
 	for (unsigned i = 0; i < 8; i++)
 		bc.intx[i] = bench_irq(&f->b, 16 + i);
 	assert_int_equal(pci_bus_new(&f->bus, &bc, NULL), 0);
-	const struct mch_config mc = {f->bus, ECAM, 256};
+	const struct mch_config mc = {.bus = f->bus, .ecam_base = ECAM, .ecam_buses = 256};
 	const struct lpc_config lc = {.bus = f->bus, .pm_base = 0x600, .sci_irq = 9, .pirq = {10}};
 	assert_int_equal(mch_new(&f->mch, &mc, NULL), 0);
 	assert_int_equal(lpc_new(&f->lpc, &lc, NULL), 0);
@@ -482,6 +482,85 @@ static void the_memory_window_moves(void **state)
 	teardown(&f);
 }
 
+static void without_firmware_shadow_ram_is_always_ram(void **state)
+{
+	struct fixture f;
+	setup(&f);
+	assert_int_equal(get(&f, 0, 0x90, 1), 0x30);
+	for (unsigned reg = 0x91; reg <= 0x96; reg++) {
+		put(&f, 0, reg, 1, 0);
+		assert_int_equal(get(&f, 0, reg, 1), 0x33);
+	}
+	put(&f, 0, 0x9d, 1, 0x48);
+	assert_int_equal(get(&f, 0, 0x9d, 1), 0x12); /* SMRAM is locked */
+	teardown(&f);
+}
+
+struct shadow {
+	unsigned calls, segments;
+	uint8_t old[MCH_SHADOW_SEGMENTS], now[MCH_SHADOW_SEGMENTS];
+};
+static void shadow_note(void *opaque, unsigned segment, unsigned old, unsigned now)
+{
+	struct shadow *s = opaque;
+	s->calls++;
+	s->segments |= 1u << segment;
+	s->old[segment] = (uint8_t)old;
+	s->now[segment] = (uint8_t)now;
+}
+
+/* A bus whose host bridge tells of shadow RAM. */
+static void shadow_setup(struct fixture *f, struct shadow *s)
+{
+	setup(f);
+	memset(s, 0, sizeof(*s));
+	const struct mch_config mc = {.bus = f->bus,
+				      .ecam_base = ECAM,
+				      .ecam_buses = 256,
+				      .shadow = shadow_note,
+				      .opaque = s};
+	device_free(f->mch);
+	assert_int_equal(mch_new(&f->mch, &mc, NULL), 0);
+	device_reset(f->mch, RESET_POWER);
+}
+
+static void firmware_switches_shadow_ram_segment_by_segment(void **state)
+{
+	struct fixture f;
+	struct shadow s;
+	shadow_setup(&f, &s);
+	assert_int_equal(s.calls, 0); /* all off, as the board assumes */
+	assert_int_equal(get(&f, 0, 0x90, 4), 0);
+	put(&f, 0, 0x90, 4, 0x33333330);
+	assert_int_equal(get(&f, 0, 0x90, 4), 0x33333330);
+	assert_int_equal(s.segments, 0x103f);
+	assert_int_equal(s.now[12], 3);
+	put(&f, 0, 0x92, 1, 0x31);
+	assert_int_equal(s.calls, 8);
+	assert_int_equal(s.old[2], 3);
+	assert_int_equal(s.now[2], 1);
+	put(&f, 0, 0x90, 1, 0xff); /* reserved bits stay clear, nothing changes */
+	assert_int_equal(get(&f, 0, 0x90, 1), 0x30);
+	assert_int_equal(s.calls, 8);
+	put(&f, 0, 0x96, 1, 0x20);
+	assert_int_equal(s.now[11], 2);
+	assert_true(mch_shadow_base(11) == 0xec000 && mch_shadow_base(12) == 0xf0000);
+
+	struct wbuf w;
+	bench_save(f.mch, &w);
+	device_reset(f.mch, RESET_SYSTEM);
+	assert_int_equal(s.now[12], 0);
+	assert_int_equal(s.now[2], 0);
+	s.calls = 0;
+	assert_int_equal(bench_load(f.mch, w.data, w.len), 0);
+	assert_int_equal(s.calls, MCH_SHADOW_SEGMENTS);
+	assert_int_equal(s.old[12], 3);
+	assert_int_equal(s.now[12], 3);
+	assert_int_equal(s.now[2], 1);
+	wbuf_fini(&w);
+	teardown(&f);
+}
+
 static void a_second_function_shows_in_the_header_type(void **state)
 {
 	struct fixture f;
@@ -547,6 +626,8 @@ int main(void)
 	    cmocka_unit_test(msix_sends_masks_and_remembers),
 	    cmocka_unit_test(function_level_reset_is_the_classes_reset),
 	    cmocka_unit_test(the_memory_window_moves),
+	    cmocka_unit_test(without_firmware_shadow_ram_is_always_ram),
+	    cmocka_unit_test(firmware_switches_shadow_ram_segment_by_segment),
 	    cmocka_unit_test(a_second_function_shows_in_the_header_type),
 	    cmocka_unit_test(state_survives_and_corrupt_state_changes_nothing),
 	};

@@ -22,7 +22,7 @@ static int slot_map(struct kvm_engine *k, unsigned i, const struct gmem_slot *s)
 	    .userspace_addr = (uintptr_t)s->host,
 	};
 
-	if (s->flags & GMEM_READONLY)
+	if (gmem_slot_flags(s) & GMEM_READONLY)
 		region.flags |= KVM_MEM_READONLY;
 	else if (k->logging)
 		region.flags |= KVM_MEM_LOG_DIRTY_PAGES;
@@ -44,6 +44,28 @@ static int memory_map(struct kvm_engine *k, struct error *err)
 					 (unsigned long long)s[i].base, strerror(-rc));
 	}
 	return 0;
+}
+
+static int slot_sync(struct kvm_engine *k, unsigned i, const struct gmem_slot *s);
+
+/* KVM changes a slot's protection only by taking it away and putting it back. A vCPU that touches
+ * it in between finds nobody there: as on a PC, whoever switches shadow RAM sees to it that no
+ * other CPU uses it meanwhile. */
+static int slot_protected(void *opaque, unsigned i)
+{
+	struct kvm_engine *k = opaque;
+	unsigned count;
+	const struct gmem_slot *s = &gmem_slots(k->engine.env->mem, &count)[i];
+	struct kvm_userspace_memory_region gone = {.slot = i, .guest_phys_addr = s->base};
+	int rc = 0;
+
+	if (k->logging && gmem_slot_flags(s) & GMEM_READONLY)
+		rc = slot_sync(k, i, s);
+	if (rc >= 0)
+		rc = kvm_ioctl(k->vm_fd, KVM_SET_USER_MEMORY_REGION, &gone);
+	if (rc >= 0)
+		rc = slot_map(k, i, s);
+	return rc;
 }
 
 static int vm_enable(struct kvm_engine *k, struct error *err)
@@ -110,6 +132,7 @@ static void engine_destroy(struct engine *engine)
 	if (!engine)
 		return;
 	k = kvm_engine_of(engine);
+	gmem_set_protector(engine->env->mem, NULL, NULL);
 	if (k->vm_fd >= 0)
 		close(k->vm_fd);
 	if (k->sys_fd >= 0)
@@ -138,6 +161,7 @@ static int engine_create(struct engine **engine, const struct engine_env *env,
 		engine_destroy(&k->engine);
 		return rc;
 	}
+	gmem_set_protector(env->mem, slot_protected, k);
 	*engine = &k->engine;
 	return 0;
 }
@@ -150,7 +174,7 @@ static int engine_dirty_log(struct engine *engine, _Bool on)
 
 	k->logging = on;
 	for (unsigned i = 0; i < count; i++) {
-		int rc = s[i].flags & GMEM_READONLY ? 0 : slot_map(k, i, &s[i]);
+		int rc = gmem_slot_flags(&s[i]) & GMEM_READONLY ? 0 : slot_map(k, i, &s[i]);
 
 		if (rc < 0)
 			return rc;
@@ -204,7 +228,7 @@ static int engine_dirty_sync(struct engine *engine)
 	int rc = 0;
 
 	for (unsigned i = 0; k->logging && !rc && i < count; i++)
-		if (!(s[i].flags & GMEM_READONLY))
+		if (!(gmem_slot_flags(&s[i]) & GMEM_READONLY))
 			rc = slot_sync(k, i, &s[i]);
 	return rc;
 }

@@ -221,12 +221,25 @@ void soft_code_changed(struct soft_engine *engine, struct soft_cpu *self, uint8_
 		page_drop(self, phys);
 }
 
+void soft_tlb_shootdown(struct soft_engine *engine)
+{
+	lock_take(&engine->code_lock);
+	for (unsigned i = 0; i < engine->cpus; i++) {
+		struct soft_cpu *cpu = engine->cpu[i];
+		if (!cpu)
+			continue;
+		cpu->cache->pending_tlb = 1;
+		cpu_link_raise(&cpu->base.link, CPU_EVENT_ENGINE);
+	}
+	lock_drop(&engine->code_lock);
+}
+
 void soft_cache_take_pending(struct soft_cpu *cpu)
 {
 	struct soft_cache *c = cpu->cache;
 	uint64_t list[SOFT_PENDING_MAX];
 	unsigned count;
-	_Bool all;
+	_Bool all, tlb;
 
 	lock_take(&cpu->engine->code_lock);
 	cpu_link_clear(&cpu->base.link, CPU_EVENT_ENGINE);
@@ -235,7 +248,11 @@ void soft_cache_take_pending(struct soft_cpu *cpu)
 	memcpy(list, c->pending, count * sizeof(list[0]));
 	c->pending_count = 0;
 	c->pending_all = 0;
+	tlb = c->pending_tlb;
+	c->pending_tlb = 0;
 	lock_drop(&cpu->engine->code_lock);
+	if (tlb)
+		soft_tlb_flush_all(cpu);
 	if (all)
 		soft_cache_flush(cpu);
 	for (unsigned i = 0; i < count; i++)

@@ -49,8 +49,12 @@ struct soft_slot {
 	uint8_t *host;
 	uint64_t fd_offset;
 	uint64_t first_page; /* index into flags and chunks */
-	_Bool readonly;
+	_Bool readonly;	     /* may change: soft_slot_readonly */
 };
+static inline _Bool soft_slot_readonly(const struct soft_slot *slot)
+{
+	return __atomic_load_n(&slot->readonly, __ATOMIC_ACQUIRE);
+}
 struct soft_ram {
 	struct soft_slot slot[GMEM_MAX_SLOTS];
 	unsigned slots;
@@ -121,6 +125,7 @@ struct soft_cache {
 	uint64_t pending[SOFT_PENDING_MAX];
 	unsigned pending_count;
 	_Bool pending_all;
+	_Bool pending_tlb; /* every translation, too */
 };
 static ALWAYS_INLINE struct soft_jump *soft_cache_jump(struct soft_cache *c, uint64_t lin)
 {
@@ -137,6 +142,8 @@ void soft_cache_forget(struct soft_cpu *cpu); /* new generation of linear addres
 struct soft_engine;
 void soft_code_changed(struct soft_engine *engine, struct soft_cpu *self, uint8_t *flags,
 		       uint64_t phys, unsigned len);
+/* Every vCPU drops its translations at its next block. Any thread. */
+void soft_tlb_shootdown(struct soft_engine *engine);
 /* Takes what others have put on this vCPU's list (CPU_EVENT_ENGINE). */
 void soft_cache_take_pending(struct soft_cpu *cpu);
 

@@ -202,7 +202,7 @@ static void *entry_at(struct soft_cpu *cpu, uint64_t phys, _Bool *readonly, uint
 
 	if (!slot)
 		return NULL;
-	*readonly = slot->readonly;
+	*readonly = soft_slot_readonly(slot);
 	*flags = soft_ram_flags(&cpu->engine->ram, slot, phys);
 	return slot->host + (phys - slot->base);
 }
@@ -390,10 +390,10 @@ struct soft_tlb_entry *soft_mmu_get(struct soft_cpu *cpu, enum soft_tlb_kind kin
 	*phys = w.phys;
 	const struct soft_slot *slot = soft_ram_slot(&cpu->engine->ram, w.phys);
 	if (!slot || (w.phys & ~UINT64_C(0xfff)) == cpu->mmu->apic_page ||
-	    (access == SOFT_WRITE && slot->readonly))
+	    (access == SOFT_WRITE && soft_slot_readonly(slot)))
 		return NULL;
 	/* The two tags always speak of the same page. */
-	e->write = w.writable && w.dirty && !slot->readonly ? tag : SOFT_TLB_INVALID;
+	e->write = w.writable && w.dirty && !soft_slot_readonly(slot) ? tag : SOFT_TLB_INVALID;
 	e->read = tag;
 	e->addend = (uint64_t)(uintptr_t)slot->host + (w.phys - slot->base) - lin;
 	e->flags = soft_ram_flags(&cpu->engine->ram, slot, w.phys);

@@ -104,6 +104,20 @@ static void gmem_written(void *opaque, struct gpa addr, size_t len)
 	}
 }
 
+/* A slot became read-only or writable. What the TLBs hold is dropped at each vCPU's next block; a
+ * write to what was read-only comes by here anyway, as no write tag was ever entered for it. */
+static int gmem_protected(void *opaque, unsigned slot)
+{
+	struct soft_engine *e = opaque;
+	unsigned count;
+	const struct gmem_slot *slots = gmem_slots(e->base.env->mem, &count);
+
+	__atomic_store_n(&e->ram.slot[slot].readonly,
+			 !!(gmem_slot_flags(&slots[slot]) & GMEM_READONLY), __ATOMIC_RELEASE);
+	soft_tlb_shootdown(e);
+	return 0;
+}
+
 static void engine_destroy(struct engine *engine)
 {
 	struct soft_engine *e;
@@ -112,6 +126,7 @@ static void engine_destroy(struct engine *engine)
 		return;
 	e = soft_of(engine);
 	gmem_set_listener(engine->env->mem, NULL, NULL);
+	gmem_set_protector(engine->env->mem, NULL, NULL);
 	if (e->ram.flags && e->ram.flags != MAP_FAILED)
 		munmap(e->ram.flags, e->ram.pages + 1);
 	if (e->ram.chunks && (void *)e->ram.chunks != MAP_FAILED)
@@ -143,6 +158,7 @@ static int engine_create(struct engine **engine, const struct engine_env *env,
 	atomic_store(&e->tsc_offset, -__rdtsc());
 	atomic_store(&e->tsc_stopped, clock_mode(env->clock) == CLOCK_STOPPED);
 	gmem_set_listener(env->mem, gmem_written, e);
+	gmem_set_protector(env->mem, gmem_protected, e);
 	*engine = &e->base;
 	return 0;
 }

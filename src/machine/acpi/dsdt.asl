@@ -109,10 +109,11 @@ DefinitionBlock ("dsdt.aml", "DSDT", 2, "POLYVM", "POLYDSDT", 1)
 	APIC_SLOT (s2, 18, 19, 20, 21), APIC_SLOT (s3, 19, 20, 21, 22), \
 	APIC_SLOT (s4, 20, 21, 22, 23), APIC_SLOT (s5, 21, 22, 23, 16), \
 	APIC_SLOT (s6, 22, 23, 16, 17), APIC_SLOT (s7, 23, 16, 17, 18)
-#define PIC_TWO(s0, s1) \
-	APIC_SLOT (s0, 10, 11, 10, 11), APIC_SLOT (s1, 11, 10, 11, 10)
+#define PIC_FOUR(s0, s1, s2, s3) \
+	APIC_SLOT (s0, 10, 10, 11, 11), APIC_SLOT (s1, 10, 11, 11, 10), \
+	APIC_SLOT (s2, 11, 11, 10, 10), APIC_SLOT (s3, 11, 10, 10, 11)
 #define PIC_EIGHT(s0, s1, s2, s3, s4, s5, s6, s7) \
-	PIC_TWO (s0, s1), PIC_TWO (s2, s3), PIC_TWO (s4, s5), PIC_TWO (s6, s7)
+	PIC_FOUR (s0, s1, s2, s3), PIC_FOUR (s4, s5, s6, s7)
 
 			Name (PRTA, Package ()
 			{
