@@ -88,7 +88,7 @@ TEST(real, the_stack_segments_end_is_a_stack_fault)
 	check_eq(v >> 16, 0x606);
 }
 
-BLOB16(real_limit32, "mov $0x10000, %ebx; addr32 mov (%ebx), %al; lret");
+BLOB16(real_limit32, "mov $0x10000, %ebx; mov (%ebx), %al; lret");
 TEST(real, a_32_bit_address_past_64_kib_faults)
 {
 	uint32_t v = REAL_WITH(13, h_skip3, real_limit32, 0);
@@ -163,7 +163,7 @@ TEST(real, a_string_of_bytes_wraps_its_index)
 }
 
 BLOB16(real_loop, "mov $0x10003, %ecx; xor %ax, %ax; 1: inc %ax; loop 1b; shl $16, %eax; 2: inc "
-		  "%ax; addr32 loop 2b; mov %cx, %ax; lret");
+		  "%ax; .byte 0x67; loop 2b; mov %cx, %ax; lret");
 TEST(real, loop_counts_in_cx_or_ecx_by_address_size)
 {
 	/* CX from 3; then ECX from 0x10000: 65536 rounds. */
@@ -208,8 +208,8 @@ TEST(real, smsw_shows_real_mode)
 /* Protected mode for a moment: DS keeps its 4 GiB limit back in real mode. */
 BLOB16(real_big, "cli; lgdtl %cs:(3f - real_big + 0x600); mov %cr0, %eax; or $1, %al; mov %eax, "
 		 "%cr0; jmp 1f; 1: mov $0x10, %bx; mov %bx, %ds; and $0xfe, %al; mov %eax, %cr0; "
-		 "jmp 2f; 2: mov $0x100000, %ebx; addr32 mov (%ebx), %eax; xor %bx, %bx; mov %bx, "
-		 "%ds; mov $0x100004, %ebx; addr32 add (%ebx), %eax; lret; 3: .word 0x3ff; .long "
+		 "jmp 2f; 2: mov $0x100000, %ebx; mov (%ebx), %eax; xor %bx, %bx; mov %bx, "
+		 "%ds; mov $0x100004, %ebx; add (%ebx), %eax; lret; 3: .word 0x3ff; .long "
 		 "gdt");
 TEST(real, a_segment_limit_from_protected_mode_stays)
 {

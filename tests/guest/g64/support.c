@@ -291,8 +291,12 @@ void guest64_main(uint32_t info)
 		uint64_t base;
 	} __attribute__((packed)) pointer = {sizeof(idt) - 1, (uint64_t)idt};
 
-	if (*(uint32_t *)(uint64_t)info == 0x336ec578 && *(uint64_t *)(uint64_t)(info + 24))
-		guest_cmdline = (const char *)*(uint64_t *)(uint64_t)(info + 24);
+	static char cmdline[512]; /* a copy: tests write to low memory */
+
+	if (*(uint32_t *)(uint64_t)info == 0x336ec578 && *(uint64_t *)(uint64_t)(info + 24)) {
+		memcpy(cmdline, (const char *)*(uint64_t *)(uint64_t)(info + 24), sizeof(cmdline) - 1);
+		guest_cmdline = cmdline;
+	}
 	cpus = count_cpus();
 	reset_idt();
 	load_tss(0);

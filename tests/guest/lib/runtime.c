@@ -15,14 +15,17 @@ static void put_char(char c)
 	outb(0x3f8, (uint8_t)c);
 }
 
+/* Decimal numbers have 32 bits: no division of 64 bits in 32-bit code. */
 static void put_number(uint64_t v, unsigned base)
 {
 	char digits[24];
 	int n = 0;
 
 	do {
-		digits[n++] = "0123456789abcdef"[v % base];
-		v /= base;
+		unsigned digit = base == 16 ? (unsigned)v & 15 : (uint32_t)v % 10;
+
+		digits[n++] = "0123456789abcdef"[digit];
+		v = base == 16 ? v >> 4 : (uint32_t)v / 10;
 	} while (v);
 	while (n)
 		put_char(digits[--n]);
