@@ -259,9 +259,9 @@ int machine_boot(struct machine *m, enum reset_kind kind, char what[128], struct
 	return r ? r : boot_cpus(m, rsdp, what, err);
 }
 
-void machine_press_power(struct machine *m)
+_Bool machine_press_power(struct machine *m)
 {
-	acpi_pm_power_button(m->pm);
+	return acpi_pm_power_button(m->pm);
 }
 
 unsigned machine_cpus(const struct machine *m)

@@ -33,14 +33,34 @@ void machine_free(struct machine *m); /* vCPU threads have been stopped */
 NODISCARD int machine_boot(struct machine *m, enum reset_kind kind, char what[128],
 			   struct error *err);
 
-/* The power button: the guest gets an ACPI event (and may ignore it). */
-void machine_press_power(struct machine *m);
+/* The power button: the guest gets an ACPI event (and may ignore it). False when it would not
+ * notice: ACPI is off, or it has not enabled the event. */
+_Bool machine_press_power(struct machine *m);
 
 unsigned machine_cpus(const struct machine *m);
 struct vcpu *machine_vcpu(struct machine *m, unsigned index);
 struct engine *machine_engine(struct machine *m);
 struct clock *machine_clock(struct machine *m);
 struct gmem *machine_mem(struct machine *m);
+
+/* One device, for listings. `range` holds at most MACHINE_RANGES of its ports and memory. */
+#define MACHINE_RANGES 16
+struct machine_range {
+	_Bool port;
+	const char *name;
+	uint64_t base, size;
+};
+struct machine_device {
+	const char *kind, *id;
+	unsigned instance;
+	int pci; /* slot << 3 | function on bus 0, or -1 */
+	unsigned range_count;
+	struct machine_range range[MACHINE_RANGES];
+};
+/* Calls fn for every device in the order of the board. The VM's thread. */
+void machine_each_device(struct machine *m,
+			 void (*fn)(void *opaque, const struct machine_device *device),
+			 void *opaque);
 
 /* Stops and continues guest time: clock, TSC, paravirtual clocks. vCPUs are paused around both. */
 void machine_time_stop(struct machine *m);

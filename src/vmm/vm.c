@@ -3,64 +3,21 @@
 #include "vmm/vm.h"
 
 #include <errno.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/signalfd.h>
 #include <sys/timerfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/log.h"
-#include "base/loop.h"
 #include "base/trace.h"
-#include "machine/machine.h"
 #include "vmm/engines.h"
-
-/*
- * Requests. Devices, engines and the terminal ask for things from their own threads and under their
- * own locks; they only set a bit here, ask the vCPUs to leave guest code, and post `work`. The
- * loop's thread acts on them in the order of this list: an end wins over a reset.
- */
-enum vm_request {
-	REQ_ERROR = 1 << 0,
-	REQ_DEBUG_EXIT = 1 << 1,
-	REQ_PANIC = 1 << 2,
-	REQ_POWER_OFF = 1 << 3,
-	REQ_QUIT = 1 << 4,
-	REQ_CRASH = 1 << 5,
-	REQ_RESET = 1 << 6,
-};
+#include "vmm/vm_impl.h"
 
 /* Triple faults this close together, and this many, are a crash rather than a way to reboot. */
 #define CRASH_WINDOW_NS UINT64_C(1000000000)
 #define CRASH_LIMIT	3
-
-struct vm {
-	struct vm_spec spec;
-	enum vm_state state;
-	const struct engine_ops *ops;
-	char engine_why[512];
-	struct loop *loop;
-	struct chardev *console;
-	struct machine *machine;
-	struct loop_fd timer, signals;
-	sigset_t old_mask;
-	_Bool mask_set, timer_added, signals_added;
-
-	struct loop_work work;
-	_Atomic unsigned requests;
-	_Atomic unsigned debug_code;
-	_Atomic unsigned signal;
-	char error_text[256]; /* written once, before REQ_ERROR is set */
-	_Atomic _Bool error_taken;
-
-	uint64_t last_crash_ns;
-	unsigned crashes;
-	_Bool user_paused;
-	struct vm_result *result;
-};
 
 const char *vm_state_name(enum vm_state state)
 {
@@ -80,7 +37,7 @@ static void set_state(struct vm *vm, enum vm_state state)
 }
 
 /* Any thread, any lock below RANK_VCPU. */
-static void vm_request(struct vm *vm, unsigned request)
+void vm_request(struct vm *vm, unsigned request)
 {
 	atomic_fetch_or(&vm->requests, request);
 	for (unsigned i = 0; vm->machine && i < machine_cpus(vm->machine); i++)
@@ -88,7 +45,7 @@ static void vm_request(struct vm *vm, unsigned request)
 	loop_post(vm->loop, &vm->work);
 }
 
-static void pause_all(struct vm *vm)
+void vm_pause_cpus(struct vm *vm)
 {
 	for (unsigned i = 0; i < machine_cpus(vm->machine); i++)
 		vcpu_pause_begin(machine_vcpu(vm->machine, i));
@@ -96,10 +53,49 @@ static void pause_all(struct vm *vm)
 		vcpu_pause_wait(machine_vcpu(vm->machine, i));
 }
 
-static void resume_all(struct vm *vm)
+void vm_resume_cpus(struct vm *vm)
 {
-	for (unsigned i = 0; i < machine_cpus(vm->machine); i++)
+	for (unsigned i = 0; !vm->holds && i < machine_cpus(vm->machine); i++)
 		vcpu_resume(machine_vcpu(vm->machine, i));
+}
+
+uint64_t vm_host_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
+}
+
+static _Bool has_ended(const struct vm *vm)
+{
+	return vm->state == VM_SHUT_DOWN || vm->state == VM_CRASHED;
+}
+
+void vm_hold(struct vm *vm, enum vm_hold why)
+{
+	_Bool held = vm->holds != 0;
+
+	vm->holds |= why;
+	if (held || has_ended(vm))
+		return;
+	vm_pause_cpus(vm);
+	machine_time_stop(vm->machine);
+	set_state(vm, VM_PAUSED);
+	control_event(vm->control, "paused", NULL);
+}
+
+void vm_release(struct vm *vm, enum vm_hold why)
+{
+	_Bool held = vm->holds != 0;
+
+	vm->holds &= ~(unsigned)why;
+	if (!held || vm->holds || has_ended(vm))
+		return;
+	set_state(vm, VM_RUNNING);
+	machine_time_go(vm->machine);
+	vm_resume_cpus(vm);
+	control_event(vm->control, "resumed", NULL);
 }
 
 static void on_power(void *opaque, enum power_request what, unsigned arg)
@@ -160,8 +156,8 @@ static void vm_reset(struct vm *vm)
 		return;
 	}
 	atomic_fetch_and(&vm->requests, ~(unsigned)(REQ_RESET | REQ_CRASH));
-	if (!vm->user_paused)
-		resume_all(vm);
+	control_event(vm->control, "reset", NULL);
+	vm_resume_cpus(vm);
 }
 
 /* Where the boot CPU was when it shut down, for the person. */
@@ -206,9 +202,9 @@ static void handle_requests(struct loop_work *work)
 	struct vm *vm = work->opaque;
 	unsigned requests = atomic_load(&vm->requests);
 
-	if (!requests || vm->state == VM_SHUT_DOWN || vm->state == VM_CRASHED)
+	if (!requests || has_ended(vm))
 		return;
-	pause_all(vm);
+	vm_pause_cpus(vm);
 	requests = atomic_load(&vm->requests);
 	if (requests & REQ_ERROR)
 		end_with(vm, VM_END_ERROR, VM_CRASHED, vm->error_text);
@@ -219,81 +215,11 @@ static void handle_requests(struct loop_work *work)
 	else if (requests & REQ_POWER_OFF)
 		end(vm, VM_END_POWER_OFF, 0, VM_SHUT_DOWN);
 	else if (requests & REQ_QUIT)
-		end(vm, atomic_load(&vm->signal) ? VM_END_SIGNAL : VM_END_QUIT,
-		    atomic_load(&vm->signal), VM_SHUT_DOWN);
+		end(vm, vm->signal ? VM_END_SIGNAL : VM_END_QUIT, vm->signal, VM_SHUT_DOWN);
 	else if (requests & REQ_CRASH)
 		vm_crash(vm);
 	else if (requests & REQ_RESET)
 		vm_reset(vm);
-}
-
-static void toggle_pause(struct vm *vm)
-{
-	if (vm->state == VM_RUNNING) {
-		pause_all(vm);
-		machine_time_stop(vm->machine);
-		vm->user_paused = 1;
-		set_state(vm, VM_PAUSED);
-		log_msg(LOG_WARN, "paused; Ctrl-A P goes on");
-	} else if (vm->state == VM_PAUSED) {
-		vm->user_paused = 0;
-		set_state(vm, VM_RUNNING);
-		machine_time_go(vm->machine);
-		resume_all(vm);
-		log_msg(LOG_WARN, "running");
-	}
-}
-
-static void print_stats(struct vm *vm)
-{
-	struct wbuf out;
-
-	wbuf_init(&out, 64 << 10);
-	for (unsigned i = 0; i < machine_cpus(vm->machine); i++) {
-		static const char *const kinds[EXIT_KINDS] = {"port",	  "mmio",      "eoi",
-							      "msr_read", "msr_write", "hypercall"};
-		struct vcpu *vcpu = machine_vcpu(vm->machine, i);
-		for (unsigned k = 0; k < EXIT_KINDS; k++) {
-			char line[80];
-			int n = snprintf(line, sizeof(line), "cpu%u_exit_%s %llu\n", i, kinds[k],
-					 (unsigned long long)atomic_load(&vcpu->exits[k]));
-			wbuf_put(&out, line, (size_t)n);
-		}
-	}
-	if (vm->ops->stats)
-		vm->ops->stats(machine_engine(vm->machine), &out);
-	if (!out.failed)
-		fprintf(stderr, "%.*s", (int)out.len, (const char *)out.data);
-	wbuf_fini(&out);
-}
-
-/* Keys after Ctrl-A, on the loop's thread. */
-static void on_key(void *opaque, char key)
-{
-	struct vm *vm = opaque;
-
-	switch (key) {
-	case 'x': vm_request(vm, REQ_QUIT); break;
-	case 'r': vm_request(vm, REQ_RESET); break;
-	case 'p': toggle_pause(vm); break;
-	case 'b': machine_press_power(vm->machine); break;
-	case 's':
-		log_msg(LOG_WARN, "%s, %u CPU(s), engine %s", vm_state_name(vm->state),
-			machine_cpus(vm->machine), vm->ops->name);
-		break;
-	default: break;
-	}
-}
-
-static void on_signal(struct loop_fd *lfd, uint32_t events)
-{
-	struct vm *vm = lfd->opaque;
-	struct signalfd_siginfo info;
-
-	while (read(lfd->fd, &info, sizeof(info)) == sizeof(info)) {
-		atomic_store(&vm->signal, info.ssi_signo);
-		vm_request(vm, REQ_QUIT);
-	}
 }
 
 /* How long the loop may sleep before timers are due: any thread, under RANK_CLOCK. */
@@ -335,40 +261,6 @@ static int add_timer(struct vm *vm, struct error *err)
 	return 0;
 }
 
-/* SIGINT, SIGTERM, SIGHUP and SIGQUIT end the VM in order; SIGPIPE is an error of a write. Threads
- * made later inherit the mask. */
-static int add_signals(struct vm *vm, struct error *err)
-{
-	sigset_t set;
-
-	sigemptyset(&set);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGQUIT);
-	vm->signals = (struct loop_fd){
-	    .fd = signalfd(-1, &set, SFD_NONBLOCK | SFD_CLOEXEC), .fn = on_signal, .opaque = vm};
-	if (vm->signals.fd < 0)
-		return error_set(err, -errno, "cannot receive signals: %s", strerror(errno));
-	if (loop_fd_add(vm->loop, &vm->signals, EPOLLIN))
-		return error_set(err, -ENOMEM, "cannot watch signals: out of memory");
-	vm->signals_added = 1;
-	sigaddset(&set, SIGPIPE);
-	pthread_sigmask(SIG_BLOCK, &set, &vm->old_mask);
-	vm->mask_set = 1;
-	return 0;
-}
-
-static int open_console(struct vm *vm, struct error *err)
-{
-	const struct term_config term = {
-	    .in_fd = STDIN_FILENO, .out_fd = STDOUT_FILENO, .command = on_key, .opaque = vm};
-
-	if (isatty(STDIN_FILENO))
-		return chardev_term_new(&vm->console, vm->loop, &term, err);
-	return chardev_fd_new(&vm->console, vm->loop, STDIN_FILENO, STDOUT_FILENO, err);
-}
-
 static int vm_build(struct vm *vm, struct error *err)
 {
 	struct machine_config cfg = {
@@ -383,9 +275,9 @@ static int vm_build(struct vm *vm, struct error *err)
 	if (!r)
 		r = loop_new(&vm->loop, err);
 	if (!r)
-		r = add_signals(vm, err);
+		r = vm_signals_add(vm, err);
 	if (!r)
-		r = open_console(vm, err);
+		r = vm_console_open(vm, err);
 	cfg.engine = vm->ops;
 	cfg.console = vm->console;
 	if (!r)
@@ -394,6 +286,8 @@ static int vm_build(struct vm *vm, struct error *err)
 		r = add_timer(vm, err);
 	if (!r)
 		r = machine_boot(vm->machine, RESET_POWER, NULL, err);
+	if (!r)
+		r = vm_control_open(vm, err);
 	return r;
 }
 
@@ -405,7 +299,8 @@ int vm_new(struct vm **out, const struct vm_spec *spec, struct error *err)
 	if (!vm)
 		return error_set(err, -ENOMEM, "out of memory");
 	vm->spec = *spec;
-	vm->timer.fd = vm->signals.fd = -1;
+	vm->holds = spec->paused ? HOLD_USER : 0;
+	vm->timer.fd = vm->signals.fd = vm->grace.fd = -1;
 	vm->work = (struct loop_work){.fn = handle_requests, .opaque = vm};
 	r = vm_build(vm, err);
 	if (r) {
@@ -432,20 +327,26 @@ void vm_run(struct vm *vm, struct vm_result *result)
 
 	memset(result, 0, sizeof(*result));
 	vm->result = result;
+	vm->started_ns = vm_host_ns();
 	if (start_vcpus(vm, &err)) {
 		end_with(vm, VM_END_ERROR, VM_CRASHED, err.text);
 	} else {
-		set_state(vm, VM_RUNNING);
-		machine_time_go(vm->machine);
-		resume_all(vm);
+		if (vm->holds) {
+			set_state(vm, VM_PAUSED);
+		} else {
+			set_state(vm, VM_RUNNING);
+			machine_time_go(vm->machine);
+			vm_resume_cpus(vm);
+		}
 		loop_run(vm->loop);
 	}
 	for (unsigned i = 0; i < machine_cpus(vm->machine); i++)
 		vcpu_stop(machine_vcpu(vm->machine, i));
 	chardev_flush(vm->console, 1000);
 	chardev_term_restore();
+	vm_control_ended(vm);
 	if (vm->spec.stats)
-		print_stats(vm);
+		vm_stats_print(vm);
 }
 
 void vm_free(struct vm *vm)
@@ -454,6 +355,7 @@ void vm_free(struct vm *vm)
 		return;
 	if (vm->machine)
 		clock_set_wake(machine_clock(vm->machine), NULL, NULL);
+	control_free(vm->control);
 	machine_free(vm->machine);
 	if (vm->loop)
 		loop_cancel(vm->loop, &vm->work);
@@ -462,12 +364,7 @@ void vm_free(struct vm *vm)
 		loop_fd_del(vm->loop, &vm->timer);
 	if (vm->timer.fd >= 0)
 		close(vm->timer.fd);
-	if (vm->signals_added)
-		loop_fd_del(vm->loop, &vm->signals);
-	if (vm->signals.fd >= 0)
-		close(vm->signals.fd);
-	if (vm->mask_set)
-		pthread_sigmask(SIG_SETMASK, &vm->old_mask, NULL);
+	vm_signals_remove(vm);
 	loop_free(vm->loop);
 	free(vm);
 }

@@ -38,6 +38,9 @@ NODISCARD int pci_bus_new(struct device **bus, const struct pci_bus_config *cfg,
  * vCPU runs. A window that would overlap something else stays unmapped: -EEXIST. */
 int pci_bus_set_ecam(struct device *bus, _Bool enabled, uint64_t base, unsigned buses);
 
+/* Where a device sits on the bus: slot << 3 | function, or -1 when it is not on it. */
+int pci_address(struct device *bus, const struct device *dev);
+
 enum pci_bar_kind {
 	PCI_BAR_NONE,
 	PCI_BAR_IO,

@@ -200,6 +200,17 @@ static const struct state_desc pci_bus_state = {
 };
 static const struct device_class pci_bus_class;
 
+int pci_address(struct device *bus, const struct device *dev)
+{
+	const struct pci_bus *b = pci_bus_of(bus);
+
+	for (unsigned i = 0; i < PCI_FUNCTIONS; i++) {
+		if (b->fn[i] && &b->fn[i]->dev == dev)
+			return (int)i;
+	}
+	return -1;
+}
+
 int pci_bus_new(struct device **out, const struct pci_bus_config *cfg, struct error *err)
 {
 	assert(cfg->intx_count >= 1 && cfg->intx_count <= PCI_INTX_MAX);

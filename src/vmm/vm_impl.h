@@ -1,0 +1,96 @@
+/* vm_impl.h: the VM's own struct, shared by the files that make up its life. */
+#ifndef VMM_VM_IMPL_H
+#define VMM_VM_IMPL_H
+
+#include <signal.h>
+#include <stdatomic.h>
+
+#include "base/loop.h"
+#include "machine/machine.h"
+#include "vmm/control.h"
+#include "vmm/vm.h"
+
+/*
+ * Requests. Devices, engines and the terminal ask for things from their own threads and under their
+ * own locks; they only set a bit here, ask the vCPUs to leave guest code, and post `work`. The
+ * loop's thread acts on them in the order of this list: an end wins over a reset.
+ */
+enum vm_request {
+	REQ_ERROR = 1 << 0,
+	REQ_DEBUG_EXIT = 1 << 1,
+	REQ_PANIC = 1 << 2,
+	REQ_POWER_OFF = 1 << 3,
+	REQ_QUIT = 1 << 4,
+	REQ_CRASH = 1 << 5,
+	REQ_RESET = 1 << 6,
+};
+
+/* Why a VM is paused: it runs when no reason is left. */
+enum vm_hold {
+	HOLD_USER = 1 << 0, /* a person or a program asked for it */
+};
+
+struct vm {
+	struct vm_spec spec;
+	enum vm_state state;
+	const struct engine_ops *ops;
+	char engine_why[512];
+	struct loop *loop;
+	struct chardev *console;
+	struct machine *machine;
+	struct control *control; /* NULL: none */
+	struct loop_fd timer, signals;
+	sigset_t old_mask;
+	_Bool mask_set, timer_added, signals_added;
+
+	struct loop_work work;
+	_Atomic unsigned requests;
+	_Atomic unsigned debug_code;
+	char error_text[256]; /* written once, before REQ_ERROR is set */
+	_Atomic _Bool error_taken;
+
+	/* All below belong to the loop's thread. */
+	uint64_t last_crash_ns;
+	unsigned crashes;
+	unsigned holds; /* enum vm_hold */
+	uint64_t started_ns;
+	/* The guest was asked to power off; when `grace` fires it is ended as `signal` says. */
+	struct loop_fd grace;
+	_Bool grace_added, stopping;
+	unsigned signal; /* 0: ended by a command */
+	struct vm_result *result;
+};
+
+/* vm.c. Any thread, any lock below RANK_VCPU. */
+void vm_request(struct vm *vm, unsigned request);
+
+/* vm.c, on the loop's thread as all that follow. */
+void vm_hold(struct vm *vm, enum vm_hold why);
+void vm_release(struct vm *vm, enum vm_hold why);
+void vm_pause_cpus(struct vm *vm);
+void vm_resume_cpus(struct vm *vm); /* unless something holds the VM */
+uint64_t vm_host_ns(void);	    /* the host's monotonic clock */
+
+/* vm_stop.c: signals; ending a VM with the guest's help. */
+NODISCARD int vm_signals_add(struct vm *vm, struct error *err);
+void vm_signals_remove(struct vm *vm);
+/*
+ * Presses the power button, and ends the VM after `seconds` if the guest has not done it by then;
+ * at once when the guest would not notice the button or this is the second time. Returns whether
+ * the guest has time.
+ */
+_Bool vm_stop_gently(struct vm *vm, unsigned seconds, unsigned signal);
+void vm_stop_now(struct vm *vm, unsigned signal);
+
+/* vm_console.c: the terminal or pipes behind COM1. */
+NODISCARD int vm_console_open(struct vm *vm, struct error *err);
+
+/* vm_stats.c: "name value" lines: exits and the engine's counters. */
+void vm_stats_write(struct vm *vm, struct wbuf *out);
+void vm_stats_print(struct vm *vm);
+
+/* vm_control.c: the commands of the control socket. */
+NODISCARD int vm_control_open(struct vm *vm, struct error *err);
+void vm_control_ended(struct vm *vm); /* tells subscribers how it ended */
+
+#endif
