@@ -69,10 +69,9 @@ static int remove_stale(const struct sockaddr_un *addr, struct error *err)
 	int fd, rc;
 
 	if (lstat(path, &st))
-		return errno == ENOENT
-			   ? 0
-			   : error_set(err, -errno, "cannot listen at '%s': %s", path,
-				       strerror(errno));
+		return errno == ENOENT ? 0
+				       : error_set(err, -errno, "cannot listen at '%s': %s", path,
+						   strerror(errno));
 	if (!S_ISSOCK(st.st_mode))
 		return error_set(err, -EADDRINUSE,
 				 "cannot listen at '%s': it exists and is not a socket", path);

@@ -23,6 +23,8 @@ struct command {
 };
 
 int cmd_run(int argc, char **argv);
+int cmd_ctl(int argc, char **argv);
+int cmd_ls(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 
 /* One sentence on stderr and where to look next; returns STATUS_USAGE. */

@@ -175,9 +175,7 @@ static void print_event(json_t *event)
 	printf("%s", text_of(event, "event"));
 	json_object_foreach(event, key, member)
 	{
-		if (!strcmp(key, "event") || !json_is_string(member) + !json_is_integer(member) +
-							 !json_is_boolean(member) ==
-						     3)
+		if (!strcmp(key, "event") || json_is_object(member) || json_is_array(member))
 			continue;
 		printf(" %s=", key);
 		print_scalar(member);
@@ -304,8 +302,7 @@ int cmd_ctl(int argc, char **argv)
 		case ':':
 			return cli_usage_error("ctl", "option '%s' needs a value",
 					       argv[optind - 1]);
-		default:
-			return cli_usage_error("ctl", "unknown option '%s'", argv[optind - 1]);
+		default: return cli_usage_error("ctl", "unknown option '%s'", argv[optind - 1]);
 		}
 	}
 	if (!socket && optind < argc)

@@ -53,9 +53,8 @@ static void list_vm(void *opaque, const char *name, const char *path)
 
 int cmd_ls(int argc, char **argv)
 {
-	static const struct option options[] = {{"json", no_argument, NULL, 'j'},
-						{"help", no_argument, NULL, 'h'},
-						{NULL, 0, NULL, 0}};
+	static const struct option options[] = {
+	    {"json", no_argument, NULL, 'j'}, {"help", no_argument, NULL, 'h'}, {NULL, 0, NULL, 0}};
 	struct listing l = {0};
 	struct error err;
 	int code;

@@ -7,6 +7,7 @@
 #include "base/trace.h"
 #include "cli/cli.h"
 #include "proto/spec.h"
+#include "vmm/rundir.h"
 #include "vmm/vm.h"
 
 enum option_code {
@@ -26,6 +27,10 @@ enum option_code {
 	OPT_SOFT,
 	OPT_FIRMWARE,
 	OPT_BOOT_MENU,
+	OPT_NAME,
+	OPT_CONTROL,
+	OPT_GRACE,
+	OPT_PAUSED,
 };
 
 static const struct option options[] = {
@@ -46,6 +51,10 @@ static const struct option options[] = {
     {"huge-pages", no_argument, NULL, OPT_HUGE_PAGES},
     {"stats", no_argument, NULL, OPT_STATS},
     {"trace", required_argument, NULL, OPT_TRACE},
+    {"name", required_argument, NULL, OPT_NAME},
+    {"control", required_argument, NULL, OPT_CONTROL},
+    {"grace", required_argument, NULL, OPT_GRACE},
+    {"paused", no_argument, NULL, OPT_PAUSED},
     {"quiet", no_argument, NULL, 'q'},
     {"verbose", no_argument, NULL, 'v'},
     {"help", no_argument, NULL, 'h'},
@@ -85,7 +94,15 @@ static void print_help(void)
 	    "hardware\n"
 	    "  --huge-pages         ask the host for huge pages behind the guest's RAM\n"
 	    "\n"
+	    "how it is spoken to:\n"
+	    "  --name NAME          'polyvisor ctl NAME ...' reaches it, 'polyvisor ls' shows it\n"
+	    "  --control PATH       the control socket is PATH (Unix socket, this user's only)\n"
+	    "  --paused             waits for Ctrl-A P or 'polyvisor ctl NAME resume'\n"
+	    "\n"
 	    "how it ends:\n"
+	    "  --grace SECONDS      SIGTERM presses the power button if the guest listens to it; "
+	    "the\n"
+	    "                       guest has this long to power off (default 10; 0: none)\n"
 	    "  --no-reboot          a guest's reset ends the process instead of starting over\n"
 	    "  --debug-exit         a guest that writes V to port 0xf4 ends with status (V*2+1) "
 	    "mod 256\n"
@@ -187,6 +204,18 @@ static int apply_option(struct vm_spec *spec, int code, const char *text)
 			return cli_usage_error("run", "%s", err.text);
 		spec->cpus = (unsigned)n;
 		return 0;
+	case OPT_NAME:
+		if (rundir_check_name(text, &err))
+			return cli_usage_error("run", "%s", err.text);
+		spec->name = text;
+		return 0;
+	case OPT_CONTROL: spec->control = text; return 0;
+	case OPT_GRACE:
+		if (spec_parse_number("--grace", text, 0, SPEC_MAX_GRACE, &n, &err))
+			return cli_usage_error("run", "%s", err.text);
+		spec->grace_seconds = (unsigned)n;
+		return 0;
+	case OPT_PAUSED: spec->paused = 1; return 0;
 	case OPT_NO_REBOOT: spec->no_reboot = 1; return 0;
 	case OPT_DEBUG_EXIT: spec->debug_exit = 1; return 0;
 	case OPT_HUGE_PAGES: spec->huge_pages = 1; return 0;

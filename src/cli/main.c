@@ -7,6 +7,8 @@
 
 static const struct command commands[] = {
     {"run", "boot a virtual machine in this terminal", cmd_run},
+    {"ls", "list the virtual machines that run under a name", cmd_ls},
+    {"ctl", "send a command to a running virtual machine", cmd_ctl},
     {"doctor", "say what this host offers to virtual machines and what follows from it",
      cmd_doctor},
 };

@@ -14,6 +14,7 @@ void spec_init(struct vm_spec *spec)
 	spec->cpus = 1;
 	spec->engine = "auto";
 	spec->personality = PERSONALITY_KVM;
+	spec->grace_seconds = 10;
 }
 
 /* The digits at the start of `text`; false when there are none or they do not fit 64 bits. */

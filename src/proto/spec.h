@@ -6,6 +6,7 @@
 
 #define SPEC_MAX_INITRDS 8
 #define SPEC_MAX_CPUS	 64
+#define SPEC_MAX_GRACE	 86400
 #define SPEC_MIN_MEMORY	 (UINT64_C(2) << 20)
 #define SPEC_MAX_MEMORY	 (UINT64_C(1) << 40)
 
@@ -32,9 +33,13 @@ struct vm_spec {
 	enum spec_personality personality;
 	enum spec_boot boot;
 	enum spec_unpack unpack;
-	_Bool boot_menu;  /* the firmware shows its menu */
-	_Bool no_reboot;  /* a guest reset ends the VM */
-	_Bool debug_exit; /* offer the debug exit port */
+	_Bool boot_menu;	/* the firmware shows its menu */
+	const char *name;	/* found by it in the user's runtime directory; NULL: no name */
+	const char *control;	/* path of the control socket; NULL: by name, or none */
+	unsigned grace_seconds; /* how long a guest that is asked to power off may take */
+	_Bool paused;		/* starts paused */
+	_Bool no_reboot;	/* a guest reset ends the VM */
+	_Bool debug_exit;	/* offer the debug exit port */
 	_Bool huge_pages;
 	_Bool stats; /* print counters at exit */
 	_Bool quiet; /* no line about the engine */

@@ -13,8 +13,8 @@ static const struct control_command builtin[] = {
 static const char *code_name(enum control_code code)
 {
 	static const char *const names[] = {
-	    "bad-json", "bad-request", "unknown-command", "bad-argument",
-	    "failed",	"too-long",    "busy",
+	    "bad-json", "bad-request", "unknown-command", "bad-argument", "failed",
+	    "too-long", "busy",
 	};
 
 	return names[code];

@@ -122,11 +122,10 @@ static void list_device(void *opaque, const struct machine_device *d)
 		char base[32];
 
 		snprintf(base, sizeof(base), "0x%llx", (unsigned long long)r->base);
-		json_array_append_new(ranges,
-				      json_pack("{s:s, s:s, s:s, s:o}", "space",
-						r->port ? "port" : "memory", "name",
-						r->name ? r->name : "", "base", base, "size",
-						int_json(r->size)));
+		json_array_append_new(ranges, json_pack("{s:s, s:s, s:s, s:o}", "space",
+							r->port ? "port" : "memory", "name",
+							r->name ? r->name : "", "base", base,
+							"size", int_json(r->size)));
 	}
 	row = json_pack("{s:s, s:s, s:i, s:o}", "id", d->id, "kind", d->kind, "instance",
 			(int)d->instance, "ranges", ranges);
@@ -163,9 +162,8 @@ static json_t *counters_json(char *text)
 		*value++ = 0;
 		errno = 0;
 		n = strtoull(value, &end, 10);
-		json_object_set_new(r, line,
-				    errno || *end || end == value ? json_string(value)
-								  : int_json(n));
+		json_object_set_new(
+		    r, line, errno || *end || end == value ? json_string(value) : int_json(n));
 	}
 	return r;
 }
@@ -252,9 +250,8 @@ int vm_control_open(struct vm *vm, struct error *err)
 void vm_control_ended(struct vm *vm)
 {
 	static const char *const reasons[] = {
-	    [VM_END_POWER_OFF] = "power-off", [VM_END_QUIT] = "quit",
-	    [VM_END_SIGNAL] = "signal",	      [VM_END_RESET] = "reset",
-	    [VM_END_PANIC] = "panic",	      [VM_END_CRASH] = "crash",
+	    [VM_END_POWER_OFF] = "power-off", [VM_END_QUIT] = "quit",	[VM_END_SIGNAL] = "signal",
+	    [VM_END_RESET] = "reset",	      [VM_END_PANIC] = "panic", [VM_END_CRASH] = "crash",
 	    [VM_END_DEBUG_EXIT] = "exit",     [VM_END_ERROR] = "error",
 	};
 	json_t *text;
