@@ -284,7 +284,7 @@ TEST_REAL(vme, the_32_bit_forms_still_need_iopl_3)
 	check_fault(V_GP, 0);
 }
 
-BLOB16(v86_handler, "mov %sp, %bp; mov 4(%bp), %dx; mov $0x77, %cx; iret");
+BLOB16(v86_handler, "mov %sp, %bp; mov 4(%bp), %dx; pushf; pop %bx; mov $0x77, %cx; iret");
 BLOB16(v86_int60, "sti; int $0x60; ud2");
 TEST_REAL(vme, a_redirected_interrupt_uses_the_8086_table)
 {
@@ -300,6 +300,7 @@ TEST_REAL(vme, a_redirected_interrupt_uses_the_8086_table)
 	check_eq(fault.vector, V_UD);
 	check_eq(fault.eip, 3);
 	check_eq(fault_frame.ecx & 0xffff, 0x77);
+	check_eq(fault_frame.ebx & 0x3200, 0x3000); /* in the handler: VIF is clear */
 	check_eq(fault_frame.edx & 0x3200, 0x3200); /* pushed: IF is VIF, IOPL is 3 */
 	check_eq(fault.eflags & VIF, VIF);	    /* IRET brought it back */
 	check_eq(fault_frame.esp3, 0xfff0);
