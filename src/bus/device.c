@@ -32,6 +32,12 @@ void device_free(struct device *dev)
 		dev->cls->free(dev);
 }
 
+void device_quiesce(struct device *dev)
+{
+	if (dev->cls->quiesce)
+		dev->cls->quiesce(dev);
+}
+
 void device_save(struct device *dev, struct wbuf *out)
 {
 	if (!dev->cls->state)

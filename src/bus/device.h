@@ -15,16 +15,19 @@ struct device;
 
 /*
  * What every device is. Constant, the last thing in the device's file.
- * reset: under the device's lock. Also called once by the board before the first instruction.
- * free: no vCPU runs and no timer fires any more; releases what the device owns, then the device
- * itself. Accepts half-built objects. post_load: after state was committed, under the device's
- * lock: arm timers, raise lines. May be NULL. pre_save: under the device's lock, before its fields
- * are written: pull live time into fields. May be NULL.
+ * quiesce: before a reset of the machine, a save or a load; no vCPU runs, no lock is held. Waits
+ * until nothing that the device started (host I/O) is in flight. May be NULL. reset: under the
+ * device's lock. Also called once by the board before the first instruction. free: no vCPU runs and
+ * no timer fires any more; releases what the device owns, then the device itself. Accepts
+ * half-built objects. post_load: after state was committed, under the device's lock: arm timers,
+ * raise lines. May be NULL. pre_save: under the device's lock, before its fields are written: pull
+ * live time into fields. May be NULL.
  */
 struct device_class {
 	const char *name;
 	void (*reset)(struct device *dev, enum reset_kind kind);
 	void (*free)(struct device *dev);
+	void (*quiesce)(struct device *dev);
 	void (*pre_save)(struct device *dev);
 	void (*post_load)(struct device *dev);
 	const struct state_desc *state;
@@ -46,6 +49,7 @@ void device_fini(struct device *dev);
 
 void device_reset(struct device *dev, enum reset_kind kind);
 void device_free(struct device *dev); /* NULL is fine */
+void device_quiesce(struct device *dev);
 
 /* Locked save; decode without change; locked commit + post_load. */
 void device_save(struct device *dev, struct wbuf *out);
