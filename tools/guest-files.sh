@@ -7,6 +7,7 @@
 #   vmlinuz-cloud, vmlinuz-generic   kernels as packaged, with config-* and their version in version-*
 #   busybox                          static
 #   initrd.cpio                      tests/initramfs/init and busybox, uncompressed, reproducible
+#   modules-cloud.cpio, ...-generic  that kernel's modules for virtio devices: give it as a second --initrd
 #
 # Nothing is installed, and root is not needed: packages are downloaded with apt-get and unpacked here. When
 # the system's package lists are missing or stale, private ones are fetched into the cache.
@@ -94,7 +95,20 @@ fetch_busybox() {
 	mv "$out/busybox.part" "$out/busybox"
 }
 
-# The same files give the same bytes: sorted names, no times, no owners, inode numbers renewed.
+# A tree as a cpio archive. The same files give the same bytes: sorted names, no times, no owners, inode numbers
+# renewed.
+pack() {
+	find "$1" -exec touch -h -d @0 {} +
+	if command -v cpio >/dev/null; then
+		(cd "$1" && find . -mindepth 1 | LC_ALL=C sort |
+			cpio --quiet -o -H newc --reproducible -R 0:0) >"$2.part"
+	else
+		(cd "$1" && find . -mindepth 1 | LC_ALL=C sort |
+			"$out/busybox" cpio -o -H newc -R 0:0 2>/dev/null) >"$2.part"
+	fi
+	mv "$2.part" "$2"
+}
+
 make_initrd() {
 	local tree applet
 	if [ "$out/initrd.cpio" -nt "$top/tests/initramfs/init" ] && [ "$out/initrd.cpio" -nt "$out/busybox" ] &&
@@ -110,17 +124,45 @@ make_initrd() {
 	for applet in $("$out/busybox" --list); do
 		[ "$applet" = busybox ] || ln -s busybox "$tree/bin/$applet"
 	done
-	find "$tree" -exec touch -h -d @0 {} +
-	if command -v cpio >/dev/null; then
-		(cd "$tree" && find . -mindepth 1 | LC_ALL=C sort |
-			cpio --quiet -o -H newc --reproducible -R 0:0) >"$out/initrd.cpio.part"
-	else
-		(cd "$tree" && find . -mindepth 1 | LC_ALL=C sort |
-			"$out/busybox" cpio -o -H newc -R 0:0 2>/dev/null) >"$out/initrd.cpio.part"
-	fi
+	pack "$tree" "$out/initrd.cpio"
 	rm -rf "$tree"
-	mv "$out/initrd.cpio.part" "$out/initrd.cpio"
 	echo "Initramfs: $out/initrd.cpio"
+}
+
+# Drivers of what polyvisor offers; what they depend on comes along.
+virtio_modules="virtio_pci virtio_mmio virtio_blk virtio_net virtio_console virtio_rng virtio_balloon
+	vmw_vsock_virtio_transport 9pnet_virtio 9p af_packet"
+
+# One module and its dependencies: names in modinfo have underscores where files may have dashes.
+take_module() {
+	local file dep name=${1//[-_]/[-_]}
+	file=$(find "$2" -name "$name.ko" | head -n 1)
+	[ -n "$file" ] || return 0 # built in
+	[ ! -e "$3/${file##*/}" ] || return 0
+	cp "$file" "$3/"
+	for dep in $(tr '\0' '\n' <"$file" | LC_ALL=C sed -n 's/^depends=//p' | tr ',' ' '); do
+		take_module "$dep" "$2" "$3"
+	done
+}
+
+make_modules() {
+	local flavour=$1 deb tmp version module dir
+	if [ "$out/modules-$flavour.cpio" -nt "$out/vmlinuz-$flavour" ] && [ "$out/modules-$flavour.cpio" -nt "$0" ]; then
+		return
+	fi
+	version=$(cat "$out/version-$flavour")
+	deb=$(fetch "linux-image-$version")
+	tmp=$(mktemp -d "$out/modules.XXXXXX")
+	dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$tmp" ./lib/modules
+	dir=tree/lib/modules/$version
+	mkdir -p "$tmp/$dir/kernel"
+	for module in $virtio_modules; do
+		take_module "$module" "$tmp/lib" "$tmp/$dir/kernel"
+	done
+	"$out/busybox" depmod -b "$tmp/tree" "$version"
+	pack "$tmp/tree" "$out/modules-$flavour.cpio"
+	rm -rf "$tmp"
+	echo "Modules: $out/modules-$flavour.cpio"
 }
 
 mkdir -p "$out"
@@ -137,3 +179,6 @@ for what; do
 done
 fetch_busybox
 make_initrd
+for what; do
+	make_modules "$what"
+done

@@ -13,6 +13,7 @@
 enum option_code {
 	OPT_KERNEL = 256,
 	OPT_INITRD,
+	OPT_DISK,
 	OPT_APPEND,
 	OPT_CPUS,
 	OPT_ENGINE,
@@ -36,6 +37,7 @@ enum option_code {
 static const struct option options[] = {
     {"kernel", required_argument, NULL, OPT_KERNEL},
     {"initrd", required_argument, NULL, OPT_INITRD},
+    {"disk", required_argument, NULL, OPT_DISK},
     {"append", required_argument, NULL, OPT_APPEND},
     {"firmware", required_argument, NULL, OPT_FIRMWARE},
     {"boot-menu", no_argument, NULL, OPT_BOOT_MENU},
@@ -81,6 +83,15 @@ static void print_help(void)
 	    "  --boot-menu          the firmware's boot menu on the serial console\n"
 	    "  --unpack WHO         host (default): the kernel is unpacked here; guest: by itself, "
 	    "slower\n"
+	    "\n"
+	    "disks:\n"
+	    "  --disk FILE[,OPTION...]  a raw image or block device, as /dev/vda, /dev/vdb ... in "
+	    "order\n"
+	    "      ro               read-only; several machines may share it\n"
+	    "      serial=TEXT      serial number, up to 20 bytes\n"
+	    "      queues=N         1 to 16 (default: one per CPU, up to 4)\n"
+	    "      discard=off      keep space that the guest discards (default: on)\n"
+	    "      direct           around the host's page cache\n"
 	    "\n"
 	    "the machine:\n"
 	    "  -m, --memory SIZE    RAM, for example 256M or 2G; a bare number is MiB (default "
@@ -179,7 +190,7 @@ static int apply_word(struct vm_spec *spec, int code, const char *text)
 }
 
 /* 0, or the status to exit with (an error was printed). */
-static int apply_option(struct vm_spec *spec, int code, const char *text)
+static int apply_option(struct vm_spec *spec, int code, char *text)
 {
 	struct error err;
 	uint64_t n;
@@ -191,6 +202,13 @@ static int apply_option(struct vm_spec *spec, int code, const char *text)
 			return cli_usage_error("run", "more than %d initial RAM disks",
 					       SPEC_MAX_INITRDS);
 		spec->initrd[spec->initrd_count++] = text;
+		return 0;
+	case OPT_DISK:
+		if (spec->disk_count == SPEC_MAX_DISKS)
+			return cli_usage_error("run", "more than %d disks", SPEC_MAX_DISKS);
+		if (spec_parse_disk(text, &spec->disk[spec->disk_count], &err))
+			return cli_usage_error("run", "%s", err.text);
+		spec->disk_count++;
 		return 0;
 	case OPT_APPEND: spec->append = text; return 0;
 	case OPT_FIRMWARE: spec->firmware = text; return 0;

@@ -15,6 +15,7 @@
 #include "dev/pci/lpc.h"
 #include "dev/pci/mch.h"
 #include "dev/pci/pci.h"
+#include "dev/virtio/blk.h"
 #include "machine/internal.h"
 
 #define PORT_DEBUG_EXIT 0xf4
@@ -386,14 +387,45 @@ static int add_personality(struct machine *m, struct error *err)
 	return added(m, kvmclock_new(&dev, &cfg, err), &dev, &m->kvmclock);
 }
 
+/* Where the next virtio device goes: slots 1 to 30 (31 has the ISA bridge). */
+static int next_place(struct machine *m, struct virtio_place *place, struct error *err)
+{
+	if (m->next_slot >= 31)
+		return error_set(err, -ENOSPC, "more devices than the machine has slots (30)");
+	*place = (struct virtio_place){.mem = m->mem, .bus = m->pci, .slot = m->next_slot++};
+	return 0;
+}
+
+static int add_disks(struct machine *m, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; !r && i < m->cfg.spec->disk_count; i++) {
+		const struct spec_disk *spec = &m->cfg.spec->disk[i];
+		struct blk_config blk = {
+		    .disk = m->cfg.disk[i],
+		    .serial = spec->serial,
+		    .queues = spec->queues ? spec->queues : MIN(m->env.cpus, 4u),
+		};
+		struct device *dev;
+
+		r = next_place(m, &blk.place, err);
+		blk.place.instance = i;
+		if (!r)
+			r = added(m, blk_new(&dev, &blk, err), &dev, NULL);
+	}
+	return r;
+}
+
 int machine_add_devices(struct machine *m, struct error *err)
 {
 	static int (*const steps[])(struct machine *, struct error *) = {
-	    add_lapics, add_interrupt_controllers, add_timers,	    add_pci, add_serial,
-	    add_power,	add_small_ports,	   add_personality,
+	    add_lapics, add_interrupt_controllers, add_timers,	    add_pci,   add_serial,
+	    add_power,	add_small_ports,	   add_personality, add_disks,
 	};
 	int r = 0;
 
+	m->next_slot = 1;
 	for (size_t i = 0; !r && i < ARRAY_SIZE(steps); i++)
 		r = steps[i](m, err);
 	return r;

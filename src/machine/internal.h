@@ -27,6 +27,7 @@ struct machine {
 	struct lapic_bus *lapics; /* NULL when the engine has its own */
 	struct device *lapic[ENGINE_MAX_CPUS];
 	struct device *pic, *ioapic, *hpet, *pci, *pm, *fw_cfg, *kvmclock;
+	unsigned next_slot;	/* PCI slot of the next device that is added */
 	struct device *devices; /* all of them; saved in this order, freed in the reverse */
 	unsigned device_count;
 
@@ -41,5 +42,8 @@ void machine_add(struct machine *m, struct device *dev);
 
 /* devices.c: everything on the board beside RAM and CPUs. Spaces, clock, engine and vCPUs exist. */
 NODISCARD int machine_add_devices(struct machine *m, struct error *err);
+
+/* No vCPU runs: waits until no device has host I/O in flight. */
+void machine_quiesce(struct machine *m);
 
 #endif

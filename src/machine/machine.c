@@ -240,11 +240,18 @@ static int boot_cpus(struct machine *m, uint64_t rsdp, char *what, struct error 
 	return r;
 }
 
+void machine_quiesce(struct machine *m)
+{
+	for (struct device *dev = m->devices; dev; dev = dev->next)
+		device_quiesce(dev);
+}
+
 int machine_boot(struct machine *m, enum reset_kind kind, char what[128], struct error *err)
 {
 	uint64_t rsdp = 0;
 	int r;
 
+	machine_quiesce(m);
 	for (struct device *dev = m->devices; dev; dev = dev->next)
 		device_reset(dev, kind);
 	for (unsigned i = 0; m->files && i < m->env.cpus; i++)

@@ -3,6 +3,7 @@
 #define MACHINE_MACHINE_H
 
 #include "backend/chardev.h"
+#include "backend/disk.h"
 #include "bus/power.h"
 #include "engine/vcpu.h"
 #include "machine/layout.h"
@@ -12,8 +13,9 @@
 struct machine_config {
 	const struct vm_spec *spec; /* borrowed for the machine's life */
 	const struct engine_ops *engine;
-	struct chardev *console; /* COM1's other side; not owned */
-	struct power_sink power; /* power-off, reset, panic, debug exit */
+	struct chardev *console;	   /* COM1's other side; not owned */
+	struct disk *disk[SPEC_MAX_DISKS]; /* as spec->disk; not owned */
+	struct power_sink power;	   /* power-off, reset, panic, debug exit */
 	enum clock_mode
 	    clock; /* CLOCK_STOPPED for a VM that starts paused, CLOCK_MANUAL for tests */
 	/* As engine_env.event. */

@@ -64,6 +64,7 @@ int machine_save(struct machine *m, struct wbuf *out, struct error *err)
 	struct clock_state clock = {clock_now_ns(m->clock), (uint64_t)clock_wall_base_ns(m->clock)};
 	int r;
 
+	machine_quiesce(m);
 	wbuf_u64(out, MACHINE_MAGIC);
 	wbuf_u32(out, MACHINE_VERSION);
 	wbuf_u32(out, m->env.cpus);
@@ -181,6 +182,7 @@ int machine_load(struct machine *m, struct rbuf *in, struct error *err)
 		free(l);
 		return error_set(err, -ENOMEM, "out of memory");
 	}
+	machine_quiesce(m);
 	r = load_decode(m, l, in, err);
 	if (!r)
 		r = commit_cpus(m, l, err);

@@ -72,6 +72,72 @@ int spec_parse_number(const char *what, const char *text, uint64_t min, uint64_t
 	return 0;
 }
 
+/* Ends the first item of a list at its comma, makes one of each ",,", and gives what follows, or
+ * NULL. */
+static char *split_item(char *text)
+{
+	char *to = text;
+
+	for (char *p = text; *p; p++) {
+		if (*p == ',' && p[1] != ',') {
+			*to = 0;
+			return p + 1;
+		}
+		if (*p == ',')
+			p++;
+		*to++ = *p;
+	}
+	*to = 0;
+	return NULL;
+}
+
+static int disk_option(const char *item, struct spec_disk *disk, struct error *err)
+{
+	uint64_t n;
+	int r;
+
+	if (!strcmp(item, "ro")) {
+		disk->read_only = 1;
+	} else if (!strcmp(item, "direct")) {
+		disk->direct = 1;
+	} else if (!strcmp(item, "discard=on") || !strcmp(item, "discard=off")) {
+		disk->no_discard = item[9] == 'f';
+	} else if (!strncmp(item, "serial=", 7)) {
+		disk->serial = item + 7;
+		if (!item[7] || strlen(item + 7) > SPEC_MAX_SERIAL)
+			return error_set(err, -EINVAL,
+					 "--disk: serial number '%s' does not have 1 to %d bytes",
+					 item + 7, SPEC_MAX_SERIAL);
+	} else if (!strncmp(item, "queues=", 7)) {
+		r = spec_parse_number("--disk: queues", item + 7, 1, SPEC_MAX_DISK_QUEUES, &n, err);
+		if (r)
+			return r;
+		disk->queues = (unsigned)n;
+	} else {
+		return error_set(err, -EINVAL,
+				 "--disk: '%s' is not one of ro, serial=TEXT, queues=N, "
+				 "discard=on, discard=off, direct",
+				 item);
+	}
+	return 0;
+}
+
+int spec_parse_disk(char *text, struct spec_disk *disk, struct error *err)
+{
+	struct spec_disk d = {.path = text};
+	char *rest = split_item(text);
+	int r = *text ? 0 : error_set(err, -EINVAL, "--disk: the name of the image is missing");
+
+	while (!r && rest) {
+		char *item = rest;
+		rest = split_item(item);
+		r = disk_option(item, &d, err);
+	}
+	if (!r)
+		*disk = d;
+	return r;
+}
+
 int spec_check(const struct vm_spec *spec, struct error *err)
 {
 	if (!spec->kernel && !spec->firmware)

@@ -20,12 +20,27 @@ enum spec_boot {
 };
 enum spec_unpack { SPEC_UNPACK_HOST, SPEC_UNPACK_GUEST };
 
+#define SPEC_MAX_DISKS	     16
+#define SPEC_MAX_DISK_QUEUES 16
+#define SPEC_MAX_SERIAL	     20
+
+struct spec_disk {
+	const char *path;
+	const char *serial; /* up to SPEC_MAX_SERIAL bytes; NULL: none */
+	unsigned queues;    /* 0: one per CPU, up to four */
+	_Bool read_only;
+	_Bool no_discard; /* space that the guest discards stays allocated */
+	_Bool direct;	  /* around the host's page cache */
+};
+
 /* Strings are borrowed: they live as long as the command line. */
 struct vm_spec {
 	const char *kernel;
 	const char *firmware; /* a BIOS image, or "bios" for the installed one; not with a kernel */
 	const char *initrd[SPEC_MAX_INITRDS];
 	unsigned initrd_count;
+	struct spec_disk disk[SPEC_MAX_DISKS];
+	unsigned disk_count;
 	const char *append; /* kernel command line; "" for none */
 	uint64_t memory_bytes;
 	unsigned cpus;
@@ -50,6 +65,9 @@ void spec_init(struct vm_spec *spec);
 /* "512M", "2G", "1048576K", "256" (MiB, as users of other monitors expect). 0, or -EINVAL with a
  * sentence. */
 NODISCARD int spec_parse_memory(const char *text, uint64_t *bytes, struct error *err);
+/* "FILE[,ro][,serial=S][,queues=N][,discard=on|off][,direct]"; ",," stands for a comma in
+ * the file's name. Changes `text` and keeps pointers into it. 0, or -EINVAL with a sentence. */
+NODISCARD int spec_parse_disk(char *text, struct spec_disk *disk, struct error *err);
 /* A whole decimal number in [min, max]. */
 NODISCARD int spec_parse_number(const char *what, const char *text, uint64_t min, uint64_t max,
 				uint64_t *out, struct error *err);

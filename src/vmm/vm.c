@@ -278,6 +278,9 @@ static int vm_build(struct vm *vm, struct error *err)
 		r = vm_signals_add(vm, err);
 	if (!r)
 		r = vm_console_open(vm, err);
+	if (!r)
+		r = vm_disks_open(vm, err);
+	memcpy(cfg.disk, vm->disk, sizeof(cfg.disk));
 	cfg.engine = vm->ops;
 	cfg.console = vm->console;
 	if (!r)
@@ -357,6 +360,7 @@ void vm_free(struct vm *vm)
 		clock_set_wake(machine_clock(vm->machine), NULL, NULL);
 	control_free(vm->control);
 	machine_free(vm->machine);
+	vm_disks_close(vm);
 	if (vm->loop)
 		loop_cancel(vm->loop, &vm->work);
 	chardev_free(vm->console);

@@ -37,6 +37,7 @@ struct vm {
 	char engine_why[512];
 	struct loop *loop;
 	struct chardev *console;
+	struct disk *disk[SPEC_MAX_DISKS];
 	struct machine *machine;
 	struct control *control; /* NULL: none */
 	struct loop_fd timer, signals;
@@ -81,6 +82,10 @@ void vm_signals_remove(struct vm *vm);
  */
 _Bool vm_stop_gently(struct vm *vm, unsigned seconds, unsigned signal);
 void vm_stop_now(struct vm *vm, unsigned signal);
+
+/* vm_disk.c: the images behind --disk: opened in order, locked until they are closed. */
+NODISCARD int vm_disks_open(struct vm *vm, struct error *err);
+void vm_disks_close(struct vm *vm);
 
 /* vm_console.c: the terminal or pipes behind COM1. */
 NODISCARD int vm_console_open(struct vm *vm, struct error *err);
