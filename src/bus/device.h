@@ -27,10 +27,10 @@ struct device_class {
 	const char *name;
 	void (*reset)(struct device *dev, enum reset_kind kind);
 	void (*free)(struct device *dev);
-	void (*quiesce)(struct device *dev);
 	void (*pre_save)(struct device *dev);
 	void (*post_load)(struct device *dev);
 	const struct state_desc *state;
+	void (*quiesce)(struct device *dev);
 };
 
 /* The head of every device's private struct (its first member). */
