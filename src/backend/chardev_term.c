@@ -46,6 +46,7 @@ static const char help_text[] = "\r\n"
 				"Ctrl-A p   pause, and resume\r\n"
 				"Ctrl-A s   one line of statistics\r\n"
 				"Ctrl-A b   send a break\r\n"
+				"Ctrl-A o   press the guest's power button\r\n"
 				"Ctrl-A a   send Ctrl-A itself\r\n"
 				"Ctrl-A h   this help\r\n";
 

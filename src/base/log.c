@@ -35,7 +35,7 @@ void log_line(const char *prefix, const char *fmt, va_list ap)
 	size_t len, done = 0;
 	int n;
 
-	n = snprintf(line, max, "polyvisor: %s: ", prefix);
+	n = snprintf(line, max, "polyvisor: %s%s", prefix, *prefix ? ": " : "");
 	len = MIN((size_t)MAX(n, 0), max - 1);
 	n = vsnprintf(line + len, max - len, fmt, ap);
 	len += MIN((size_t)MAX(n, 0), max - len - 1);
@@ -65,6 +65,15 @@ void log_msg(enum log_level level, const char *fmt, ...)
 	log_line(names[level], fmt, ap);
 	va_end(ap);
 	errno = saved;
+}
+
+void log_say(const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	log_line("", fmt, ap);
+	va_end(ap);
 }
 
 void log_guest_msg(struct log_guest_site *site, const char *fmt, ...)

@@ -15,6 +15,8 @@ enum log_level log_get_level(void);
  * mode (log_set_crlf) lines end in CR LF. */
 void log_msg(enum log_level level, const char *fmt, ...) PRINTF(2, 3);
 void log_set_crlf(_Bool on);
+/* One line "polyvisor: ..." whatever the level: an answer to what the person did just now. */
+void log_say(const char *fmt, ...) PRINTF(1, 2);
 /* One line "polyvisor: PREFIX: ..." whatever the level: what log_msg and trace_msg are made of. A
  * line too long is cut. */
 void log_line(const char *prefix, const char *fmt, va_list ap) PRINTF(2, 0);

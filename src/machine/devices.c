@@ -287,7 +287,7 @@ static int add_serial(struct machine *m, struct error *err)
 		    .hold_input = 1,
 		    .instance = i,
 		};
-		r = added(m, uart_new(&dev, &uart, err), &dev, NULL);
+		r = added(m, uart_new(&dev, &uart, err), &dev, i ? NULL : &m->console_uart);
 	}
 	return r;
 }

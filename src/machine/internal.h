@@ -26,6 +26,7 @@ struct machine {
 
 	struct lapic_bus *lapics; /* NULL when the engine has its own */
 	struct device *lapic[ENGINE_MAX_CPUS];
+	struct device *console_uart;
 	struct device *pic, *ioapic, *hpet, *pci, *pm, *fw_cfg, *kvmclock;
 	unsigned next_slot;	/* PCI slot of the next device that is added */
 	struct device *devices; /* all of them; saved in this order, freed in the reverse */

@@ -12,6 +12,7 @@
 #include "dev/pc/kvmclock.h"
 #include "dev/pc/pic.h"
 #include "dev/pc/ioapic.h"
+#include "dev/pc/uart.h"
 #include "machine/internal.h"
 
 void machine_add(struct machine *m, struct device *dev)
@@ -269,6 +270,12 @@ int machine_boot(struct machine *m, enum reset_kind kind, char what[128], struct
 _Bool machine_press_power(struct machine *m)
 {
 	return acpi_pm_power_button(m->pm);
+}
+
+void machine_send_break(struct machine *m)
+{
+	if (m->console_uart)
+		uart_break(m->console_uart);
 }
 
 unsigned machine_cpus(const struct machine *m)

@@ -39,6 +39,9 @@ NODISCARD int machine_boot(struct machine *m, enum reset_kind kind, char what[12
  * notice: ACPI is off, or it has not enabled the event. */
 _Bool machine_press_power(struct machine *m);
 
+/* A break condition on the console's serial line. */
+void machine_send_break(struct machine *m);
+
 unsigned machine_cpus(const struct machine *m);
 struct vcpu *machine_vcpu(struct machine *m, unsigned index);
 struct engine *machine_engine(struct machine *m);

@@ -8,10 +8,10 @@ static void toggle_pause(struct vm *vm)
 {
 	if (vm->state == VM_RUNNING) {
 		vm_hold(vm, HOLD_USER);
-		log_msg(LOG_WARN, "paused; Ctrl-A P goes on");
+		log_say("paused; Ctrl-A P goes on");
 	} else if (vm->state == VM_PAUSED) {
 		vm_release(vm, HOLD_USER);
-		log_msg(LOG_WARN, "%s", vm_state_name(vm->state));
+		log_say("%s", vm_state_name(vm->state));
 	}
 }
 
@@ -24,9 +24,13 @@ static void on_key(void *opaque, char key)
 	case 'x': vm_stop_now(vm, 0); break;
 	case 'r': vm_request(vm, REQ_RESET); break;
 	case 'p': toggle_pause(vm); break;
-	case 'b': machine_press_power(vm->machine); break;
+	case 'b': machine_send_break(vm->machine); break;
+	case 'o':
+		machine_press_power(vm->machine);
+		log_say("the power button was pressed");
+		break;
 	case 's':
-		log_msg(LOG_WARN, "%s, %u CPU(s), engine %s", vm_state_name(vm->state),
+		log_say("%s, %u CPU(s), engine %s", vm_state_name(vm->state),
 			machine_cpus(vm->machine), vm->ops->name);
 		break;
 	default: break;
