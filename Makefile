@@ -3,7 +3,7 @@ BUILD   ?= build
 PREFIX  ?= /usr/local
 SECONDS_PER_FUZZER ?= 60
 
-.PHONY: all run test bench lint fuzz sanitize install help clean deps guest-files
+.PHONY: all run test bench lint fuzz sanitize image install help clean deps guest-files
 .DEFAULT_GOAL := all
 
 all: deps $(BUILD)/build.ninja
@@ -17,6 +17,10 @@ deps:
 
 guest-files: deps
 	@tools/guest-files.sh
+
+image:
+	@tools/install-deps.sh image
+	@tools/make-image.sh $(IMAGE_OPTIONS)
 
 run: all guest-files
 	@tools/run-demo.sh $(BUILD)/polyvisor
@@ -46,6 +50,7 @@ help:
 	@echo 'make            install what a build needs, then build $(BUILD)/polyvisor'
 	@echo 'make run        boot a Debian kernel to a shell in this terminal (in a pipe: a self-check, then exit)'
 	@echo 'make test       all set-up of the tests, then the tests'
+	@echo 'make image      build .cache/image/debian.img, a Debian 12 disk (IMAGE_OPTIONS: see tools/make-image.sh)'
 	@echo 'make sanitize   the tests again under the address and undefined-behaviour sanitizers'
 	@echo 'make bench      measure, side by side with peers where they are installed'
 	@echo 'make lint       layout, format, headers, static analysis'

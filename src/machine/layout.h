@@ -89,8 +89,8 @@ static inline unsigned board_intx_line(unsigned slot, unsigned pin)
 {
 	return (slot + pin) % BOARD_INTX_LINES;
 }
-/* The PIC input of an INTx line: level-triggered; 10, 10, 11, 11 and again, which is how firmware for
- * this chipset routes them. */
+/* The PIC input of an INTx line: level-triggered; 10, 10, 11, 11 and again, which is how firmware
+ * for this chipset routes them. */
 static inline unsigned board_intx_pic(unsigned line)
 {
 	return 10 + (line >> 1 & 1);
