@@ -80,6 +80,17 @@ def wrong_arguments_are_usage_errors_with_one_sentence():
 
 
 @test
+def files_that_are_no_firmware_are_refused():
+    refused(["run", "--firmware", "/nowhere/bios.bin"], 1, "/nowhere/bios.bin", "No such file")
+    refused(["run", "--firmware", "/"], 1, "not a file")
+    refused(["run", "--firmware", INITRD], 1, "64 KiB")
+    with tempfile.NamedTemporaryFile() as f:
+        f.write(b"\0" * 0x28 + b"_FVH" + b"\xea" * (65536 - 0x2c))
+        f.flush()
+        refused(["run", "--firmware", f.name], 1, "UEFI")
+
+
+@test
 def impossible_machines_are_usage_errors():
     for cpus in ("0", "10000", "-1", "two", "99999999999999999999"):
         refused(["run", "--kernel", KERNEL, "--cpus", cpus], 2, "--cpus")
@@ -241,6 +252,18 @@ def a_killing_signal_restores_the_terminal():
         time.sleep(0.3)
         t.p.send_signal(sig)
         assert t.finish() == 128 + sig
+
+
+@test
+def a_reset_starts_the_firmware_again():
+    t = Terminal("--engine", "soft", "--firmware", "bios")
+    t.wait_for(b"No bootable device.")
+    t.seen = b""
+    t.send(b"\x01r")
+    t.wait_for(b"SeaBIOS (version")
+    t.wait_for(b"No bootable device.")
+    t.send(b"\x01x")
+    assert t.finish() == 0
 
 
 @test

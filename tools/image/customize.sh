@@ -33,8 +33,11 @@ install -m 644 "$here/root.repart" /etc/repart.d/50-root.conf
 systemctl -q enable systemd-networkd systemd-resolved ssh polyvisor-seed polyvisor-hostkeys serial-getty@ttyS0 2>/dev/null
 # No display: its login prompt would only wait.
 systemctl -q mask getty@tty1.service
+systemctl -q set-default multi-user.target
 # Timers that would start heavy work minutes after every boot of a throw-away machine.
-systemctl -q disable apt-daily.timer apt-daily-upgrade.timer man-db.timer e2scrub_all.timer 2>/dev/null || true
+systemctl -q disable apt-daily.timer apt-daily-upgrade.timer man-db.timer e2scrub_all.timer e2scrub_reap.service 2>/dev/null || true
+# systemd-repart asks for them, and needs them only for images in files.
+systemctl -q mask modprobe@loop.service modprobe@dm_mod.service
 # Nothing to wait for: services that need the network order themselves after it.
 systemctl -q disable systemd-networkd-wait-online.service 2>/dev/null || true
 ln -sf ../run/systemd/resolve/stub-resolv.conf /etc/resolv.conf
