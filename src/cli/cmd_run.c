@@ -32,6 +32,10 @@ enum option_code {
 	OPT_CONTROL,
 	OPT_GRACE,
 	OPT_PAUSED,
+	OPT_USER_DATA,
+	OPT_META_DATA,
+	OPT_SSH_KEY,
+	OPT_HOSTNAME,
 };
 
 static const struct option options[] = {
@@ -41,6 +45,10 @@ static const struct option options[] = {
     {"append", required_argument, NULL, OPT_APPEND},
     {"firmware", required_argument, NULL, OPT_FIRMWARE},
     {"boot-menu", no_argument, NULL, OPT_BOOT_MENU},
+    {"user-data", required_argument, NULL, OPT_USER_DATA},
+    {"meta-data", required_argument, NULL, OPT_META_DATA},
+    {"ssh-key", required_argument, NULL, OPT_SSH_KEY},
+    {"hostname", required_argument, NULL, OPT_HOSTNAME},
     {"memory", required_argument, NULL, 'm'},
     {"cpus", required_argument, NULL, OPT_CPUS},
     {"engine", required_argument, NULL, OPT_ENGINE},
@@ -66,20 +74,23 @@ static const struct option options[] = {
 static void print_help(void)
 {
 	fputs(
-	    "usage: polyvisor run --kernel FILE [OPTION...]\n"
+	    "usage: polyvisor run DISK[,OPTION...] [OPTION...]\n"
+	    "       polyvisor run --kernel FILE [OPTION...]\n"
 	    "\n"
 	    "Boots a virtual machine whose serial console is this terminal.\n"
 	    "\n"
 	    "what to boot:\n"
+	    "  DISK                 a disk image: through BIOS firmware and the boot loader on it; "
+	    "with\n"
+	    "                       --kernel, that kernel with this as its first disk\n"
 	    "  --kernel FILE        a Linux bzImage, an ELF image with a PVH note, or a Multiboot "
 	    "kernel\n"
 	    "  --initrd FILE        initial RAM disk; several are joined (Multiboot: one module "
 	    "each)\n"
 	    "  --append TEXT        the kernel's command line, for example 'console=ttyS0 quiet'\n"
 	    "  --boot PROTOCOL      auto (default), linux64, linux32, pvh or multiboot\n"
-	    "  --firmware FILE      start with BIOS firmware instead: an image, or 'bios' for the "
-	    "installed\n"
-	    "                       SeaBIOS\n"
+	    "  --firmware FILE      a BIOS image; bios (default without --kernel): the installed "
+	    "SeaBIOS\n"
 	    "  --boot-menu          the firmware's boot menu on the serial console\n"
 	    "  --unpack WHO         host (default): the kernel is unpacked here; guest: by itself, "
 	    "slower\n"
@@ -92,6 +103,12 @@ static void print_help(void)
 	    "      queues=N         1 to 16 (default: one per CPU, up to 4)\n"
 	    "      discard=off      keep space that the guest discards (default: on)\n"
 	    "      direct           around the host's page cache\n"
+	    "\n"
+	    "who the guest is (a NoCloud seed volume, as a last disk):\n"
+	    "  --hostname NAME      its host name\n"
+	    "  --ssh-key FILE       public keys that may log in, one a line "
+	    "(~/.ssh/id_ed25519.pub)\n"
+	    "  --user-data FILE     what cloud-init and its like are to do;  --meta-data FILE\n"
 	    "\n"
 	    "the machine:\n"
 	    "  -m, --memory SIZE    RAM, for example 256M or 2G; a bare number is MiB (default "
@@ -133,7 +150,8 @@ static void print_help(void)
 	    "shut\n"
 	    "  down (triple fault); 128+N ended by signal N\n"
 	    "\n"
-	    "example:\n"
+	    "examples:\n"
+	    "  polyvisor run debian.img -m 1G --hostname web --ssh-key ~/.ssh/id_ed25519.pub\n"
 	    "  polyvisor run --kernel vmlinuz --initrd initrd.img --append console=ttyS0 -m 1G "
 	    "--cpus 2\n",
 	    stdout);
@@ -213,6 +231,10 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 	case OPT_APPEND: spec->append = text; return 0;
 	case OPT_FIRMWARE: spec->firmware = text; return 0;
 	case OPT_BOOT_MENU: spec->boot_menu = 1; return 0;
+	case OPT_USER_DATA: spec->user_data = text; return 0;
+	case OPT_META_DATA: spec->meta_data = text; return 0;
+	case OPT_SSH_KEY: spec->ssh_key = text; return 0;
+	case OPT_HOSTNAME: spec->hostname = text; return 0;
 	case 'm':
 		if (spec_parse_memory(text, &spec->memory_bytes, &err))
 			return cli_usage_error("run", "%s", err.text);
@@ -248,6 +270,22 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 		return 0;
 	default: return apply_word(spec, code, text) < 0 ? STATUS_USAGE : 0;
 	}
+}
+
+/* The disk that stands without an option is the first one. */
+static int apply_boot_disk(struct vm_spec *spec, char *text)
+{
+	struct spec_disk disk;
+	struct error err;
+
+	if (spec->disk_count == SPEC_MAX_DISKS)
+		return cli_usage_error("run", "more than %d disks", SPEC_MAX_DISKS);
+	if (spec_parse_disk(text, &disk, &err))
+		return cli_usage_error("run", "%s", err.text);
+	memmove(&spec->disk[1], &spec->disk[0], spec->disk_count * sizeof(disk));
+	spec->disk[0] = disk;
+	spec->disk_count++;
+	return 0;
 }
 
 static int bad_option(char **argv)
@@ -289,12 +327,18 @@ static int parse_options(struct vm_spec *spec, int argc, char **argv)
 		if (status)
 			return status;
 	}
-	if (optind < argc)
-		return cli_usage_error(
-		    "run",
-		    "'%s' is not an option: booting a disk image is not there yet, name a kernel "
-		    "with --kernel",
-		    argv[optind]);
+	if (optind + 1 < argc)
+		return cli_usage_error("run",
+				       "'%s': one disk image is booted; more disks go with "
+				       "--disk",
+				       argv[optind + 1]);
+	if (optind < argc) {
+		status = apply_boot_disk(spec, argv[optind]);
+		if (status)
+			return status;
+	}
+	if (!spec->kernel && !spec->firmware && spec->disk_count)
+		spec->firmware = "bios";
 	return -1;
 }
 

@@ -1,5 +1,6 @@
 /* devices.c: the board's devices: which, where, in which order, and the wires between them. */
 #include <errno.h>
+#include <stdio.h>
 
 #include "dev/pc/acpi_pm.h"
 #include "dev/pc/fw_cfg.h"
@@ -334,14 +335,6 @@ static int fill_fw_cfg(struct machine *m, struct error *err)
 		r = fw_cfg_u16(m->fw_cfg, FW_CFG_MAX_CPUS, (uint16_t)m->env.cpus, err);
 	if (!r)
 		r = fw_cfg_u16(m->fw_cfg, FW_CFG_NOGRAPHIC, 1, err);
-	if (!r && m->bios.data) {
-		const struct bios_items items = {
-		    .layout = &m->layout,
-		    .ident = &m->ident,
-		    .boot_menu = m->cfg.spec->boot_menu,
-		};
-		r = bios_tell(m->fw_cfg, &items, err);
-	}
 	return r;
 }
 
@@ -411,17 +404,40 @@ static int add_disks(struct machine *m, struct error *err)
 
 		r = next_place(m, &blk.place, err);
 		blk.place.instance = i;
+		m->disk_slot[i] = (uint8_t)blk.place.slot;
 		if (!r)
 			r = added(m, blk_new(&dev, &blk, err), &dev, NULL);
 	}
 	return r;
 }
 
+/* Once all devices have their places. The firmware tries the disks in the order of the command
+ * line; each line is a disk's Open Firmware path. */
+static int tell_firmware(struct machine *m, struct error *err)
+{
+	char order[SPEC_MAX_DISKS * 40];
+	size_t len = 0;
+	const struct bios_items items = {
+	    .layout = &m->layout,
+	    .ident = &m->ident,
+	    .boot_menu = m->cfg.spec->boot_menu,
+	    .boot_order = m->cfg.spec->disk_count ? order : NULL,
+	};
+
+	if (!m->bios.data)
+		return 0;
+	for (unsigned i = 0; i < m->cfg.spec->disk_count; i++)
+		len += (size_t)snprintf(order + len, sizeof(order) - len,
+					"%s/pci@i0cf8/scsi@%x/disk@0,0", i ? "\n" : "",
+					m->disk_slot[i]);
+	return bios_tell(m->fw_cfg, &items, err);
+}
+
 int machine_add_devices(struct machine *m, struct error *err)
 {
 	static int (*const steps[])(struct machine *, struct error *) = {
 	    add_lapics, add_interrupt_controllers, add_timers,	    add_pci,   add_serial,
-	    add_power,	add_small_ports,	   add_personality, add_disks,
+	    add_power,	add_small_ports,	   add_personality, add_disks, tell_firmware,
 	};
 	int r = 0;
 

@@ -138,13 +138,13 @@ int spec_parse_disk(char *text, struct spec_disk *disk, struct error *err)
 	return r;
 }
 
-int spec_check(const struct vm_spec *spec, struct error *err)
+static int check_boot(const struct vm_spec *spec, struct error *err)
 {
 	if (!spec->kernel && !spec->firmware)
 		return error_set(err, -EINVAL,
-				 "no kernel: name one with --kernel FILE (a Linux bzImage, an ELF "
-				 "image with a PVH note, or "
-				 "a Multiboot kernel), or start with --firmware bios");
+				 "nothing to boot: name a disk image, or a kernel with --kernel "
+				 "FILE (a Linux bzImage, an ELF image with a PVH note, or a "
+				 "Multiboot kernel)");
 	if (spec->kernel && spec->firmware)
 		return error_set(err, -EINVAL,
 				 "--kernel starts without firmware: leave out --kernel or "
@@ -156,8 +156,36 @@ int spec_check(const struct vm_spec *spec, struct error *err)
 		    "the disk");
 	if (spec->kernel && spec->boot_menu)
 		return error_set(err, -EINVAL,
-				 "--boot-menu is the firmware's: there is none "
-				 "with --kernel");
+				 "--boot-menu is the firmware's: there is none with --kernel");
+	return 0;
+}
+
+static int check_seed(const struct vm_spec *spec, struct error *err)
+{
+	if (spec->user_data && spec->ssh_key)
+		return error_set(err, -EINVAL,
+				 "--ssh-key writes a user-data of its own: leave out --user-data "
+				 "or put the key into it");
+	if (spec->meta_data && spec->hostname)
+		return error_set(err, -EINVAL,
+				 "--hostname writes a meta-data of its own: leave out --meta-data "
+				 "or put local-hostname into it");
+	if ((spec->user_data || spec->meta_data || spec->ssh_key || spec->hostname) &&
+	    spec->disk_count == SPEC_MAX_DISKS)
+		return error_set(err, -EINVAL,
+				 "the seed volume is a disk too, and there are %d already",
+				 SPEC_MAX_DISKS);
+	return 0;
+}
+
+int spec_check(const struct vm_spec *spec, struct error *err)
+{
+	int r = check_boot(spec, err);
+
+	if (!r)
+		r = check_seed(spec, err);
+	if (r)
+		return r;
 	if (spec->memory_bytes < SPEC_MIN_MEMORY)
 		return error_set(
 		    err, -EINVAL,

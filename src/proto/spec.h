@@ -41,6 +41,8 @@ struct vm_spec {
 	unsigned initrd_count;
 	struct spec_disk disk[SPEC_MAX_DISKS];
 	unsigned disk_count;
+	/* The seed volume, a further disk: files, a file of public keys, a name; NULL for none. */
+	const char *user_data, *meta_data, *ssh_key, *hostname;
 	const char *append; /* kernel command line; "" for none */
 	uint64_t memory_bytes;
 	unsigned cpus;

@@ -38,6 +38,7 @@ struct vm {
 	struct loop *loop;
 	struct chardev *console;
 	struct disk *disk[SPEC_MAX_DISKS];
+	char seed_path[32];
 	struct machine *machine;
 	struct control *control; /* NULL: none */
 	struct loop_fd timer, signals;

@@ -65,7 +65,11 @@ def no_command_shows_help_and_is_a_usage_error():
 def wrong_arguments_are_usage_errors_with_one_sentence():
     refused(["rum"], 2, "unknown command 'rum'", "did you mean 'run'")
     refused(["--frobnicate"], 2, "unknown option")
-    refused(["run"], 2, "no kernel")
+    refused(["run"], 2, "nothing to boot")
+    refused(["run", "a.img", "b.img"], 2, "b.img", "--disk")
+    refused(["run", "a.img,frob"], 2, "frob")
+    refused(["run", "a.img", "--ssh-key", "k", "--user-data", "u"], 2, "--user-data")
+    refused(["run", "a.img", "--hostname", "k", "--meta-data", "u"], 2, "--meta-data")
     refused(["run", "--kernel", KERNEL, "--firmware", "bios"], 2, "without firmware")
     refused(["run", "--kernel", KERNEL, "--boot-menu"], 2, "--boot-menu")
     refused(["run", "--firmware", "bios", "--append", "quiet"], 2, "--append")
@@ -75,7 +79,6 @@ def wrong_arguments_are_usage_errors_with_one_sentence():
     refused(["run", "--kernel", KERNEL, "--engine", "warp"], 2, "warp", "auto, kvm or soft")
     refused(["run", "--kernel", KERNEL, "--personality", "xen"], 2, "xen")
     refused(["run", "--kernel", KERNEL, "--boot", "uefi"], 2, "uefi")
-    refused(["run", "disk.img", "--kernel", KERNEL], 2, "disk.img")
     refused(["doctor", "who"], 2, "who")
 
 
@@ -89,6 +92,18 @@ def files_that_are_no_firmware_are_refused():
         f.flush()
         refused(["run", "--firmware", f.name], 1, "UEFI")
 
+
+@test
+def bad_seeds_are_refused():
+    with tempfile.NamedTemporaryFile(suffix=".img") as disk, tempfile.NamedTemporaryFile() as key:
+        disk.truncate(1 << 20)
+        refused(["run", disk.name, "--hostname", "a b"], 1, "'a b' is no host name")
+        refused(["run", disk.name, "--ssh-key", "/nowhere/id.pub"], 1, "/nowhere/id.pub")
+        refused(["run", disk.name, "--user-data", "/"], 1, "directory")
+        key.write(b"-----BEGIN OPENSSH PRIVATE KEY-----\n")
+        key.flush()
+        refused(["run", disk.name, "--ssh-key", key.name], 1, "private key")
+    refused(["run", "/nowhere/disk.img"], 1, "/nowhere/disk.img")
 
 @test
 def impossible_machines_are_usage_errors():
