@@ -42,7 +42,7 @@ def boots_answers_and_powers_off(polyvisor, images, how, cpus):
         expect(("SeaBIOS (version" in text and "GRUB" in text) == (how == "bios"), "not booted as asked", text, err)
         expect("seeded login:" in text, "the host name is not the seed's", text, err)
         answer = text[text.index("seeded login:"):]
-        expect(re.search(r"^\S*running\r?$", answer, re.M), "the system is not running", text, err)
+        expect(re.search(r"[\r\n]running\r*$", answer, re.M), "the system is not running", text, err)
         expect("somebody@somewhere" in answer, "the key is not the seed's", text, err)
         for bad in ("FAILED", "Kernel panic", "Oops", "WARNING: CPU", "BUG:", "rcu_sched", "soft lockup", "I/O error"):
             expect(bad not in text, f"'{bad}' was printed", text, err)
