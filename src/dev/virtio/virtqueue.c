@@ -215,10 +215,10 @@ int vq_pop(struct virtqueue *vq, struct vq_chain *c, const char **why)
 	*why = NULL;
 	if (!vq->ready)
 		return 0;
+	if (format(vq)->empty(vq) && (vq->notify_off || !vq_notify_enable(vq)))
+		return 0;
 	chain_clear(c);
 	r = format(vq)->pop(vq, c, why);
-	if (!r && !vq->notify_off && vq_notify_enable(vq))
-		r = format(vq)->pop(vq, c, why);
 	if (r == 1)
 		taken(vq, c);
 	return r;
