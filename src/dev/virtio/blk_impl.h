@@ -2,6 +2,7 @@
 #ifndef DEV_VIRTIO_BLK_IMPL_H
 #define DEV_VIRTIO_BLK_IMPL_H
 
+#include "base/le.h"
 #include "dev/virtio/blk.h"
 
 /* Feature bits (VIRTIO12 5.2.3). */
