@@ -1,0 +1,301 @@
+/* disk_raw_test.c: raw images through both methods: contents, limits, locks, sizes, sentences. */
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "backend/disk.h"
+
+#define BYTES (1u << 20)
+
+struct rig {
+	char dir[64], path[96];
+	struct disk *disk;
+};
+
+static void image(struct rig *r, off_t bytes)
+{
+	snprintf(r->dir, sizeof(r->dir), "/tmp/disk-test.XXXXXX");
+	assert_non_null(mkdtemp(r->dir));
+	snprintf(r->path, sizeof(r->path), "%s/disk", r->dir);
+	int fd = open(r->path, O_CREAT | O_RDWR, 0600);
+	assert_true(fd >= 0);
+	assert_int_equal(ftruncate(fd, bytes), 0);
+	close(fd);
+}
+
+static void cleanup(struct rig *r)
+{
+	unlink(r->path);
+	rmdir(r->dir);
+}
+
+struct wait {
+	pthread_mutex_t mutex;
+	pthread_cond_t cond;
+	unsigned left;
+	int result;
+};
+
+static void on_done(struct disk_req *req, int result)
+{
+	struct wait *w = req->opaque;
+	pthread_mutex_lock(&w->mutex);
+	w->left--;
+	if (result)
+		w->result = result;
+	pthread_cond_signal(&w->cond);
+	pthread_mutex_unlock(&w->mutex);
+}
+
+static struct wait wait_for(unsigned n)
+{
+	return (struct wait){PTHREAD_MUTEX_INITIALIZER, PTHREAD_COND_INITIALIZER, n, 0};
+}
+
+static int waited(struct wait *w)
+{
+	pthread_mutex_lock(&w->mutex);
+	while (w->left)
+		pthread_cond_wait(&w->cond, &w->mutex);
+	pthread_mutex_unlock(&w->mutex);
+	return w->result;
+}
+
+/* One request to its end. */
+static int run(struct disk *disk, enum disk_op op, uint64_t offset, void *buf, uint64_t len,
+	       _Bool unmap)
+{
+	struct wait w = wait_for(1);
+	/* In three pieces, the first of odd length. */
+	struct iovec iov[3] = {
+	    {buf, len / 3}, {(char *)buf + len / 3, len / 3}, {NULL, len - 2 * (len / 3)}};
+	struct disk_req req = {.op = op,
+			       .unmap = unmap,
+			       .offset = offset,
+			       .len = len,
+			       .iov = iov,
+			       .iov_count = buf ? 3 : 0,
+			       .done = on_done,
+			       .opaque = &w};
+	iov[2].iov_base = (char *)buf + 2 * (len / 3);
+	disk_submit(disk, &req);
+	disk_kick(disk);
+	int result = waited(&w);
+	disk_drain(disk);
+	return result;
+}
+
+static void contents_survive(const struct disk_raw_config *how, const char *method)
+{
+	static uint8_t out[BYTES / 4], in[BYTES / 4], zero[8192];
+	struct disk_raw_config cfg = *how;
+	struct rig r;
+	struct error err;
+	struct stat st;
+	image(&r, BYTES);
+	cfg.path = r.path;
+	if (disk_raw_open(&r.disk, &cfg, &err)) {
+		assert_true(cfg.direct); /* not on every file system */
+		cleanup(&r);
+		return;
+	}
+	if (method)
+		assert_string_equal(disk_method(r.disk), method);
+	for (size_t i = 0; i < sizeof(out); i++)
+		out[i] = (uint8_t)(i * 7 + i / 251);
+	assert_int_equal(run(r.disk, DISK_WRITE, 4096, out, sizeof(out), 0), 0);
+	assert_int_equal(run(r.disk, DISK_FLUSH, 0, NULL, 0, 0), 0);
+	assert_int_equal(run(r.disk, DISK_READ, 4096, in, sizeof(in), 0), 0);
+	assert_memory_equal(in, out, sizeof(out));
+	assert_int_equal(run(r.disk, DISK_ZERO, 8192, NULL, 8192, 0), 0);
+	assert_int_equal(run(r.disk, DISK_ZERO, 16384, NULL, 8192, 1), 0);
+	assert_int_equal(run(r.disk, DISK_READ, 8192, in, 8192, 0), 0);
+	assert_memory_equal(in, zero, sizeof(zero));
+	assert_int_equal(run(r.disk, DISK_READ, 16384, in, 8192, 0), 0);
+	assert_memory_equal(in, zero, sizeof(zero));
+	assert_int_equal(run(r.disk, DISK_DISCARD, 4096, NULL, BYTES / 8, 0), 0);
+	/* The end, and beyond it. */
+	assert_int_equal(run(r.disk, DISK_READ, BYTES - 4096, in, 4096, 0), 0);
+	assert_int_equal(run(r.disk, DISK_READ, BYTES - 4096, in, 8192, 0), -EINVAL);
+	assert_int_equal(run(r.disk, DISK_WRITE, BYTES, in, 4096, 0), -EINVAL);
+	assert_int_equal(run(r.disk, DISK_ZERO, UINT64_MAX - 4095, NULL, 8192, 0), -EINVAL);
+	assert_int_equal(stat(r.path, &st), 0);
+	assert_int_equal(st.st_size, BYTES);
+	disk_free(r.disk);
+	cleanup(&r);
+}
+
+static void reads_what_was_written_through_io_uring(void **state)
+{
+	const struct disk_raw_config cfg = {.discard = 1};
+	contents_survive(&cfg, NULL); /* threads, where io_uring is refused */
+}
+
+static void reads_what_was_written_through_threads(void **state)
+{
+	const struct disk_raw_config cfg = {.no_uring = 1, .threads = 2};
+	contents_survive(&cfg, "threads");
+}
+
+static void reads_what_was_written_around_the_page_cache(void **state)
+{
+	const struct disk_raw_config cfg = {.direct = 1, .discard = 1};
+	contents_survive(&cfg, "threads");
+}
+
+static void many_requests_at_once_all_finish(void **state)
+{
+	enum { COUNT = 700 };
+	static uint8_t data[COUNT][512];
+	static struct disk_req req[COUNT];
+	static struct iovec iov[COUNT];
+	for (unsigned no_uring = 0; no_uring < 2; no_uring++) {
+		struct rig r;
+		struct wait w = wait_for(COUNT);
+		image(&r, COUNT * 512);
+		const struct disk_raw_config cfg = {.path = r.path, .no_uring = no_uring};
+		assert_int_equal(disk_raw_open(&r.disk, &cfg, NULL), 0);
+		for (unsigned i = 0; i < COUNT; i++) {
+			memset(data[i], (int)(i % 255) + 1, 512);
+			iov[i] = (struct iovec){data[i], 512};
+			req[i] = (struct disk_req){.op = DISK_WRITE,
+						   .offset = i * 512u,
+						   .len = 512,
+						   .iov = &iov[i],
+						   .iov_count = 1,
+						   .done = on_done,
+						   .opaque = &w};
+			disk_submit(r.disk, &req[i]);
+		}
+		disk_kick(r.disk);
+		assert_int_equal(waited(&w), 0);
+		disk_drain(r.disk);
+		for (unsigned i = 0; i < COUNT; i += 13) {
+			uint8_t back[512];
+			assert_int_equal(run(r.disk, DISK_READ, i * 512u, back, 512, 0), 0);
+			assert_memory_equal(back, data[i], 512);
+		}
+		disk_free(r.disk);
+		cleanup(&r);
+	}
+}
+
+static void an_image_that_was_cut_is_an_io_error(void **state)
+{
+	struct rig r;
+	uint8_t buf[4096];
+	image(&r, BYTES);
+	const struct disk_raw_config cfg = {.path = r.path};
+	assert_int_equal(disk_raw_open(&r.disk, &cfg, NULL), 0);
+	assert_int_equal(truncate(r.path, BYTES / 2), 0);
+	assert_int_equal(run(r.disk, DISK_READ, BYTES - 4096, buf, 4096, 0), -EIO);
+	disk_free(r.disk);
+	cleanup(&r);
+}
+
+static void on_resized(void *opaque, uint64_t size)
+{
+	*(uint64_t *)opaque = size;
+}
+
+static void growing_tells_the_client(void **state)
+{
+	struct rig r;
+	struct error err;
+	uint64_t size = 0;
+	const struct disk_client client = {on_resized, &size};
+	struct disk_info info;
+	image(&r, BYTES);
+	const struct disk_raw_config cfg = {.path = r.path};
+	assert_int_equal(disk_raw_open(&r.disk, &cfg, NULL), 0);
+	disk_attach(r.disk, &client);
+	assert_int_equal(disk_refresh(r.disk, &err), 0);
+	assert_int_equal(size, 0);
+	assert_int_equal(disk_resize(r.disk, 2 * BYTES, &err), 0);
+	assert_int_equal(size, 2 * BYTES);
+	assert_int_equal(truncate(r.path, 3 * BYTES), 0);
+	assert_int_equal(disk_refresh(r.disk, &err), 0);
+	assert_int_equal(size, 3 * BYTES);
+	disk_info(r.disk, &info);
+	assert_int_equal(info.size_bytes, 3 * BYTES);
+	assert_int_equal(disk_resize(r.disk, BYTES, &err), -EINVAL);
+	assert_int_equal(disk_resize(r.disk, 4 * BYTES + 1, &err), -EINVAL);
+	disk_free(r.disk);
+	cleanup(&r);
+}
+
+static void a_writer_excludes_everybody_and_readers_exclude_writers(void **state)
+{
+	struct rig r;
+	struct disk *second, *third;
+	struct error err;
+	image(&r, BYTES);
+	const struct disk_raw_config rw = {.path = r.path}, ro = {.path = r.path, .read_only = 1};
+	assert_int_equal(disk_raw_open(&r.disk, &rw, &err), 0);
+	assert_int_equal(disk_raw_open(&second, &rw, &err), -EBUSY);
+	assert_non_null(strstr(err.text, "is in use"));
+	assert_int_equal(disk_raw_open(&second, &ro, &err), -EBUSY);
+	disk_free(r.disk);
+	assert_int_equal(disk_raw_open(&second, &ro, &err), 0);
+	assert_int_equal(disk_raw_open(&third, &ro, &err), 0);
+	assert_int_equal(disk_raw_open(&r.disk, &rw, &err), -EBUSY);
+	uint8_t buf[512] = {0};
+	assert_int_equal(run(second, DISK_WRITE, 0, buf, 512, 0), -EROFS);
+	assert_int_equal(run(second, DISK_READ, 0, buf, 512, 0), 0);
+	disk_free(second);
+	disk_free(third);
+	cleanup(&r);
+}
+
+static void expect_refused(const char *path, _Bool read_only, int code, const char *text)
+{
+	const struct disk_raw_config cfg = {.path = path, .read_only = read_only};
+	struct disk *disk;
+	struct error err;
+	assert_int_equal(disk_raw_open(&disk, &cfg, &err), code);
+	if (!strstr(err.text, text))
+		fail_msg("'%s' does not say '%s'", err.text, text);
+}
+
+static void what_is_no_raw_image_gets_a_sentence(void **state)
+{
+	struct rig r;
+	image(&r, 1000);
+	expect_refused(r.path, 0, -EINVAL, "not a multiple of 512");
+	assert_int_equal(truncate(r.path, 0), 0);
+	expect_refused(r.path, 0, -EINVAL, "is empty");
+	expect_refused(r.dir, 0, -EISDIR, "is a directory");
+	expect_refused("/dev/null", 0, -EINVAL, "neither a file nor a block device");
+	int fd = open(r.path, O_WRONLY);
+	assert_int_equal(write(fd, "QFI\xfb", 4), 4);
+	assert_int_equal(ftruncate(fd, 4096), 0);
+	expect_refused(r.path, 0, -EINVAL, "is a qcow2 image");
+	close(fd);
+	unlink(r.path);
+	expect_refused(r.path, 0, -ENOENT, "there is no disk image");
+	cleanup(&r);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(reads_what_was_written_through_io_uring),
+	    cmocka_unit_test(reads_what_was_written_through_threads),
+	    cmocka_unit_test(reads_what_was_written_around_the_page_cache),
+	    cmocka_unit_test(many_requests_at_once_all_finish),
+	    cmocka_unit_test(an_image_that_was_cut_is_an_io_error),
+	    cmocka_unit_test(growing_tells_the_client),
+	    cmocka_unit_test(a_writer_excludes_everybody_and_readers_exclude_writers),
+	    cmocka_unit_test(what_is_no_raw_image_gets_a_sentence),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
