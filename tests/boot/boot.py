@@ -4,12 +4,14 @@
 usage: boot.py POLYVISOR GUEST_DIR CASE [CASE...]     where CASE is KERNEL:CPUS:HOW, for example cloud:2:pvh,
                                                       or a named case of CASES below
 """
+import hashlib
 import os
 import re
 import select
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 
 TIMEOUT = int(os.environ.get("BOOT_TIMEOUT", "240"))
@@ -142,7 +144,102 @@ def bios_menu_answers_a_key(polyvisor, guest):
     return seconds
 
 
+def with_modules(guest, kernel):
+    return ["--initrd", f"{guest}/modules-{kernel}.cpio", "--no-reboot"]
+
+
+def drivers_are_content(text, err, cpus):
+    """No complaint of a driver, and message-signalled interrupts in use."""
+    expect(re.search(rf"PCI-MSI.*virtio0-req\.{cpus - 1}", text), "no MSI-X interrupt for the disk's last queue", text, err)
+    for bad in ("I/O error", "Buffer I/O", "virtio_blk virtio0: [vda] new", "critical", "timed out", "call trace"):
+        expect(bad.lower() not in text.lower(), f"the kernel printed '{bad}'", text, err)
+
+
+def a_disk_keeps_a_file_system(polyvisor, guest, kernel="cloud", cpus=2):
+    """mkfs, write with fsync, power off; boot again and read the same bytes back."""
+    with tempfile.TemporaryDirectory() as tmp:
+        image, constant = f"{tmp}/disk", f"{tmp}/constant"
+        with open(image, "wb") as f:
+            f.truncate(32 << 20)
+        with open(constant, "wb") as f:
+            f.write(b"constant" * 8192)
+        before = hashlib.sha256(b"constant" * 8192).hexdigest()
+        options = [*with_modules(guest, kernel), "--cpus", str(cpus), "--disk", f"{image},serial=first-disk",
+                   "--disk", f"{constant},ro"]
+        first = ("mke2fs -F /dev/vda >/dev/null 2>&1 && mkdir /mnt && mount -t ext4 /dev/vda /mnt && "
+                 "dd if=/dev/urandom of=/mnt/file bs=64k count=40 conv=fsync 2>/dev/null && sha256sum /mnt/file && "
+                 "umount /mnt && cat /proc/interrupts && echo serial=$(cat /sys/block/vda/serial) && "
+                 "sha256sum /dev/vdb && echo ro=$(cat /sys/block/vdb/ro)")
+        status, text, err, one = run(polyvisor, guest, kernel, options, f'polyvisor.run="{first}"')
+        expect(status == 0 and "polyvisor-run: status 0" in text, f"the first boot failed (status {status})", text, err)
+        digest = re.search(r"([0-9a-f]{64})  /mnt/file", text)
+        expect(digest, "no digest", text, err)
+        expect("serial=first-disk" in text and "ro=1" in text and before in text, "serial or second disk is wrong", text, err)
+        drivers_are_content(text, err, cpus)
+        second = "mkdir /mnt && mount -t ext4 /dev/vda /mnt && sha256sum /mnt/file && cat /proc/interrupts"
+        status, text, err, two = run(polyvisor, guest, kernel, options, f'polyvisor.run="{second}"')
+        expect(f"{digest.group(1)}  /mnt/file" in text, "the file is another one after a reboot", text, err)
+        drivers_are_content(text, err, cpus)
+        with open(constant, "rb") as f:
+            expect(f.read() == b"constant" * 8192, "the read-only disk was written", text, err)
+    return one + two
+
+
+def a_generic_kernel_uses_the_disk(polyvisor, guest):
+    """Without a file system (there it is a module): written, read back around the guest's cache, and on the host."""
+    with tempfile.TemporaryDirectory() as tmp:
+        image = f"{tmp}/disk"
+        with open(image, "wb") as f:
+            f.truncate(8 << 20)
+        work = ("dd if=/dev/urandom of=/dev/vda bs=64k count=40 conv=fsync 2>/dev/null && echo 3 >/proc/sys/vm/drop_caches && "
+                "sha256sum /dev/vda && cat /proc/interrupts")
+        status, text, err, seconds = run(polyvisor, guest, "generic", [*with_modules(guest, "generic"), "--disk", image],
+                                         f'polyvisor.run="{work}"')
+        with open(image, "rb") as f:
+            digest = hashlib.sha256(f.read()).hexdigest()
+        expect(status == 0 and f"{digest}  /dev/vda" in text, "what the guest read is not what is on the host", text, err)
+        drivers_are_content(text, err, 1)
+    return seconds
+
+
+def what_was_synced_survives_sigkill(polyvisor, guest):
+    """The guest writes records, each with fsync, and says so; then the process is killed in the middle."""
+    total = 0.0
+    record = "printf 'record %08d' $i | dd of=/dev/vda bs=4096 seek=$i conv=sync,fsync,notrunc 2>/dev/null"
+    loop = f"i=0; while {record}; do echo synced=$i; i=$((i+1)); done"
+    for n in range(int(os.environ.get("BOOT_KILL_ROUNDS", "2"))):
+        with tempfile.TemporaryDirectory() as tmp:
+            image = f"{tmp}/disk"
+            with open(image, "wb") as f:
+                f.truncate(16 << 20)
+            cmd = [polyvisor, "run", "--kernel", f"{guest}/vmlinuz-cloud", "--initrd", f"{guest}/initrd.cpio",
+                   *with_modules(guest, "cloud"), "--engine", os.environ.get("BOOT_ENGINE", "soft"), "--disk", image,
+                   "--append", f'console=ttyS0 quiet panic=-1 polyvisor.run="{loop}"']
+            start = time.monotonic()
+            p = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            seen, enough = b"", b"synced=%d\n" % (20 + 13 * n)
+            try:
+                while enough not in seen.replace(b"\r", b""):
+                    left = start + TIMEOUT - time.monotonic()
+                    chunk = os.read(p.stdout.fileno(), 65536) if left > 0 and select.select([p.stdout], [], [], left)[0] else b""
+                    expect(chunk, "the guest stopped writing", seen.decode(errors="replace"))
+                    seen += chunk
+            finally:
+                p.send_signal(signal.SIGKILL)
+                seen += p.stdout.read()
+                p.wait()
+            last = max(int(m) for m in re.findall(rb"synced=(\d+)\r?\n", seen))
+            with open(image, "rb") as f:
+                for i in range(last + 1):
+                    expect(f.read(4096).rstrip(b"\0") == b"record %08d" % i, f"record {i} of {last} is lost", seen.decode())
+            total += time.monotonic() - start
+    return total
+
+
 CASES = {
+    "disk": a_disk_keeps_a_file_system,
+    "disk-generic": a_generic_kernel_uses_the_disk,
+    "disk-kill": what_was_synced_survives_sigkill,
     "bios": bios_finds_nothing_to_boot,
     "bios-menu": bios_menu_answers_a_key,
     "shell": gives_a_shell_that_answers,
