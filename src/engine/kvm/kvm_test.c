@@ -296,6 +296,32 @@ static void device_memory_is_read_and_written(void **state)
 	(void)state;
 }
 
+/* mov eax,[0x4000]; mov [ROM],eax; mov eax,[ROM]; mov [HOLE],eax: what was left of the store. */
+static uint64_t store_to_rom(struct rig *r, uint32_t value)
+{
+	unsigned before = r->writes;
+
+	start_flat(r);
+	LOAD(r, 0xa1, 0, 0x40, 0, 0, 0xa3, 0, 0, 0, 0x80, 0xa1, 0, 0, 0, 0x80, 0xa3, 0, 0, 0, 0xd0,
+	     0xf4);
+	assert_int_equal(gmem_write(r->mem, gpa(0x4000), &value, sizeof(value)), 0);
+	assert_int_equal(drive(r, before + 1), RUN_KICKED);
+	return r->last[before];
+}
+
+static void memory_becomes_read_only_and_writable(void **state)
+{
+	struct rig *r = rig_new();
+
+	assert_int_equal(store_to_rom(r, 1), 0);
+	assert_int_equal(gmem_protect(r->mem, gpa(ROM_BASE), 0), 0);
+	assert_int_equal(store_to_rom(r, 2), 2);
+	assert_int_equal(gmem_protect(r->mem, gpa(ROM_BASE), GMEM_READONLY), 0);
+	assert_int_equal(store_to_rom(r, 3), 2);
+	rig_free(r);
+	(void)state;
+}
+
 /* A handler at 0x3000: mov al,0x77; out PORT,al; EOI; then it waits itself, for there are KVMs
  * whose emulator has no IRET: sti; 1: hlt; jmp 1b. */
 static void load_handler(struct rig *r)
@@ -789,6 +815,7 @@ int main(int argc, char **argv)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_real_mode_loop_writes_ports_and_reads_them),
 	    cmocka_unit_test(device_memory_is_read_and_written),
+	    cmocka_unit_test(memory_becomes_read_only_and_writable),
 	    cmocka_unit_test(a_message_ends_a_halt),
 	    cmocka_unit_test(an_irqfd_sends_its_message),
 	    cmocka_unit_test(a_doorbell_rings_without_the_board),

@@ -178,6 +178,31 @@ static void code_written_by_a_device_is_seen(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RAX], 2);
 }
 
+/* Goes on as a running CPU does: nothing is dropped but by the engine's own doing. */
+static void run_again(struct board *b)
+{
+	b->cpu->s.activity = X86_RUNNING;
+	b->cpu->s.rip = BOARD_CODE;
+	assert_int_equal(board_run(b), -1);
+}
+
+CODE(store_code, 64, "mov $0xf000000, %ebx; incl %ecx; mov %ecx, (%rbx); hlt");
+static void memory_that_becomes_read_only_or_writable_is_so_at_once(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_LONG(b, store_code), -1);
+	uint64_t first = board_read(b, BOARD_ROM, 4);
+	run_again(b);
+	assert_int_equal(board_read(b, BOARD_ROM, 4), first);
+	assert_int_equal(gmem_protect(b->mem, gpa(BOARD_ROM), 0), 0);
+	run_again(b);
+	assert_int_equal(board_read(b, BOARD_ROM, 4), (uint32_t)b->cpu->s.gpr[X86_RCX]);
+	assert_int_equal(gmem_protect(b->mem, gpa(BOARD_ROM), GMEM_READONLY), 0);
+	run_again(b);
+	assert_int_equal(board_read(b, BOARD_ROM, 4), (uint32_t)b->cpu->s.gpr[X86_RCX] - 1);
+}
+
 static void an_instruction_across_pages_follows_its_second_page(void **state)
 {
 	struct board *b = *state;
@@ -582,6 +607,7 @@ int main(void)
 	    T(code_that_changes_itself_runs_as_changed),
 	    T(data_beside_code_does_not_invalidate_it),
 	    T(code_written_by_a_device_is_seen),
+	    T(memory_that_becomes_read_only_or_writable_is_so_at_once),
 	    T(an_instruction_across_pages_follows_its_second_page),
 	    T(invlpg_makes_a_changed_entry_seen),
 	    T(invlpg_drops_all_pieces_of_a_large_page),
