@@ -116,8 +116,8 @@ static void print_help(void)
 	    "  --cpus N             1 to 64 virtual CPUs (default 1)\n"
 	    "  --engine NAME        auto (default) looks at this host and says what it chose;\n"
 	    "                       kvm needs /dev/kvm; soft runs anywhere\n"
-	    "  --soft KIND          the soft engine's way: interp, an interpreter (the only one so "
-	    "far)\n"
+	    "  --soft KIND          the soft engine's way: interp (default), an interpreter, or\n"
+	    "                       translate, a translator of 64-bit code (experimental)\n"
 	    "  --personality NAME   kvm (default): the guest finds KVM's clock; none: plain "
 	    "hardware\n"
 	    "  --huge-pages         ask the host for huge pages behind the guest's RAM\n"
@@ -178,7 +178,7 @@ static const char *const engine_words[] = {"auto", "kvm", "soft"};
 static const char *const personality_words[] = {"none", "kvm"};
 static const char *const boot_words[] = {"auto", "linux64", "linux32", "pvh", "multiboot"};
 static const char *const unpack_words[] = {"host", "guest"};
-static const char *const soft_words[] = {"interp"};
+static const char *const soft_words[] = {"interp", "translate"};
 
 /* One option with a word from a list: the enums' order is the lists'. Returns -1 after an error. */
 static int apply_word(struct vm_spec *spec, int code, const char *text)
@@ -203,7 +203,10 @@ static int apply_word(struct vm_spec *spec, int code, const char *text)
 		n = parse_word("--unpack", text, unpack_words, ARRAY_SIZE(unpack_words));
 		spec->unpack = (enum spec_unpack)n;
 		return n;
-	default: return parse_word("--soft", text, soft_words, ARRAY_SIZE(soft_words));
+	default:
+		n = parse_word("--soft", text, soft_words, ARRAY_SIZE(soft_words));
+		spec->soft = (enum spec_soft)n;
+		return n;
 	}
 }
 

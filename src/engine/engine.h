@@ -41,9 +41,10 @@ struct engine_env {
 	void *opaque;
 };
 
-enum engine_options_soft { SOFT_INTERP };
+enum engine_options_soft { SOFT_INTERP, SOFT_TRANSLATE };
 struct engine_config {
 	enum engine_options_soft soft;
+	unsigned translate_at; /* at which execution a block is translated; 0: the default */
 	_Bool trace_int; /* log every interrupt and exception delivered */
 };
 

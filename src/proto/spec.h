@@ -11,6 +11,7 @@
 #define SPEC_MAX_MEMORY	 (UINT64_C(1) << 40)
 
 enum spec_personality { PERSONALITY_NONE, PERSONALITY_KVM };
+enum spec_soft { SPEC_SOFT_INTERP, SPEC_SOFT_TRANSLATE };
 enum spec_boot {
 	SPEC_BOOT_AUTO,
 	SPEC_BOOT_LINUX64,
@@ -47,6 +48,7 @@ struct vm_spec {
 	uint64_t memory_bytes;
 	unsigned cpus;
 	const char *engine; /* "auto", "soft", "kvm" */
+	enum spec_soft soft;
 	enum spec_personality personality;
 	enum spec_boot boot;
 	enum spec_unpack unpack;

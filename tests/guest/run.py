@@ -23,7 +23,8 @@ def main():
         doctor = subprocess.run([polyvisor, "doctor"], capture_output=True, text=True, timeout=30).stdout
         if "emulator" in doctor or "without SSE" in doctor:
             words = [*words, "nosse", "slow"]
-    cmd = [polyvisor, "run", "--quiet", "--engine", engine, "--debug-exit", "--no-reboot", "--cpus", cpus, "-m", "256M",
+    engine_words = ["--engine", "soft", "--soft", "translate"] if engine == "translate" else ["--engine", engine]
+    cmd = [polyvisor, "run", "--quiet", *engine_words, "--debug-exit", "--no-reboot", "--cpus", cpus, "-m", "256M",
            "--kernel", image, "--append", " ".join(words)]
     p = subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280)
     text = p.stdout.decode(errors="replace")

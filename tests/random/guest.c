@@ -152,11 +152,11 @@ static void guest_alarm(int sig)
 		cpu_link_raise(&alarm_vcpu->link, CPU_EVENT_KICK);
 }
 
-int ri_guest_new(struct ri_guest **out)
+int ri_guest_new(struct ri_guest **out, _Bool translate)
 {
 	struct ri_guest *g = aligned_alloc(64, ALIGN_UP(sizeof(*g), 64));
 	struct gmem_config mc = {.ram_bytes = 1 << 20, .low_limit = 1 << 30};
-	struct engine_config ec = {.soft = SOFT_INTERP};
+	struct engine_config ec = {.soft = translate ? SOFT_TRANSLATE : SOFT_INTERP, .translate_at = 1};
 	const struct itimerval every_second = {{1, 0}, {1, 0}};
 	uint8_t page[RI_PAGE];
 	struct cpuid_caps caps;

@@ -9,7 +9,7 @@
 struct run {
 	struct ri_native *native;
 	struct ri_guest *guest;
-	_Bool shrink, verbose;
+	_Bool shrink, verbose, translate;
 	unsigned differences, max_shown;
 	const char *seeds_path;
 	uint64_t lost;
@@ -202,7 +202,7 @@ int main(int argc, char **argv)
 	    {"shrink", 0, NULL, 'S'}, {"plant", 1, NULL, 'p'},
 	    {"show", 1, NULL, 'm'},   {"verbose", 0, NULL, 'v'},
 	    {"seeds", 1, NULL, 'f'},  {"replay", 1, NULL, 'r'},
-	    {"help", 0, NULL, 'h'},   {"expect-difference", 0, NULL, 'x'},
+	    {"translate", 0, NULL, 't'}, {"help", 0, NULL, 'h'},   {"expect-difference", 0, NULL, 'x'},
 	    {NULL, 0, NULL, 0}};
 	struct run r = {.max_shown = 5};
 	uint64_t seed = 1, count = 100000, done = 0;
@@ -219,6 +219,7 @@ int main(int argc, char **argv)
 		case 'f': r.seeds_path = optarg; break;
 		case 'r': replay_path = optarg; break;
 		case 'x': expect = 1; break;
+		case 't': r.translate = 1; break;
 		case 'p':
 			if (ri_plant(optarg))
 				break;
@@ -229,7 +230,7 @@ int main(int argc, char **argv)
 		}
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	if (ri_native_new(&r.native) < 0 || ri_guest_new(&r.guest) < 0) {
+	if (ri_native_new(&r.native) < 0 || ri_guest_new(&r.guest, r.translate) < 0) {
 		fprintf(stderr, "randinsn: cannot set up\n");
 		return 2;
 	}

@@ -94,7 +94,7 @@ const struct ri_result *ri_native_wait(struct ri_native *n);
 
 /* guest.c: the interpreter with a minimal machine around it. */
 struct ri_guest;
-NODISCARD int ri_guest_new(struct ri_guest **g);
+NODISCARD int ri_guest_new(struct ri_guest **g, _Bool translate);
 void ri_guest_free(struct ri_guest *g);
 void ri_guest_run(struct ri_guest *g, const struct ri_case *c, struct ri_result *out);
 

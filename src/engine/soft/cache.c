@@ -38,6 +38,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "engine/soft/core.h"
+#include "engine/soft/trans.h"
 #include "engine/soft/vector.h"
 
 static unsigned block_hash(uint64_t phys, uint32_t mode)
@@ -105,6 +106,7 @@ void soft_cache_rekey(struct soft_cpu *cpu)
 
 	c->jump_key = cpu->asid | (uint64_t)cpu->mode << 12 | (uint64_t)(cpu->cpl == 3) << 20 |
 		      c->jump_gen << 24;
+	cpu->jump_key = c->jump_key;
 }
 
 void soft_cache_forget(struct soft_cpu *cpu)
@@ -130,6 +132,7 @@ void soft_cache_flush(struct soft_cpu *cpu)
 	c->emptied++;
 	c->current = NULL;
 	vec_flush(cpu);
+	trans_empty(cpu);
 	soft_cache_forget(cpu);
 }
 
@@ -174,6 +177,7 @@ static void page_drop(struct soft_cpu *cpu, uint64_t phys)
 				b->insn[i].fn = op_stop;
 	}
 	page->blocks = NULL;
+	cpu->code_stop = 1;
 	cpu->stats.invalidations++;
 	soft_cache_forget(cpu);
 }
@@ -329,6 +333,8 @@ static struct soft_block *block_make(struct soft_cpu *cpu, const struct soft_itl
 	b->count = (uint16_t)n;
 	b->flags = b->insn[n - 1].flags & (INSN_BRANCH | INSN_END | INSN_STATE);
 	b->link[0] = b->link[1] = NULL;
+	b->code = NULL;
+	b->heat = 0;
 	struct soft_block **head = &c->hash[block_hash(phys, b->mode)];
 	b->hash_next = *head;
 	*head = b;
@@ -422,5 +428,6 @@ struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)
 	j->lin = lin;
 	j->key = c->jump_key;
 	j->block = b;
+	j->code = b->code ? b->code : trans_cold(cpu->trans);
 	return b;
 }

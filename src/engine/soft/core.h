@@ -92,6 +92,8 @@ struct soft_block {
 	uint16_t flags; /* insn_flags of the last one; BLOCK_ALONE */
 	struct soft_block *hash_next, *page_next;
 	struct soft_block *link[2]; /* successors within the page */
+	const uint8_t *code;	    /* translated, or NULL */
+	uint32_t heat;		    /* executions so far, for the translator */
 	struct insn insn[];
 };
 struct soft_code_page {
@@ -102,6 +104,7 @@ struct soft_code_page {
 struct soft_jump {
 	uint64_t lin, key;
 	struct soft_block *block;
+	const uint8_t *code; /* what translated code jumps to */
 };
 /* An instruction that lies in two pages: valid when the bytes are still these. */
 struct soft_cross {
@@ -177,6 +180,9 @@ insn_fn op_ud, op_gp, op_stop;
 
 /* Running (run.c) */
 int soft_run(struct vcpu *vcpu);
+/* Executes a block; true when everything is to be looked up anew after it. Not for code segments
+ * with a limit. */
+_Bool soft_block_run(struct soft_cpu *cpu, struct soft_block *b);
 /* As soft_run, but RUN_KICKED after `count` instructions (an abandoned one counts; so does one
  * chunk of a repeated one). */
 int soft_run_steps(struct vcpu *vcpu, unsigned count);

@@ -10,6 +10,8 @@
 
 struct soft_engine;
 struct soft_cache;
+struct soft_trans;
+struct soft_jump;
 
 /*
  * The TLB: direct-mapped, one entry a 4 KiB page (large pages enter in pieces). A tag is the linear
@@ -52,7 +54,7 @@ struct soft_event {
 
 struct soft_stats {
 	uint64_t retired, blocks, flushes, invalidations, tlb_misses, mmio, ports, interrupts,
-	    exceptions, single_steps, lookups;
+	    exceptions, single_steps, lookups, translated;
 };
 
 struct soft_cpu {
@@ -71,6 +73,9 @@ struct soft_cpu {
 	uint8_t align_check;  /* CR0.AM, EFLAGS.AC, ring 3 */
 	uint8_t io_bp;	      /* CR4.DE, and DR7 has a port breakpoint */
 	uint8_t pauses;	      /* PAUSE instructions, to yield now and then */
+	uint8_t code_stop;    /* decoded code was dropped: translated code has to look anew */
+	uint64_t page;	      /* linear address of the page that translated code runs in */
+	uint64_t jump_key;    /* the cache's, for translated code */
 	struct x86_state s;   /* rip, gpr and the rest are live here */
 
 	struct soft_event exc;	      /* raised, not delivered */
@@ -85,6 +90,9 @@ struct soft_cpu {
 	struct vcpu base;
 	struct soft_engine *engine;
 	struct soft_cache *cache;
+	struct soft_trans *trans; /* the translator, or NULL */
+	struct soft_jump *jump_table;
+	uint32_t trans_link; /* the branch that translated code was left by, to be linked; or 0 */
 	struct soft_mmu *mmu;
 	struct soft_vec *vec; /* vec*.c's own, made by vec_init */
 	struct soft_stats stats;

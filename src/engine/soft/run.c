@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include "engine/soft/core.h"
 #include "engine/soft/system.h"
+#include "engine/soft/trans.h"
 
 /*
  * soft_run is entered again by longjmp whenever an instruction is abandoned. What is to be done
@@ -233,6 +234,25 @@ static void blocks_run(struct soft_cpu *cpu)
 	}
 }
 
+_Bool soft_block_run(struct soft_cpu *cpu, struct soft_block *b)
+{
+	uint64_t rip = cpu->s.rip;
+	const struct insn *i = b->insn, *end = i + b->count;
+
+	cpu->block_rip = rip;
+	cpu->cache->current = b;
+	do {
+		cpu->s.rip = rip;
+		rip += i->len;
+		i->fn(cpu, i);
+	} while (++i != end);
+	cpu->stats.retired += b->count;
+	if (!(b->flags & INSN_BRANCH))
+		cpu->s.rip = soft_is64(cpu) ? rip : (uint32_t)rip;
+	cpu->cache->current = NULL;
+	return !!(b->flags & INSN_STATE);
+}
+
 static _Bool shadowed(const struct soft_cpu *cpu)
 {
 	return cpu->s.shadow_sti || cpu->s.shadow_ss;
@@ -307,6 +327,8 @@ static int run_inner(struct soft_cpu *cpu)
 		}
 		if (UNLIKELY(cpu->slow || shadowed(cpu) || cpu->stepping))
 			step(cpu);
+		else if (cpu->trans && soft_is64(cpu))
+			trans_run(cpu);
 		else
 			blocks_run(cpu);
 	}

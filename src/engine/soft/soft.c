@@ -11,6 +11,7 @@
 #include "base/buf.h"
 #include "engine/soft/core.h"
 #include "engine/soft/system.h"
+#include "engine/soft/trans.h"
 #include "engine/soft/vector.h"
 
 static struct soft_engine *soft_of(struct engine *engine)
@@ -171,6 +172,7 @@ static void cpu_destroy(struct vcpu *vcpu)
 		return;
 	cpu = soft_cpu_of(vcpu);
 	cpu->engine->cpu[vcpu->index] = NULL;
+	trans_fini(cpu);
 	vec_fini(cpu);
 	soft_cache_fini(cpu);
 	soft_mmu_fini(cpu);
@@ -219,7 +221,8 @@ static int cpu_create(struct engine *engine, unsigned index, struct vcpu **vcpu,
 	memset(cpu, 0, sizeof(*cpu));
 	vcpu_init(&cpu->base, engine, index);
 	cpu->engine = soft_of(engine);
-	if (soft_mmu_init(cpu) || soft_cache_init(cpu) || vec_init(cpu)) {
+	if (soft_mmu_init(cpu) || soft_cache_init(cpu) || vec_init(cpu) ||
+	    (engine->cfg.soft == SOFT_TRANSLATE && trans_init(cpu))) {
 		cpu_destroy(&cpu->base);
 		return error_set(err, -ENOMEM, "no memory for CPU %u", index);
 	}
@@ -307,6 +310,7 @@ static void engine_stats(struct engine *engine, struct wbuf *out)
 	    ROW(retired),    ROW(blocks),     ROW(flushes),	 ROW(invalidations),
 	    ROW(tlb_misses), ROW(lookups),    ROW(mmio),	 ROW(ports),
 	    ROW(interrupts), ROW(exceptions), ROW(single_steps),
+	    ROW(translated),
 #undef ROW
 	};
 	char line[96];

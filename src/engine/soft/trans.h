@@ -1,0 +1,77 @@
+/* trans.h: the translator: hot blocks of 64-bit code as host code. docs/translator.md is the design.
+ */
+#ifndef ENGINE_SOFT_TRANS_H
+#define ENGINE_SOFT_TRANS_H
+
+#include "engine/soft/core.h"
+#include "engine/soft/trans_emit.h"
+
+/* Host code of one vCPU: one memfd, mapped once to write and once to execute. Only the vCPU's own
+ * thread writes and runs it. Emptied whole, together with the decode cache. */
+#define TRANS_CODE_BYTES (24u << 20)
+#define TRANS_HOT	 6u /* the default of `hot` */
+struct soft_trans {
+	uint8_t *rw, *rx;
+	size_t used;
+	unsigned hot; /* a block is translated at this execution */
+	size_t fixed; /* what the stubs take */
+	/* Stubs: offsets from the start. */
+	uint32_t enter, handler, stored, exit_rip, exit_off, exit_link, exit_state, exit_state_off,
+	    cold;
+};
+
+/* Results of host code */
+enum trans_exit { TRANS_LOOKUP, TRANS_STATE };
+
+int trans_init(struct soft_cpu *cpu);
+void trans_fini(struct soft_cpu *cpu);
+/* Everything translated is forgotten; only between blocks. */
+void trans_empty(struct soft_cpu *cpu);
+/* Executes blocks as blocks_run of run.c does, translating those that are hot. 64-bit mode only. */
+void trans_run(struct soft_cpu *cpu);
+/* Where jumps go that the jump cache knows but that are not translated. */
+const uint8_t *trans_cold(const struct soft_trans *t);
+
+/* trans_stub.c */
+void trans_stubs(struct soft_trans *t, struct emit *e);
+
+/* trans_block.c: host code of a block (executable address), or NULL: no room, or memory is not
+ * what was decoded any more. */
+const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b);
+
+/* How the host's registers hold the guest's: the state pointer is R15, biased so that what is used
+ * most has a short displacement; RAX and R11 are scratch; the guest's RAX is in R10, its RSP in
+ * R14, R10, R11, R14 and R15 stay in memory; all others are in the register of their name. */
+#define TRANS_BIAS 128
+#define T_STATE	   H_R15
+#define T_GRAX	   H_R10
+#define T_GRSP	   H_R14
+static inline int trans_host(unsigned gpr)
+{
+	switch (gpr) {
+	case X86_RAX: return T_GRAX;
+	case X86_RSP: return T_GRSP;
+	case X86_R10:
+	case X86_R11:
+	case X86_R14:
+	case X86_R15: return H_NONE;
+	default: return (int)gpr;
+	}
+}
+static inline struct emit_rm trans_at(size_t offset)
+{
+	return rm_mem(T_STATE, H_NONE, 0, (int32_t)offset - TRANS_BIAS);
+}
+#define T_FIELD(f) trans_at(offsetof(struct soft_cpu, f))
+static inline struct emit_rm trans_gpr(unsigned gpr)
+{
+	return trans_at(offsetof(struct soft_cpu, s.gpr) + gpr * 8);
+}
+/* Arithmetic flags between the host and soft_cpu.af; both use RAX. */
+void trans_flags_load(struct emit *e);
+void trans_flags_save(struct emit *e);
+
+/* Bytes of the look at events that every block starts with; whoever comes from C skips it. */
+#define TRANS_POLL_BYTES 14u
+
+#endif

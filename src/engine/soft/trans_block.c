@@ -1,0 +1,387 @@
+/* trans_block.c: host code of one block: instructions in order, branches, code out of line. */
+#include <stdlib.h>
+#include <string.h>
+#include "engine/soft/trans_impl.h"
+
+void tb_flags_save(struct tb *tb)
+{
+	if (tb->flags != FLAGS_HOST)
+		return;
+	trans_flags_save(&tb->e);
+	tb->flags = FLAGS_BOTH;
+}
+
+void tb_flags_host(struct tb *tb)
+{
+	if (tb->flags != FLAGS_SAVED)
+		return;
+	trans_flags_load(&tb->e);
+	tb->flags = FLAGS_BOTH;
+}
+
+struct late *tb_late(struct tb *tb, enum late_kind kind, uint8_t *place)
+{
+	assert(tb->lates < TB_LATES);
+	struct late *l = &tb->late[tb->lates++];
+
+	*l = (struct late){
+	    .kind = kind, .place = place, .insn = tb->insn, .at = tb->at, .next = tb->next};
+	return l;
+}
+
+static void stub_jmp(struct tb *tb, uint32_t stub)
+{
+	uint8_t *place = emit_jmp(&tb->e);
+
+	if (!tb->e.full)
+		emit_patch(place, tb->t->rw + stub);
+}
+static void stub_call(struct tb *tb, uint32_t stub)
+{
+	uint8_t *place = emit_call(&tb->e);
+
+	if (!tb->e.full)
+		emit_patch(place, tb->t->rw + stub);
+}
+
+static void handler_call(struct tb *tb, const struct insn *insn, int64_t at)
+{
+	emit_mov_imm(&tb->e, H_R11, (uint64_t)(uintptr_t)insn);
+	emit_mov_imm(&tb->e, H_RAX, (uint64_t)at);
+	stub_call(tb, tb->t->handler);
+}
+
+void tb_handler(struct tb *tb)
+{
+	tb_flags_save(tb);
+	tb->flags = FLAGS_SAVED;
+	handler_call(tb, tb->insn, tb->at);
+}
+
+/* Looks R11 up in the jump cache; on success its entry is in RAX. */
+static void jump_find(struct tb *tb, enum late_kind miss, enum late_kind miss_key, _Bool ends)
+{
+	struct emit *e = &tb->e;
+
+	emit_mov(e, H_RAX, H_R11);
+	emit_op64(e, 0xc1, 5, rm_reg(H_RAX)); /* shr rax, 12 */
+	emit_byte(e, 12);
+	emit_op32(e, 0x33, H_RAX, rm_reg(H_R11));
+	emit_alu_imm(e, ALU_AND, H_RAX, SOFT_JUMP_SIZE - 1, 0);
+	emit_op32(e, 0xc1, 4, rm_reg(H_RAX)); /* shl eax, 5 */
+	emit_byte(e, 5);
+	emit_op64(e, 0x03, H_RAX, T_FIELD(jump_table));
+	emit_op64(e, 0x3b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
+	tb_late(tb, miss, emit_jcc(e, CC_NZ))->ends = ends;
+	emit_op64(e, 0x8b, H_R11, T_FIELD(jump_key));
+	emit_op64(e, 0x3b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, key)));
+	tb_late(tb, miss_key, emit_jcc(e, CC_NZ))->ends = ends;
+}
+_Static_assert(sizeof(struct soft_jump) == 32, "the index is shifted for it");
+
+/* Goes to the entry in RAX. */
+static void jump_go(struct tb *tb)
+{
+	struct emit *e = &tb->e;
+
+	emit_op64(e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
+	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
+	emit_op64(e, 0x89, H_R11, T_FIELD(page));
+	emit_op64(e, 0xff, 4, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, code)));
+}
+
+/* To the linear address in R11, everything being saved. */
+static void exit_r11(struct tb *tb)
+{
+	jump_find(tb, LATE_FAR, LATE_FAR_AT, 0);
+	jump_go(tb);
+}
+
+/* To an offset from the page. */
+static void exit_to(struct tb *tb, int64_t target)
+{
+	if ((uint64_t)target < GMEM_PAGE_SIZE) {
+		tb_late(tb, LATE_LINK, emit_jmp(&tb->e))->next = target;
+		return;
+	}
+	emit_op64(&tb->e, 0x8b, H_R11, T_FIELD(page));
+	if (target == (int32_t)target) {
+		emit_lea(&tb->e, H_R11, rm_mem(H_R11, H_NONE, 0, (int32_t)target));
+	} else {
+		emit_mov_imm(&tb->e, H_RAX, (uint64_t)target);
+		emit_op64(&tb->e, 0x03, H_R11, rm_reg(H_RAX));
+	}
+	exit_r11(tb);
+}
+
+/* A conditional branch near or far. */
+static void branch_if(struct tb *tb, unsigned cc, int64_t target)
+{
+	uint8_t *taken;
+
+	tb_flags_host(tb);
+	tb_flags_save(tb);
+	taken = emit_jcc(&tb->e, cc);
+	if ((uint64_t)target < GMEM_PAGE_SIZE) {
+		tb_late(tb, LATE_LINK, taken)->next = target;
+		exit_to(tb, tb->next);
+		return;
+	}
+	exit_to(tb, tb->next);
+	emit_here(&tb->e, taken);
+	exit_to(tb, target);
+}
+
+static const struct insn top = {.base = SOFT_EA_GPR(X86_RSP),
+				.index = SOFT_EA_ZERO,
+				.segbase = SOFT_EA_ZERO,
+				.seg = X86_SS};
+
+static void call_direct(struct tb *tb, int64_t target)
+{
+	struct emit *e = &tb->e;
+	struct insn m = top;
+	struct tb_mem mem = {.m = &m, .size = 8, .write = 1};
+
+	m.disp = -8;
+	tb_mem(tb, &mem);
+	emit_op64(e, 0x8b, H_RAX, T_FIELD(page));
+	emit_lea(e, H_RAX, rm_mem(H_RAX, H_NONE, 0, (int32_t)tb->next));
+	emit_op64(e, 0x89, H_RAX, mem.rm);
+	emit_lea(e, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, -8));
+	tb_mem_written(tb, &mem, 0)->next = target;
+	mem.miss->ends = 1;
+	exit_to(tb, target);
+}
+
+static void ret_near(struct tb *tb)
+{
+	struct tb_mem mem = {.m = &top, .size = 8, .simple = 1};
+
+	tb_mem(tb, &mem);
+	mem.miss->ends = 1;
+	emit_op64(&tb->e, 0x8b, H_R11, mem.rm);
+	jump_find(tb, LATE_MISS, LATE_MISS, 1);
+	emit_lea(&tb->e, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, 8 + (int32_t)tb->insn->imm));
+	jump_go(tb);
+}
+
+static _Bool jmp_indirect(struct tb *tb, const ZydisDecodedOperand *op)
+{
+	struct tb_mem mem = {.m = tb->insn, .size = 8};
+
+	if (op->type == ZYDIS_OPERAND_TYPE_REGISTER) {
+		unsigned gpr = tb->insn->r1 / 8u;
+		tb_flags_save(tb);
+		if (trans_host(gpr) == H_NONE)
+			emit_op64(&tb->e, 0x8b, H_R11, trans_gpr(gpr));
+		else
+			emit_mov(&tb->e, H_R11, trans_host(gpr));
+	} else {
+		if (!tb_ea_possible(tb, tb->insn))
+			return 0;
+		tb_mem(tb, &mem);
+		mem.miss->ends = 1;
+		emit_op64(&tb->e, 0x8b, H_R11, mem.rm);
+	}
+	tb->flags = FLAGS_SAVED;
+	jump_find(tb, LATE_MISS, LATE_MISS, 1);
+	jump_go(tb);
+	return 1;
+}
+
+/* A branch that ends the block. False: by its handler. */
+static _Bool block_branch(struct tb *tb, const struct tb_insn *i)
+{
+	const ZydisDecodedOperand *op = &i->ops[0];
+	_Bool direct = i->zi.operand_count_visible && op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
+	int64_t target = tb->at + (int64_t)tb->insn->imm;
+
+	if (!(tb->insn->flags & INSN_BRANCH) || (tb->insn->flags & INSN_STATE) ||
+	    tb->insn->osize != 8 || i->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+		return 0;
+	switch (i->zi.mnemonic) {
+	case ZYDIS_MNEMONIC_JMP:
+		if (!direct)
+			return jmp_indirect(tb, op);
+		tb_flags_save(tb);
+		exit_to(tb, target);
+		return 1;
+	case ZYDIS_MNEMONIC_CALL:
+		if (!direct)
+			return 0;
+		call_direct(tb, target);
+		return 1;
+	case ZYDIS_MNEMONIC_RET: ret_near(tb); return 1;
+	case ZYDIS_MNEMONIC_LOOP:
+	case ZYDIS_MNEMONIC_LOOPE:
+	case ZYDIS_MNEMONIC_LOOPNE:
+	case ZYDIS_MNEMONIC_JCXZ:
+	case ZYDIS_MNEMONIC_JECXZ:
+	case ZYDIS_MNEMONIC_JRCXZ: return 0;
+	default: break;
+	}
+	if (i->zi.meta.category != ZYDIS_CATEGORY_COND_BR)
+		return 0;
+	branch_if(tb, i->zi.opcode & 15, target);
+	return 1;
+}
+
+/* The last instruction, by its handler. */
+static void block_end_handler(struct tb *tb)
+{
+	unsigned flags = tb->insn->flags;
+
+	tb_handler(tb);
+	if (flags & INSN_STATE) {
+		if (flags & INSN_BRANCH) {
+			stub_jmp(tb, tb->t->exit_state);
+		} else {
+			emit_mov_imm(&tb->e, H_RAX, (uint64_t)tb->next);
+			stub_jmp(tb, tb->t->exit_state_off);
+		}
+	} else if (flags & INSN_BRANCH) {
+		tb_late(tb, LATE_OUT, emit_jcc(&tb->e, CC_NZ));
+		emit_op64(&tb->e, 0x8b, H_R11, T_FIELD(s.rip));
+		exit_r11(tb);
+	} else {
+		tb_late(tb, LATE_STOP, emit_jcc(&tb->e, CC_NZ));
+		exit_to(tb, tb->next);
+	}
+}
+
+static void exit_offset(struct tb *tb, int64_t offset)
+{
+	emit_mov_imm(&tb->e, H_RAX, (uint64_t)offset);
+	stub_jmp(tb, tb->t->exit_off);
+}
+
+/* Back when code was not dropped (ZF), else out. */
+static void late_return(struct tb *tb, const struct late *l)
+{
+	uint8_t *on = emit_jcc(&tb->e, CC_Z);
+
+	exit_offset(tb, l->next);
+	emit_here(&tb->e, on);
+	if (l->reload)
+		trans_flags_load(&tb->e);
+	uint8_t *back = emit_jmp(&tb->e);
+	if (!tb->e.full)
+		emit_patch(back, l->back);
+}
+
+static void late_stored(struct tb *tb, const struct late *l)
+{
+	struct emit *e = &tb->e;
+
+	if (l->simple) {
+		emit_lea(e, H_RAX, l->addr);
+		emit_op64(e, 0x87, H_RAX, rm_reg(H_R11));
+	}
+	emit_modrm(e, &(struct emit_op){.opcode = 0xc6, .reg_is_op = 1}, T_FIELD(rmw_size));
+	emit_byte(e, l->size);
+	stub_call(tb, tb->t->stored);
+	late_return(tb, l);
+}
+
+static void late_emit(struct tb *tb, const struct late *l)
+{
+	struct emit *e = &tb->e;
+
+	if (e->full)
+		return;
+	emit_here(e, l->place);
+	switch (l->kind) {
+	case LATE_MISS:
+		handler_call(tb, l->insn, l->at);
+		if (l->ends)
+			stub_jmp(tb, tb->t->exit_rip);
+		else
+			late_return(tb, l);
+		break;
+	case LATE_STORED: late_stored(tb, l); break;
+	case LATE_STOP: exit_offset(tb, l->next); break;
+	case LATE_LINK:
+		emit_mov_imm(e, H_R11, (uint64_t)(l->place - tb->t->rw));
+		emit_mov_imm(e, H_RAX, (uint64_t)l->next);
+		stub_jmp(tb, tb->t->exit_link);
+		break;
+	case LATE_FAR_AT:
+		emit_op64(e, 0x8b, H_R11,
+			  rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
+		/* fall through */
+	case LATE_FAR:
+		emit_op64(e, 0x89, H_R11, T_FIELD(s.rip));
+		stub_jmp(tb, tb->t->exit_rip);
+		break;
+	case LATE_OUT: stub_jmp(tb, tb->t->exit_rip); break;
+	}
+}
+
+static void block_poll(struct tb *tb)
+{
+	struct emit *e = &tb->e;
+	const uint8_t *start = e->at;
+
+	emit_modrm(e, &(struct emit_op){.opcode = 0x83, .reg_is_op = 1, .reg = ALU_CMP},
+		   T_FIELD(base.link.events));
+	emit_byte(e, 0);
+	tb_late(tb, LATE_STOP, emit_jcc(e, CC_NZ))->next = tb->at;
+	assert(e->full || e->at - start == TRANS_POLL_BYTES);
+}
+_Static_assert(offsetof(struct soft_cpu, base.link.events) > 255 + TRANS_BIAS, "a long form");
+
+/* Everything, at tb->at. False: memory is not what was decoded. */
+static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t *bytes)
+{
+	const ZydisDecoder *decoder = &tb->cpu->cache->decoder[2];
+	_Bool ended = 0;
+
+	block_poll(tb);
+	for (unsigned k = 0; k < b->count; k++) {
+		struct tb_insn i;
+		tb->insn = &b->insn[k];
+		tb->bytes = bytes;
+		tb->next = tb->at + tb->insn->len;
+		_Bool last = !!(tb->insn->flags & (INSN_BRANCH | INSN_END));
+		_Bool known =
+		    ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, bytes, tb->insn->len, &i.zi, i.ops));
+		if (known && i.zi.length != tb->insn->len)
+			return 0;
+		if (last) {
+			if (!known || !block_branch(tb, &i))
+				block_end_handler(tb);
+			ended = 1;
+		} else if (!known || !tb_insn(tb, &i)) {
+			tb_handler(tb);
+			tb_late(tb, LATE_STOP, emit_jcc(&tb->e, CC_NZ));
+		}
+		bytes += tb->insn->len;
+		tb->at = tb->next;
+	}
+	if (!ended) {
+		tb_flags_save(tb);
+		exit_to(tb, tb->at);
+	}
+	for (unsigned k = 0; k < tb->lates; k++)
+		late_emit(tb, &tb->late[k]);
+	return 1;
+}
+
+const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
+{
+	struct soft_trans *t = cpu->trans;
+	const struct soft_itlb_entry *page = soft_mmu_fetch(cpu, cpu->s.rip);
+	uint8_t bytes[SOFT_BLOCK_MAX * 15];
+	struct tb tb = {.cpu = cpu, .t = t, .at = b->off};
+
+	if (!page->host || (page->phys | (cpu->s.rip & 0xfff)) != b->phys)
+		return NULL;
+	memcpy(bytes, page->host + b->off, b->bytes);
+	tb.e = (struct emit){.at = t->rw + t->used, .end = t->rw + TRANS_CODE_BYTES};
+	if (!block_emit(&tb, b, bytes) || tb.e.full)
+		return NULL;
+	const uint8_t *code = t->rx + t->used;
+	t->used = ALIGN_UP((size_t)(tb.e.at - t->rw), 16);
+	return code;
+}

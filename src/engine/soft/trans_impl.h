@@ -1,0 +1,92 @@
+/* trans_impl.h: what the files that make host code of a block share. */
+#ifndef ENGINE_SOFT_TRANS_IMPL_H
+#define ENGINE_SOFT_TRANS_IMPL_H
+
+#include "engine/soft/trans.h"
+
+/* Where the guest's arithmetic flags are. */
+enum tb_flags {
+	FLAGS_SAVED, /* soft_cpu.af; the host's are free */
+	FLAGS_HOST,  /* the host's flags; af is stale */
+	FLAGS_BOTH,
+};
+
+/* Code out of line, emitted after the block. */
+enum late_kind {
+	LATE_MISS,   /* the instruction as a whole by its handler, then on; or out, when `ends` */
+	LATE_STORED, /* soft_stored, then on */
+	LATE_STOP,   /* out, to `next` */
+	LATE_LINK,   /* out, to `next`; the branch is linked */
+	LATE_FAR,    /* out, to the linear address in R11 */
+	LATE_FAR_AT, /* out, to the linear address in the jump cache's entry */
+	LATE_OUT,    /* out, rip is set */
+};
+struct late {
+	enum late_kind kind;
+	uint8_t *place, *back;
+	const struct insn *insn;
+	int64_t at, next; /* offsets from the page: of the instruction, of what follows it */
+	_Bool reload;	  /* host flags are wanted back */
+	_Bool ends;
+	_Bool simple; /* the written address is `addr`, RAX being the addend */
+	struct emit_rm addr;
+	uint8_t size;
+};
+#define TB_LATES (SOFT_BLOCK_MAX * 6 + 8)
+
+struct tb {
+	struct soft_cpu *cpu;
+	struct soft_trans *t;
+	struct emit e;
+	const struct insn *insn; /* the one at work */
+	const uint8_t *bytes;	 /* its bytes */
+	int64_t at, next;	 /* its offset from the page, and its successor's */
+	enum tb_flags flags;
+	unsigned lates;
+	struct late late[TB_LATES];
+};
+
+/* One instruction, by Zydis. */
+struct tb_insn {
+	ZydisDecodedInstruction zi;
+	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+};
+
+/* trans_block.c */
+struct late *tb_late(struct tb *tb, enum late_kind kind, uint8_t *place);
+void tb_flags_save(struct tb *tb); /* af is right afterwards; uses RAX */
+void tb_flags_host(struct tb *tb); /* host flags are right afterwards; uses RAX */
+/* Calls the instruction's handler; everything is in the state afterwards. */
+void tb_handler(struct tb *tb);
+
+/* trans_mem.c */
+/* Can the translator form this operand's address? */
+_Bool tb_ea_possible(const struct tb *tb, const struct insn *m);
+/* The linear address plus `extra` into RAX or R11 (the other is kept). Flags change when
+ * `tb_ea_clobbers`. */
+void tb_ea(struct tb *tb, const struct insn *m, int dst, int32_t extra, _Bool segment);
+_Bool tb_ea_clobbers(const struct insn *m, _Bool segment);
+/*
+ * A memory operand. After tb_mem the operand is at the returned host address:
+ * simple: base + RAX + disp, R11 is free, or for writes points to the page's flags;
+ * else: R11, RAX is free. Misses go to the handler.
+ */
+struct tb_mem {
+	const struct insn *m;
+	unsigned size;
+	_Bool write, simple;
+	struct late *miss;
+	struct emit_rm rm;
+};
+void tb_mem(struct tb *tb, struct tb_mem *mem);
+_Bool tb_mem_simple(const struct insn *m);
+/* After a write, all registers but the scratch ones being as after the instruction: looks at the
+ * page's flags. `moved`: how much the base register has grown since. Flags are saved, then lost. */
+struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved);
+/* The instruction is complete: where its out-of-line code comes back to. */
+void tb_mem_end(struct tb *tb, struct tb_mem *mem);
+
+/* trans_insn.c: straight instructions. False: none that it knows; nothing was emitted. */
+_Bool tb_insn(struct tb *tb, const struct tb_insn *i);
+
+#endif

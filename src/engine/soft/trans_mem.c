@@ -1,0 +1,149 @@
+/* trans_mem.c: memory operands in translated code: addresses, the inline TLB lookup, stores.
+ *
+ * The only addresses that translated code ever accesses are the state block's, with constant
+ * displacements, and linear address + addend of a TLB entry whose tag was just compared with the
+ * page of the operand's last byte while the entry was chosen by the page of its first: an equal tag
+ * says that all bytes lie in the page of guest RAM that the entry is of. The address is formed
+ * twice, for the lookup and for the access, from registers that do not change in between.
+ */
+#include "engine/soft/trans_impl.h"
+
+#define EA_NONE (-1)
+#define EA_RIP	16
+
+static int ea_part(unsigned unit)
+{
+	if (unit == SOFT_EA_RIP)
+		return EA_RIP;
+	return unit >= SOFT_EA_GPR(0) && unit < SOFT_EA_GPR(16) ? (int)(unit - SOFT_EA_GPR(0))
+								: EA_NONE;
+}
+static int ea_host(int part)
+{
+	return part >= 0 && part < 16 ? trans_host((unsigned)part) : H_NONE;
+}
+static _Bool ea_resident(int part) /* in memory */
+{
+	return part >= 0 && part < 16 && ea_host(part) == H_NONE;
+}
+
+_Bool tb_ea_possible(const struct tb *tb, const struct insn *m)
+{
+	int64_t room = 1 << 16;
+
+	return !(m->flags & INSN_SLOW_EA) && m->disp > INT32_MIN + room &&
+	       m->disp < INT32_MAX - room && ea_part(m->index) != EA_RIP &&
+	       !(ea_part(m->base) == EA_RIP && ea_part(m->index) != EA_NONE);
+}
+
+_Bool tb_ea_clobbers(const struct insn *m, _Bool segment)
+{
+	return (segment && m->segbase != SOFT_EA_ZERO) ||
+	       (ea_resident(ea_part(m->base)) && ea_resident(ea_part(m->index)));
+}
+
+void tb_ea(struct tb *tb, const struct insn *m, int dst, int32_t extra, _Bool segment)
+{
+	struct emit *e = &tb->e;
+	int base = ea_part(m->base), index = ea_part(m->index);
+	int hb = ea_host(base), hx = ea_host(index);
+	int32_t disp = (int32_t)m->disp + extra;
+
+	if (base == EA_RIP) {
+		emit_op64(e, 0x8b, dst, T_FIELD(page));
+		emit_lea(e, dst, rm_mem(dst, H_NONE, 0, disp + (int32_t)tb->at));
+	} else if (base == EA_NONE && index == EA_NONE) {
+		emit_mov_imm(e, dst, (uint64_t)(int64_t)disp);
+	} else if (index == EA_NONE) {
+		if (hb == H_NONE) {
+			emit_op64(e, 0x8b, dst, trans_gpr((unsigned)base));
+			hb = dst;
+		}
+		if (disp)
+			emit_lea(e, dst, rm_mem(hb, H_NONE, 0, disp));
+		else if (hb != dst)
+			emit_mov(e, dst, hb);
+	} else if (hx != H_NONE) {
+		if (ea_resident(base)) {
+			emit_op64(e, 0x8b, dst, trans_gpr((unsigned)base));
+			hb = dst;
+		}
+		emit_lea(e, dst, rm_mem(hb, hx, m->scale, disp));
+	} else {
+		emit_op64(e, 0x8b, dst, trans_gpr((unsigned)index));
+		emit_lea(e, dst, rm_mem(hb, dst, m->scale, disp));
+		if (ea_resident(base))
+			emit_op64(e, 0x03, dst, trans_gpr((unsigned)base));
+	}
+	if (segment && m->segbase != SOFT_EA_ZERO)
+		emit_op64(e, 0x03, dst, trans_at(m->segbase * 8u));
+}
+
+_Bool tb_mem_simple(const struct insn *m)
+{
+	return ea_host(ea_part(m->base)) != H_NONE && ea_part(m->index) == EA_NONE &&
+	       m->segbase == SOFT_EA_ZERO;
+}
+
+#define ENTRY(f) rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_tlb_entry, f))
+_Static_assert(sizeof(struct soft_tlb_entry) == 32, "the index is shifted for it");
+
+void tb_mem(struct tb *tb, struct tb_mem *mem)
+{
+	struct emit *e = &tb->e;
+	const struct insn *m = mem->m;
+
+	tb_flags_save(tb);
+	tb->flags = FLAGS_SAVED;
+	tb_ea(tb, m, H_RAX, 0, 1);
+	emit_op32(e, 0xc1, 5, rm_reg(H_RAX)); /* shr eax, 7 */
+	emit_byte(e, 12 - 5);
+	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_TLB_SIZE - 1) << 5, 0);
+	emit_op64(e, 0x03, H_RAX, T_FIELD(tlb));
+	tb_ea(tb, m, H_R11, (int32_t)mem->size - 1, 1);
+	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
+	emit_op64(e, 0x0b, H_R11, T_FIELD(asid));
+	emit_op64(e, 0x3b, H_R11, mem->write ? ENTRY(write) : ENTRY(read));
+	mem->miss = tb_late(tb, LATE_MISS, emit_jcc(e, CC_NZ));
+	if (mem->write)
+		emit_op64(e, 0x8b, H_R11, ENTRY(flags));
+	if (mem->write && !mem->simple)
+		emit_op64(e, 0x89, H_R11, T_FIELD(rmw));
+	emit_op64(e, 0x8b, H_RAX, ENTRY(addend));
+	if (mem->simple) {
+		mem->rm = rm_mem(ea_host(ea_part(m->base)), H_RAX, 0, (int32_t)m->disp);
+	} else {
+		tb_ea(tb, m, H_R11, 0, 1);
+		emit_op64(e, 0x03, H_R11, rm_reg(H_RAX));
+		mem->rm = rm_mem(H_R11, H_NONE, 0, 0);
+	}
+}
+
+struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved)
+{
+	struct emit *e = &tb->e;
+	int flags = H_R11;
+
+	if (!mem->simple) {
+		tb_flags_save(tb);
+		emit_op64(e, 0x8b, H_RAX, T_FIELD(rmw));
+		flags = H_RAX;
+	}
+	tb->flags = FLAGS_SAVED;
+	emit_modrm(e, &(struct emit_op){.opcode = 0x80, .reg_is_op = 1, .reg = ALU_CMP},
+		   rm_mem(flags, H_NONE, 0, 0));
+	emit_byte(e, 0);
+	struct late *l = tb_late(tb, LATE_STORED, emit_jcc(e, CC_NZ));
+	l->simple = mem->simple;
+	l->addr = mem->rm;
+	l->addr.disp -= moved;
+	l->size = (uint8_t)mem->size;
+	l->back = e->at;
+	return l;
+}
+
+void tb_mem_end(struct tb *tb, struct tb_mem *mem)
+{
+	mem->miss->back = tb->e.at;
+	mem->miss->reload = tb->flags != FLAGS_SAVED;
+}

@@ -1,0 +1,132 @@
+/* trans_run.c: runs translated code, decides what is translated, and links it.
+ *
+ * A chained branch stays within its page: the blocks of a page are dropped together, by the thread
+ * that runs them, between blocks or in a store of their own. Every block begins with a look at
+ * link.events, so the protocol of cache.c holds as it does for the interpreter: who learns of a
+ * change of code through memory finds the event before the next block.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "engine/soft/trans.h"
+#include "engine/soft/vector.h"
+
+static void fini(struct soft_trans *t)
+{
+	if (t->rw != MAP_FAILED)
+		munmap(t->rw, TRANS_CODE_BYTES);
+	if (t->rx != MAP_FAILED)
+		munmap(t->rx, TRANS_CODE_BYTES);
+	free(t);
+}
+
+int trans_init(struct soft_cpu *cpu)
+{
+	struct soft_trans *t = calloc(1, sizeof(*t));
+	int fd = memfd_create("polyvisor-code", MFD_CLOEXEC);
+
+	if (!t || fd < 0) {
+		free(t);
+		if (fd >= 0)
+			close(fd);
+		return -ENOMEM;
+	}
+	t->rw = t->rx = MAP_FAILED;
+	if (!ftruncate(fd, TRANS_CODE_BYTES)) {
+		t->rw = mmap(NULL, TRANS_CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		t->rx = mmap(NULL, TRANS_CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	}
+	close(fd);
+	if (t->rw == MAP_FAILED || t->rx == MAP_FAILED) {
+		fini(t);
+		return -ENOMEM;
+	}
+	struct emit e = {.at = t->rw, .end = t->rw + TRANS_CODE_BYTES};
+	trans_stubs(t, &e);
+	t->fixed = t->used = (size_t)(e.at - t->rw);
+	t->hot = cpu->engine->base.cfg.translate_at ? cpu->engine->base.cfg.translate_at : TRANS_HOT;
+	cpu->trans = t;
+	cpu->jump_table = cpu->cache->jump;
+	return 0;
+}
+
+void trans_fini(struct soft_cpu *cpu)
+{
+	if (cpu->trans)
+		fini(cpu->trans);
+	cpu->trans = NULL;
+}
+
+void trans_empty(struct soft_cpu *cpu)
+{
+	if (cpu->trans)
+		cpu->trans->used = cpu->trans->fixed;
+}
+
+const uint8_t *trans_cold(const struct soft_trans *t)
+{
+	return t ? t->rx + t->cold : NULL;
+}
+
+/* Host code of b: translated now when it has become hot. */
+static const uint8_t *block_code(struct soft_cpu *cpu, struct soft_block *b)
+{
+	if (LIKELY(b->code != NULL) || (b->flags & BLOCK_ALONE) || ++b->heat < cpu->trans->hot)
+		return b->code;
+	b->heat = 0;
+	b->code = trans_block(cpu, b);
+	if (b->code) {
+		cpu->stats.translated++;
+		struct soft_jump *j = soft_cache_jump(cpu->cache, cpu->s.rip);
+		if (j->block == b)
+			j->code = b->code;
+	}
+	return b->code;
+}
+
+/* A branch that left host code for want of a target goes straight there from now on. */
+static void branch_link(struct soft_cpu *cpu, uint32_t site, const struct soft_block *to)
+{
+	const struct soft_trans *t = cpu->trans;
+
+	emit_patch(t->rw + site, t->rw + (to->code - t->rx));
+}
+
+void trans_run(struct soft_cpu *cpu)
+{
+	struct soft_cache *c = cpu->cache;
+	struct soft_trans *t = cpu->trans;
+	unsigned (*enter)(struct soft_cpu *, const uint8_t *) =
+	    (unsigned (*)(struct soft_cpu *, const uint8_t *))(uintptr_t)(t->rx + t->enter);
+	struct soft_block *b = soft_cache_lookup(cpu);
+	uint32_t site = 0;
+	uint64_t emptied = c->emptied;
+
+	for (;;) {
+		if (UNLIKELY(TRANS_CODE_BYTES - t->used < (64u << 10))) {
+			soft_cache_flush(cpu);
+			b = soft_cache_lookup(cpu);
+		}
+		const uint8_t *code = block_code(cpu, b);
+		if (site && code && c->emptied == emptied)
+			branch_link(cpu, site, b);
+		_Bool state;
+		if (code) {
+			cpu->page = cpu->s.rip & ~UINT64_C(0xfff);
+			cpu->trans_link = 0;
+			cpu->code_stop = 0;
+			c->current = NULL;
+			state = enter(cpu, code + TRANS_POLL_BYTES) == TRANS_STATE;
+			site = cpu->trans_link;
+		} else {
+			state = soft_block_run(cpu, b);
+			site = 0;
+		}
+		if (state ||
+		    UNLIKELY(atomic_load_explicit(&cpu->base.link.events, memory_order_relaxed)))
+			return;
+		emptied = c->emptied;
+		b = soft_cache_lookup(cpu);
+	}
+}

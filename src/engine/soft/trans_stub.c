@@ -1,0 +1,138 @@
+/* trans_stub.c: the fixed pieces of host code: ways in, ways out, calls of C functions. */
+#include "engine/soft/trans.h"
+
+void trans_flags_load(struct emit *e)
+{
+	emit_op32(e, 0x8b, H_RAX, T_FIELD(af));
+	emit_byte(e, 0x24); /* and al, 1 */
+	emit_byte(e, 1);
+	emit_byte(e, 0x04); /* add al, 0x7f: OF */
+	emit_byte(e, 0x7f);
+	emit_byte(e, 0x9e); /* sahf */
+}
+
+void trans_flags_save(struct emit *e)
+{
+	emit_byte(e, 0x9f); /* lahf */
+	emit_byte(e, 0x0f); /* seto al */
+	emit_byte(e, 0x90);
+	emit_byte(e, 0xc0);
+	emit_op32(e, 0x89, H_RAX, T_FIELD(af));
+}
+
+static void regs_move(struct emit *e, uint8_t opcode)
+{
+	for (unsigned r = 0; r < 16; r++)
+		if (trans_host(r) != H_NONE)
+			emit_op64(e, opcode, trans_host(r), trans_gpr(r));
+}
+static void regs_spill(struct emit *e)
+{
+	regs_move(e, 0x89);
+}
+static void regs_fill(struct emit *e)
+{
+	regs_move(e, 0x8b);
+}
+
+static const uint8_t saved[] = {H_RBX, H_RBP, H_R12, H_R13, H_R14, H_R15};
+
+static void push(struct emit *e, unsigned reg)
+{
+	if (reg & 8)
+		emit_byte(e, 0x41);
+	emit_byte(e, (uint8_t)(0x50 | (reg & 7)));
+}
+static void pop(struct emit *e, unsigned reg)
+{
+	if (reg & 8)
+		emit_byte(e, 0x41);
+	emit_byte(e, (uint8_t)(0x58 | (reg & 7)));
+}
+
+/* unsigned enter(struct soft_cpu *, const uint8_t *code): six pushes and the return address leave
+ * the stack 8 bytes off, so that a call from host code finds it aligned in its callee's callee. */
+static void stub_enter(struct emit *e)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
+		push(e, saved[i]);
+	emit_lea(e, T_STATE, rm_mem(H_RDI, H_NONE, 0, TRANS_BIAS));
+	emit_mov(e, H_RAX, H_RSI);
+	regs_fill(e);
+	emit_byte(e, 0xff); /* jmp rax */
+	emit_byte(e, 0xe0);
+}
+
+static void stub_leave(struct emit *e, enum trans_exit why)
+{
+	regs_spill(e);
+	emit_mov_imm(e, H_RAX, why);
+	for (unsigned i = ARRAY_SIZE(saved); i-- > 0;)
+		pop(e, saved[i]);
+	emit_byte(e, 0xc3);
+}
+
+/* After a C function: registers back, ZF says whether code was dropped meanwhile. */
+static void stub_return(struct emit *e)
+{
+	regs_fill(e);
+	emit_modrm(e, &(struct emit_op){.opcode = 0x80, .reg_is_op = 1, .reg = 7},
+		   T_FIELD(code_stop));
+	emit_byte(e, 0);
+	emit_byte(e, 0xc3);
+}
+
+static void state_arg(struct emit *e)
+{
+	emit_lea(e, H_RDI, rm_mem(T_STATE, H_NONE, 0, -TRANS_BIAS));
+}
+
+static void rip_from_offset(struct emit *e)
+{
+	emit_op64(e, 0x03, H_RAX, T_FIELD(page));
+	emit_op64(e, 0x89, H_RAX, T_FIELD(s.rip));
+}
+
+void trans_stubs(struct soft_trans *t, struct emit *e)
+{
+	uint8_t *start = e->at;
+
+	t->enter = (uint32_t)(e->at - start);
+	stub_enter(e);
+	/* RAX: the instruction's offset from the page; R11: its struct insn. */
+	t->handler = (uint32_t)(e->at - start);
+	regs_spill(e);
+	rip_from_offset(e);
+	state_arg(e);
+	emit_mov(e, H_RSI, H_R11);
+	emit_byte(e, 0xff); /* call [rsi] */
+	emit_byte(e, 0x16);
+	stub_return(e);
+	/* RAX: the page's flags; R11: the host address that was written. */
+	t->stored = (uint32_t)(e->at - start);
+	regs_spill(e);
+	state_arg(e);
+	emit_mov(e, H_RSI, H_RAX);
+	emit_mov(e, H_RDX, H_R11);
+	emit_modrm(e, &(struct emit_op){.map = 1, .opcode = 0xb6, .reg = H_RCX}, T_FIELD(rmw_size));
+	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)soft_stored);
+	emit_byte(e, 0xff); /* call rax */
+	emit_byte(e, 0xd0);
+	stub_return(e);
+	/* R11: where the branch's displacement is; RAX: the target's offset from the page. */
+	t->exit_link = (uint32_t)(e->at - start);
+	emit_op32(e, 0x89, H_R11, T_FIELD(trans_link));
+	t->exit_off = (uint32_t)(e->at - start);
+	rip_from_offset(e);
+	t->exit_rip = (uint32_t)(e->at - start);
+	stub_leave(e, TRANS_LOOKUP);
+	t->exit_state_off = (uint32_t)(e->at - start);
+	rip_from_offset(e);
+	t->exit_state = (uint32_t)(e->at - start);
+	stub_leave(e, TRANS_STATE);
+	/* RAX: the jump cache's entry. */
+	t->cold = (uint32_t)(e->at - start);
+	emit_op64(e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
+	emit_op64(e, 0x89, H_R11, T_FIELD(s.rip));
+	emit_patch(emit_jmp(e), start + t->exit_rip);
+}
