@@ -45,7 +45,7 @@ enum engine_options_soft { SOFT_INTERP, SOFT_TRANSLATE };
 struct engine_config {
 	enum engine_options_soft soft;
 	unsigned translate_at; /* at which execution a block is translated; 0: the default */
-	_Bool trace_int; /* log every interrupt and exception delivered */
+	_Bool trace_int;       /* log every interrupt and exception delivered */
 };
 
 /* What a probe found; `why` is one clause for the person ("/dev/kvm runs SSE through an emulator").

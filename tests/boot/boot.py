@@ -16,6 +16,8 @@ import time
 
 TIMEOUT = int(os.environ.get("BOOT_TIMEOUT", "240"))
 
+ENGINE = ["--engine", os.environ.get("BOOT_ENGINE", "soft"), "--soft", os.environ.get("BOOT_SOFT", "interp")]
+
 HOWS = {
     "host": ["--boot", "linux64", "--unpack", "host"],
     "guest": ["--boot", "linux64", "--unpack", "guest"],
@@ -31,8 +33,7 @@ class Failure(Exception):
 def run(polyvisor, guest, kernel, options, append, stdin=None, timeout=TIMEOUT):
     """One VM to its end: (exit status, stdout as text, seconds)."""
     cmd = [polyvisor, "run", "--kernel", f"{guest}/vmlinuz-{kernel}", "--initrd", f"{guest}/initrd.cpio",
-           "--engine", os.environ.get("BOOT_ENGINE", "soft"),
-           "--append", f"console=ttyS0 panic=-1 {append}", *options]
+           *ENGINE, "--append", f"console=ttyS0 panic=-1 {append}", *options]
     start = time.monotonic()
     try:
         p = subprocess.run(cmd, input=stdin, stdin=subprocess.DEVNULL if stdin is None else None,
@@ -78,6 +79,7 @@ def reboot_with_no_reboot_is_status_4(polyvisor, guest):
 
 
 def interact(polyvisor, guest, kernel, options, append, steps, timeout=TIMEOUT):
+<<<<<<< HEAD
     """A kernel through pipes: for each (text, input), waits for the text on the console, then types."""
     return converse(polyvisor, ["--kernel", f"{guest}/vmlinuz-{kernel}", "--initrd", f"{guest}/initrd.cpio",
                                 "--append", f"console=ttyS0 panic=-1 {append}", *options], steps, timeout)
@@ -86,6 +88,11 @@ def interact(polyvisor, guest, kernel, options, append, steps, timeout=TIMEOUT):
 def converse(polyvisor, options, steps, timeout=TIMEOUT, end_with=None):
     """One VM through pipes, as above. It ends by itself, or by the signal `end_with`."""
     cmd = [polyvisor, "run", "--engine", os.environ.get("BOOT_ENGINE", "soft"), *options]
+=======
+    """One VM through pipes: for each (text, input), waits for the text on the console, then types."""
+    cmd = [polyvisor, "run", "--kernel", f"{guest}/vmlinuz-{kernel}", "--initrd", f"{guest}/initrd.cpio",
+           *ENGINE, "--append", f"console=ttyS0 panic=-1 {append}", *options]
+>>>>>>> 54b88ad (soft: the translator's tests and design; --soft translate, experimental and off by default)
     start = time.monotonic()
     p = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     seen, at = b"", 0

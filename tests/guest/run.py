@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """run.py: runs a bare-metal image under an engine and checks that all its tests passed.
 
-usage: run.py POLYVISOR ENGINE IMAGE CPUS [WORD...]     words select groups or tests
+usage: run.py POLYVISOR ENGINE IMAGE CPUS [WORD...]     words select groups or tests; ENGINE may be
+                                                  "translate", the soft engine's translator
 """
 import os
 import re

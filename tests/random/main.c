@@ -174,6 +174,7 @@ static void usage(FILE *f)
 		"compared bit for bit. A sequence is determined by its seed; --count N runs the\n"
 		"seeds from --seed on. --shrink makes a failing sequence as short as it can.\n"
 		"--seeds appends the seeds that failed to a file, --replay runs such a file.\n"
+		"--translate takes the translator instead of the interpreter.\n"
 		"--verbose shows every sequence.\n\n"
 		"Plants, bugs put into the interpreter on purpose:\n");
 	ri_plant_list();
@@ -197,13 +198,18 @@ static uint64_t replay(struct run *r, const char *path)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-	    {"seed", 1, NULL, 's'},   {"count", 1, NULL, 'n'},
-	    {"shrink", 0, NULL, 'S'}, {"plant", 1, NULL, 'p'},
-	    {"show", 1, NULL, 'm'},   {"verbose", 0, NULL, 'v'},
-	    {"seeds", 1, NULL, 'f'},  {"replay", 1, NULL, 'r'},
-	    {"translate", 0, NULL, 't'}, {"help", 0, NULL, 'h'},   {"expect-difference", 0, NULL, 'x'},
-	    {NULL, 0, NULL, 0}};
+	static const struct option options[] = {{"seed", 1, NULL, 's'},
+						{"count", 1, NULL, 'n'},
+						{"shrink", 0, NULL, 'S'},
+						{"plant", 1, NULL, 'p'},
+						{"show", 1, NULL, 'm'},
+						{"verbose", 0, NULL, 'v'},
+						{"seeds", 1, NULL, 'f'},
+						{"replay", 1, NULL, 'r'},
+						{"translate", 0, NULL, 't'},
+						{"help", 0, NULL, 'h'},
+						{"expect-difference", 0, NULL, 'x'},
+						{NULL, 0, NULL, 0}};
 	struct run r = {.max_shown = 5};
 	uint64_t seed = 1, count = 100000, done = 0;
 	const char *replay_path = NULL;

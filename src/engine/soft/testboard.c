@@ -163,7 +163,10 @@ static void idt_make(struct board *b, _Bool wide)
 struct board *board_new(unsigned cpus)
 {
 	struct gmem_config mem = {.ram_bytes = BOARD_RAM, .low_limit = BOARD_RAM};
-	struct engine_config cfg = {0};
+	const char *way = getenv("BOARD_SOFT");
+	struct engine_config cfg = {.soft = way && !strcmp(way, "translate") ? SOFT_TRANSLATE
+									     : SOFT_INTERP,
+				    .translate_at = 1};
 	struct board *b = calloc(1, sizeof(*b));
 	struct board_dev *d = calloc(1, sizeof(*d));
 	struct cpuid_caps caps;

@@ -45,7 +45,8 @@ struct board {
 	int pending_vector; /* what the interrupt controller answers; -1: none */
 };
 
-/* Asserts on failure. */
+/* Asserts on failure. The environment may say BOARD_SOFT=translate: then every block is
+ * translated at once. */
 struct board *board_new(unsigned cpus);
 void board_free(struct board *b);
 /* Puts the CPU at `rip` in 64-bit mode, ring 0, paging on. */

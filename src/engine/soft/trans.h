@@ -1,4 +1,5 @@
-/* trans.h: the translator: hot blocks of 64-bit code as host code. docs/translator.md is the design.
+/* trans.h: the translator: hot blocks of 64-bit code as host code. docs/translator.md is the
+ * design.
  */
 #ifndef ENGINE_SOFT_TRANS_H
 #define ENGINE_SOFT_TRANS_H

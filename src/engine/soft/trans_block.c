@@ -132,10 +132,8 @@ static void branch_if(struct tb *tb, unsigned cc, int64_t target)
 	exit_to(tb, target);
 }
 
-static const struct insn top = {.base = SOFT_EA_GPR(X86_RSP),
-				.index = SOFT_EA_ZERO,
-				.segbase = SOFT_EA_ZERO,
-				.seg = X86_SS};
+static const struct insn top = {
+    .base = SOFT_EA_GPR(X86_RSP), .index = SOFT_EA_ZERO, .segbase = SOFT_EA_ZERO, .seg = X86_SS};
 
 static void call_direct(struct tb *tb, int64_t target)
 {
@@ -344,8 +342,8 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 		tb->bytes = bytes;
 		tb->next = tb->at + tb->insn->len;
 		_Bool last = !!(tb->insn->flags & (INSN_BRANCH | INSN_END));
-		_Bool known =
-		    ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, bytes, tb->insn->len, &i.zi, i.ops));
+		_Bool known = ZYAN_SUCCESS(
+		    ZydisDecoderDecodeFull(decoder, bytes, tb->insn->len, &i.zi, i.ops));
 		if (known && i.zi.length != tb->insn->len)
 			return 0;
 		if (last) {

@@ -36,8 +36,9 @@ static void emit_address(struct emit *e, unsigned reg, const struct emit_rm *m)
 		mod = 1;
 	emit_byte(e, (uint8_t)(mod << 6 | (reg & 7) << 3 | (sib ? 4 : m->base & 7)));
 	if (sib)
-		emit_byte(e, (uint8_t)(m->scale << 6 | (m->index == H_NONE ? 4 : m->index & 7) << 3 |
-				       (m->base == H_NONE ? 5 : m->base & 7)));
+		emit_byte(e,
+			  (uint8_t)(m->scale << 6 | (m->index == H_NONE ? 4 : m->index & 7) << 3 |
+				    (m->base == H_NONE ? 5 : m->base & 7)));
 	if (mod == 1)
 		emit_byte(e, (uint8_t)m->disp);
 	else if (mod == 2 || m->base == H_NONE)
@@ -58,8 +59,7 @@ void emit_modrm(struct emit *e, const struct emit_op *op, struct emit_rm rm)
 	} else if (rm.reg & 8) {
 		rex |= 0x41;
 	}
-	if (op->bytes &&
-	    ((!op->reg_is_op && op->reg >= 4) || (!rm.mem && rm.reg >= 4)))
+	if (op->bytes && ((!op->reg_is_op && op->reg >= 4) || (!rm.mem && rm.reg >= 4)))
 		rex |= 0x40;
 	if (op->lock)
 		emit_byte(e, 0xf0);
@@ -93,10 +93,8 @@ void emit_op32(struct emit *e, uint8_t opcode, int reg, struct emit_rm rm)
 void emit_alu_imm(struct emit *e, enum host_alu op, int reg, int32_t imm, _Bool wide)
 {
 	_Bool small = imm == (int8_t)imm;
-	struct emit_op o = {.opcode = small ? 0x83 : 0x81,
-			    .wide = wide,
-			    .reg_is_op = 1,
-			    .reg = (uint8_t)op};
+	struct emit_op o = {
+	    .opcode = small ? 0x83 : 0x81, .wide = wide, .reg_is_op = 1, .reg = (uint8_t)op};
 
 	emit_modrm(e, &o, rm_reg(reg));
 	if (small)

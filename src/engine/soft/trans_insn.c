@@ -5,8 +5,8 @@
 /* What an instruction does with the arithmetic flags. */
 enum flag_use {
 	USE_NONE,
-	USE_IN,	 /* reads some, changes none */
-	USE_OUT, /* sets all, whatever they were */
+	USE_IN,	  /* reads some, changes none */
+	USE_OUT,  /* sets all, whatever they were */
 	USE_INOUT /* reads some, or leaves or may leave some as they were */
 };
 
@@ -237,8 +237,8 @@ static void generic_mem(struct tb *tb, struct generic *g, enum flag_use use)
 {
 	_Bool in = use == USE_IN || use == USE_INOUT, out = use == USE_OUT || use == USE_INOUT;
 	_Bool resident = g->reg >= 0 && trans_host((unsigned)g->reg) == H_NONE;
-	_Bool simple = tb_mem_simple(tb->insn) && !in && !g->acc &&
-		       !(g->rm_written && (out || resident));
+	_Bool simple =
+	    tb_mem_simple(tb->insn) && !in && !g->acc && !(g->rm_written && (out || resident));
 	struct tb_mem mem = {
 	    .m = tb->insn, .size = g->size, .write = g->rm_written, .simple = simple};
 
@@ -280,8 +280,7 @@ static _Bool mov_imm(struct tb *tb, const struct tb_insn *i)
 {
 	const struct insn *n = tb->insn;
 
-	if (i->zi.mnemonic != ZYDIS_MNEMONIC_MOV ||
-	    i->ops[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+	if (i->zi.mnemonic != ZYDIS_MNEMONIC_MOV || i->ops[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
 	    i->ops[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE || i->ops[0].size < 32)
 		return 0;
 	unsigned gpr = n->r1 / 8u;
@@ -341,10 +340,8 @@ static _Bool bswap(struct tb *tb, const struct tb_insn *i)
 	return 1;
 }
 
-static const struct insn top = {.base = SOFT_EA_GPR(X86_RSP),
-				.index = SOFT_EA_ZERO,
-				.segbase = SOFT_EA_ZERO,
-				.seg = X86_SS};
+static const struct insn top = {
+    .base = SOFT_EA_GPR(X86_RSP), .index = SOFT_EA_ZERO, .segbase = SOFT_EA_ZERO, .seg = X86_SS};
 
 static void rsp_add(struct tb *tb, int32_t n)
 {

@@ -45,7 +45,8 @@ int trans_init(struct soft_cpu *cpu)
 	struct emit e = {.at = t->rw, .end = t->rw + TRANS_CODE_BYTES};
 	trans_stubs(t, &e);
 	t->fixed = t->used = (size_t)(e.at - t->rw);
-	t->hot = cpu->engine->base.cfg.translate_at ? cpu->engine->base.cfg.translate_at : TRANS_HOT;
+	t->hot =
+	    cpu->engine->base.cfg.translate_at ? cpu->engine->base.cfg.translate_at : TRANS_HOT;
 	cpu->trans = t;
 	cpu->jump_table = cpu->cache->jump;
 	return 0;

@@ -1,0 +1,196 @@
+/* trans_test.c: tests of the translator: its encoder, its blocks, its code memory. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine/soft/testboard.h"
+#include "engine/soft/trans.h"
+
+#define CODE(name, text)                                                                           \
+	extern const uint8_t name[], name##_end[];                                                 \
+	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
+
+static int setup(void **state)
+{
+	setenv("BOARD_SOFT", "translate", 1);
+	*state = board_new(1);
+	return 0;
+}
+static int teardown(void **state)
+{
+	board_free(*state);
+	return 0;
+}
+static int run_long(struct board *b, const uint8_t *code, const uint8_t *end)
+{
+	board_load(b, BOARD_CODE, code, (size_t)(end - code));
+	board_long(b, BOARD_CODE);
+	return board_run(b);
+}
+#define RUN_LONG(b, name) run_long(b, name, name##_end)
+
+/* What Zydis makes of bytes: one instruction with two operands, the second being rm. */
+static void decode(const uint8_t *bytes, size_t n, ZydisDecodedInstruction *zi,
+		   ZydisDecodedOperand *ops)
+{
+	ZydisDecoder d;
+
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	assert_true(ZYAN_SUCCESS(ZydisDecoderDecodeFull(&d, bytes, n, zi, ops)));
+	assert_int_equal(zi->length, n);
+}
+
+static void every_memory_operand_is_encoded_as_asked(void **state)
+{
+	static const int32_t disps[] = {0, 1, -128, 127, 128, INT32_MIN, INT32_MAX};
+
+	for (int reg = 0; reg < 16; reg++)
+		for (int base = 0; base < 16; base++)
+			for (int index = -1; index < 16; index++)
+				for (unsigned k = 0; k < ARRAY_SIZE(disps); k++) {
+					uint8_t buf[16];
+					struct emit e = {.at = buf, .end = buf + sizeof(buf)};
+					ZydisDecodedInstruction zi;
+					ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+					unsigned scale = k & 3;
+					if (index == H_RSP)
+						continue;
+					emit_op64(
+					    &e, 0x8b, reg,
+					    rm_mem(base, index, index < 0 ? 0 : scale, disps[k]));
+					decode(buf, (size_t)(e.at - buf), &zi, ops);
+					assert_int_equal(zi.mnemonic, ZYDIS_MNEMONIC_MOV);
+					assert_int_equal(ops[0].reg.value,
+							 ZYDIS_REGISTER_RAX + reg);
+					assert_int_equal(ops[1].mem.base,
+							 ZYDIS_REGISTER_RAX + base);
+					assert_int_equal(ops[1].mem.index,
+							 index < 0 ? ZYDIS_REGISTER_NONE
+								   : ZYDIS_REGISTER_RAX + index);
+					if (index >= 0)
+						assert_int_equal(ops[1].mem.scale, 1 << scale);
+					assert_int_equal((int32_t)ops[1].mem.disp.value, disps[k]);
+				}
+}
+
+static void byte_registers_are_never_the_high_ones(void **state)
+{
+	for (int reg = 0; reg < 16; reg++)
+		for (int rm = 0; rm < 16; rm++) {
+			uint8_t buf[16];
+			struct emit e = {.at = buf, .end = buf + sizeof(buf)};
+			ZydisDecodedInstruction zi;
+			ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
+
+			emit_modrm(
+			    &e, &(struct emit_op){.opcode = 0x88, .bytes = 1, .reg = (uint8_t)reg},
+			    rm_reg(rm));
+			decode(buf, (size_t)(e.at - buf), &zi, ops);
+			assert_int_equal(soft_gpr_offset(ops[0].reg.value), rm * 8);
+			assert_int_equal(soft_gpr_offset(ops[1].reg.value), reg * 8);
+		}
+}
+
+static void a_full_buffer_is_not_overrun(void **state)
+{
+	uint8_t buf[32];
+
+	memset(buf, 0xee, sizeof(buf));
+	for (unsigned room = 0; room < 10; room++) {
+		struct emit e = {.at = buf, .end = buf + room};
+		emit_mov_imm(&e, H_R9, UINT64_C(0x123456789abcdef0));
+		assert_int_equal(e.full, 1);
+		assert_int_equal(buf[room], 0xee);
+	}
+}
+
+CODE(loop_code, "mov $1000, %ecx; xor %eax, %eax; 1: add %rcx, %rax; dec %ecx; jnz 1b; hlt");
+static void a_loop_runs_as_host_code(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_LONG(b, loop_code), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 500500);
+	assert_true(b->cpu->stats.translated >= 2);
+	assert_true(b->cpu->stats.retired < 10);
+	assert_true(b->cpu->stats.lookups < 10);
+}
+
+/* The flags of the addition are dead but for the fault between it and the comparison. */
+CODE(fault_code, "mov $-1, %rax; add $1, %rax; mov $0x5000000000, %rbx; mov %rax, %r10;"
+		 "lea 7(%r10), %r11; mov (%rbx), %rdx; cmp $5, %rax; hlt");
+static void a_fault_in_a_block_leaves_the_exact_state(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_LONG(b, fault_code), X86_VEC_PF);
+	assert_int_equal(b->cpu->s.gpr[X86_R10], 0);
+	assert_int_equal(b->cpu->s.gpr[X86_R11], 7);
+	/* error code, rip, cs, rflags */
+	assert_int_equal(board_stack(b, 1), BOARD_CODE + 7 + 4 + 10 + 3 + 4);
+	assert_int_equal(board_stack(b, 3) & X86_ARITH, X86_ZF | X86_CF | X86_PF | X86_AF);
+}
+
+/* The store changes the immediate of the instruction after it. */
+CODE(smc_code, "mov $3, %ecx; 2: movl %ecx, 1f+1(%rip); 1: mov $77, %eax; add %eax, %esi;"
+	       "dec %ecx; jnz 2b; hlt");
+static void a_store_into_the_running_block_is_seen_at_once(void **state)
+{
+	struct board *b = *state;
+
+	board_load(b, BOARD_CODE, smc_code, (size_t)(smc_code_end - smc_code));
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RSI] = 0;
+	assert_int_equal(board_run(b), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RSI], 6);
+	assert_true(b->cpu->stats.invalidations >= 3);
+}
+
+static void full_code_memory_is_emptied_and_used_again(void **state)
+{
+	struct board *b = *state;
+
+	for (unsigned i = 0; i < 3; i++) {
+		b->cpu->trans->used = TRANS_CODE_BYTES - 100;
+		assert_int_equal(RUN_LONG(b, loop_code), -1);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], 500500);
+		assert_true(b->cpu->trans->used < TRANS_CODE_BYTES / 2);
+	}
+}
+
+static void no_memory_is_writable_and_executable(void **state)
+{
+	struct board *b = *state;
+	FILE *f = fopen("/proc/self/maps", "r");
+	unsigned code = 0;
+	char line[512];
+
+	assert_int_equal(RUN_LONG(b, loop_code), -1);
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f)) {
+		assert_null(strstr(line, " rwx"));
+		code += strstr(line, "polyvisor-code") != NULL;
+	}
+	fclose(f);
+	assert_int_equal(code, 2);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+	    cmocka_unit_test(every_memory_operand_is_encoded_as_asked),
+	    cmocka_unit_test(byte_registers_are_never_the_high_ones),
+	    cmocka_unit_test(a_full_buffer_is_not_overrun),
+	    T(a_loop_runs_as_host_code),
+	    T(a_fault_in_a_block_leaves_the_exact_state),
+	    T(a_store_into_the_running_block_is_seen_at_once),
+	    T(full_code_memory_is_emptied_and_used_again),
+	    T(no_memory_is_writable_and_executable),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
