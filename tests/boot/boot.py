@@ -79,7 +79,6 @@ def reboot_with_no_reboot_is_status_4(polyvisor, guest):
 
 
 def interact(polyvisor, guest, kernel, options, append, steps, timeout=TIMEOUT):
-<<<<<<< HEAD
     """A kernel through pipes: for each (text, input), waits for the text on the console, then types."""
     return converse(polyvisor, ["--kernel", f"{guest}/vmlinuz-{kernel}", "--initrd", f"{guest}/initrd.cpio",
                                 "--append", f"console=ttyS0 panic=-1 {append}", *options], steps, timeout)
@@ -87,12 +86,7 @@ def interact(polyvisor, guest, kernel, options, append, steps, timeout=TIMEOUT):
 
 def converse(polyvisor, options, steps, timeout=TIMEOUT, end_with=None):
     """One VM through pipes, as above. It ends by itself, or by the signal `end_with`."""
-    cmd = [polyvisor, "run", "--engine", os.environ.get("BOOT_ENGINE", "soft"), *options]
-=======
-    """One VM through pipes: for each (text, input), waits for the text on the console, then types."""
-    cmd = [polyvisor, "run", "--kernel", f"{guest}/vmlinuz-{kernel}", "--initrd", f"{guest}/initrd.cpio",
-           *ENGINE, "--append", f"console=ttyS0 panic=-1 {append}", *options]
->>>>>>> 54b88ad (soft: the translator's tests and design; --soft translate, experimental and off by default)
+    cmd = [polyvisor, "run", *ENGINE, *options]
     start = time.monotonic()
     p = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     seen, at = b"", 0

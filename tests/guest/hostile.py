@@ -15,6 +15,8 @@ PASSED, CRASHED, RESET, HOST = 33, 5, 4, 1
 RAM_MIB, RESIDENT_MIB = 64, 64 + 40
 SANITIZER_MIB = 400  # shadow memory and quarantine
 POLYVISOR, ENGINE, IMAGE = sys.argv[1:4]
+# "translate" is the soft engine's translator.
+ENGINE_WORDS = ["soft", "--soft", "translate"] if ENGINE == "translate" else [ENGINE]
 EMULATOR = False
 SANITIZED = False
 
@@ -41,7 +43,7 @@ NOT_ON_EMULATOR = {"gdt_in_nothing_and_used", "repeat_without_end", "repeat_over
 
 def start(case, *options, stdout=subprocess.PIPE, words="", debug_exit=True):
     words = f"{words} slow kvm nosse" if EMULATOR else words
-    cmd = [POLYVISOR, "run", "--quiet", "--engine", ENGINE, "--cpus", "2", "-m", f"{RAM_MIB}M", "--kernel", IMAGE, *options,
+    cmd = [POLYVISOR, "run", "--quiet", "--engine", *ENGINE_WORDS, "--cpus", "2", "-m", f"{RAM_MIB}M", "--kernel", IMAGE, *options,
            "--append", f"{case} {words}"]
     if debug_exit:
         cmd.append("--debug-exit")

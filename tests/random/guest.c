@@ -156,7 +156,8 @@ int ri_guest_new(struct ri_guest **out, _Bool translate)
 {
 	struct ri_guest *g = aligned_alloc(64, ALIGN_UP(sizeof(*g), 64));
 	struct gmem_config mc = {.ram_bytes = 1 << 20, .low_limit = 1 << 30};
-	struct engine_config ec = {.soft = translate ? SOFT_TRANSLATE : SOFT_INTERP, .translate_at = 1};
+	struct engine_config ec = {.soft = translate ? SOFT_TRANSLATE : SOFT_INTERP,
+				   .translate_at = 1};
 	const struct itimerval every_second = {{1, 0}, {1, 0}};
 	uint8_t page[RI_PAGE];
 	struct cpuid_caps caps;

@@ -309,8 +309,7 @@ static void engine_stats(struct engine *engine, struct wbuf *out)
 #define ROW(f) {#f, offsetof(struct soft_stats, f)}
 	    ROW(retired),    ROW(blocks),     ROW(flushes),	 ROW(invalidations),
 	    ROW(tlb_misses), ROW(lookups),    ROW(mmio),	 ROW(ports),
-	    ROW(interrupts), ROW(exceptions), ROW(single_steps),
-	    ROW(translated),
+	    ROW(interrupts), ROW(exceptions), ROW(single_steps), ROW(translated),
 #undef ROW
 	};
 	char line[96];
