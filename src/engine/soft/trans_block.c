@@ -282,6 +282,12 @@ static void late_stored(struct tb *tb, const struct late *l)
 	late_return(tb, l);
 }
 
+static void late_far(struct tb *tb)
+{
+	emit_op64(&tb->e, 0x89, H_R11, T_FIELD(s.rip));
+	stub_jmp(tb, tb->t->exit_rip);
+}
+
 static void late_emit(struct tb *tb, const struct late *l)
 {
 	struct emit *e = &tb->e;
@@ -307,11 +313,9 @@ static void late_emit(struct tb *tb, const struct late *l)
 	case LATE_FAR_AT:
 		emit_op64(e, 0x8b, H_R11,
 			  rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
-		/* fall through */
-	case LATE_FAR:
-		emit_op64(e, 0x89, H_R11, T_FIELD(s.rip));
-		stub_jmp(tb, tb->t->exit_rip);
+		late_far(tb);
 		break;
+	case LATE_FAR: late_far(tb); break;
 	case LATE_OUT: stub_jmp(tb, tb->t->exit_rip); break;
 	}
 }
