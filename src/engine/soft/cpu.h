@@ -92,6 +92,7 @@ struct soft_cpu {
 	struct soft_cache *cache;
 	struct soft_trans *trans; /* the translator, or NULL */
 	struct soft_jump *jump_table;
+	struct soft_jump *jump_hit; /* an indirect call's target, while it pushes */
 	uint32_t trans_link; /* the branch that translated code was left by, to be linked; or 0 */
 	struct soft_mmu *mmu;
 	struct soft_vec *vec; /* vec*.c's own, made by vec_init */

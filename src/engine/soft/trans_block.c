@@ -135,7 +135,8 @@ static void branch_if(struct tb *tb, unsigned cc, int64_t target)
 static const struct insn top = {
     .base = SOFT_EA_GPR(X86_RSP), .index = SOFT_EA_ZERO, .segbase = SOFT_EA_ZERO, .seg = X86_SS};
 
-static void call_direct(struct tb *tb, int64_t target)
+/* Pushes the return address. */
+static struct late *call_push(struct tb *tb)
 {
 	struct emit *e = &tb->e;
 	struct insn m = top;
@@ -147,8 +148,13 @@ static void call_direct(struct tb *tb, int64_t target)
 	emit_lea(e, H_RAX, rm_mem(H_RAX, H_NONE, 0, (int32_t)tb->next));
 	emit_op64(e, 0x89, H_RAX, mem.rm);
 	emit_lea(e, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, -8));
-	tb_mem_written(tb, &mem, 0)->next = target;
 	mem.miss->ends = 1;
+	return tb_mem_written(tb, &mem, 0);
+}
+
+static void call_direct(struct tb *tb, int64_t target)
+{
+	call_push(tb)->next = target;
 	exit_to(tb, target);
 }
 
@@ -164,7 +170,9 @@ static void ret_near(struct tb *tb)
 	jump_go(tb);
 }
 
-static _Bool jmp_indirect(struct tb *tb, const ZydisDecodedOperand *op)
+/* The target of an indirect branch into R11. Its entry is looked for before anything is changed, so
+ * that a miss can be left to the handler. */
+static _Bool indirect_find(struct tb *tb, const ZydisDecodedOperand *op)
 {
 	struct tb_mem mem = {.m = tb->insn, .size = 8};
 
@@ -184,6 +192,24 @@ static _Bool jmp_indirect(struct tb *tb, const ZydisDecodedOperand *op)
 	}
 	tb->flags = FLAGS_SAVED;
 	jump_find(tb, LATE_MISS, LATE_MISS, 1);
+	return 1;
+}
+
+static _Bool jmp_indirect(struct tb *tb, const ZydisDecodedOperand *op)
+{
+	if (!indirect_find(tb, op))
+		return 0;
+	jump_go(tb);
+	return 1;
+}
+
+static _Bool call_indirect(struct tb *tb, const ZydisDecodedOperand *op)
+{
+	if (!indirect_find(tb, op))
+		return 0;
+	emit_op64(&tb->e, 0x89, H_RAX, T_FIELD(jump_hit));
+	call_push(tb)->to_hit = 1;
+	emit_op64(&tb->e, 0x8b, H_RAX, T_FIELD(jump_hit));
 	jump_go(tb);
 	return 1;
 }
@@ -207,7 +233,7 @@ static _Bool block_branch(struct tb *tb, const struct tb_insn *i)
 		return 1;
 	case ZYDIS_MNEMONIC_CALL:
 		if (!direct)
-			return 0;
+			return call_indirect(tb, op);
 		call_direct(tb, target);
 		return 1;
 	case ZYDIS_MNEMONIC_RET: ret_near(tb); return 1;
@@ -254,12 +280,29 @@ static void exit_offset(struct tb *tb, int64_t offset)
 	stub_jmp(tb, tb->t->exit_off);
 }
 
+static void late_far(struct tb *tb)
+{
+	emit_op64(&tb->e, 0x89, H_R11, T_FIELD(s.rip));
+	stub_jmp(tb, tb->t->exit_rip);
+}
+
+static void late_far_at(struct tb *tb)
+{
+	emit_op64(&tb->e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
+	late_far(tb);
+}
+
 /* Back when code was not dropped (ZF), else out. */
 static void late_return(struct tb *tb, const struct late *l)
 {
 	uint8_t *on = emit_jcc(&tb->e, CC_Z);
 
-	exit_offset(tb, l->next);
+	if (l->to_hit) {
+		emit_op64(&tb->e, 0x8b, H_RAX, T_FIELD(jump_hit));
+		late_far_at(tb);
+	} else {
+		exit_offset(tb, l->next);
+	}
 	emit_here(&tb->e, on);
 	if (l->reload)
 		trans_flags_load(&tb->e);
@@ -280,12 +323,6 @@ static void late_stored(struct tb *tb, const struct late *l)
 	emit_byte(e, l->size);
 	stub_call(tb, tb->t->stored);
 	late_return(tb, l);
-}
-
-static void late_far(struct tb *tb)
-{
-	emit_op64(&tb->e, 0x89, H_R11, T_FIELD(s.rip));
-	stub_jmp(tb, tb->t->exit_rip);
 }
 
 static void late_emit(struct tb *tb, const struct late *l)
@@ -310,11 +347,7 @@ static void late_emit(struct tb *tb, const struct late *l)
 		emit_mov_imm(e, H_RAX, (uint64_t)l->next);
 		stub_jmp(tb, tb->t->exit_link);
 		break;
-	case LATE_FAR_AT:
-		emit_op64(e, 0x8b, H_R11,
-			  rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
-		late_far(tb);
-		break;
+	case LATE_FAR_AT: late_far_at(tb); break;
 	case LATE_FAR: late_far(tb); break;
 	case LATE_OUT: stub_jmp(tb, tb->t->exit_rip); break;
 	}

@@ -28,6 +28,7 @@ struct late {
 	int64_t at, next; /* offsets from the page: of the instruction, of what follows it */
 	_Bool reload;	  /* host flags are wanted back */
 	_Bool ends;
+	_Bool to_hit; /* `next` is the jump cache's entry in jump_hit */
 	_Bool simple; /* the written address is `addr`, RAX being the addend */
 	struct emit_rm addr;
 	uint8_t size;

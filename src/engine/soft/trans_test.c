@@ -150,6 +150,38 @@ static void a_store_into_the_running_block_is_seen_at_once(void **state)
 	assert_true(b->cpu->stats.invalidations >= 3);
 }
 
+/* Calls through a register, a register kept in memory, and memory below the stack pointer, which
+ * the push overwrites. */
+CODE(call_code,
+     "xor %esi, %esi; lea 2f(%rip), %rax; mov %rax, %r15; mov $10, %ecx;"
+     "1: call *%rax; call *%r15; mov %rax, -8(%rsp); call *-8(%rsp); dec %ecx; jnz 1b; hlt;"
+     "2: inc %esi; ret");
+static void indirect_calls_go_where_they_should(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_LONG(b, call_code), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RSI], 30);
+	assert_true(b->cpu->stats.lookups < 40);
+}
+
+/* The stack is in code that was executed before, so every push drops the page's code. */
+CODE(drop_code,
+     "mov %rsp, %rbp; xor %esi, %esi; mov $10, %ecx; lea 2f(%rip), %rax;"
+     "1: mov %rbp, %rsp; call 3f; lea 3f+16(%rip), %rsp; call *%rax; movb $0x90, 3f+8(%rip);"
+     "lea 3f+16(%rip), %rsp; call 2f; lea 3f+16(%rip), %rsp; pushq %rax; popq %rdx;"
+     "movabs $0x9090909090909090, %rdx; mov %rdx, 3f+8(%rip);"
+     "dec %ecx; jnz 1b; mov %rbp, %rsp; hlt;"
+     "2: inc %esi; ret; 3: .fill 16, 1, 0x90; ret");
+static void a_push_into_code_leaves_for_where_it_was_going(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_LONG(b, drop_code), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RSI], 20);
+	assert_true(b->cpu->stats.invalidations >= 20);
+}
+
 static void full_code_memory_is_emptied_and_used_again(void **state)
 {
 	struct board *b = *state;
@@ -189,6 +221,8 @@ int main(void)
 	    T(a_loop_runs_as_host_code),
 	    T(a_fault_in_a_block_leaves_the_exact_state),
 	    T(a_store_into_the_running_block_is_seen_at_once),
+	    T(indirect_calls_go_where_they_should),
+	    T(a_push_into_code_leaves_for_where_it_was_going),
 	    T(full_code_memory_is_emptied_and_used_again),
 	    T(no_memory_is_writable_and_executable),
 	};
