@@ -8,7 +8,7 @@
 set -eu
 
 build="gcc make meson ninja-build pkg-config libc6-dev linux-libc-dev python3 acpica-tools
-	libzydis-dev liburing-dev zlib1g-dev liblzma-dev libbz2-dev liblz4-dev libzstd-dev uthash-dev libjansson-dev"
+	libzydis-dev libslirp-dev liburing-dev zlib1g-dev liblzma-dev libbz2-dev liblz4-dev libzstd-dev uthash-dev libjansson-dev"
 test="libcmocka-dev cpio binutils seabios gdb"
 image="mmdebstrap fakeroot fdisk e2fsprogs grub-common grub-pc-bin uidmap"
 lint="clang clang-format clang-tidy cppcheck"

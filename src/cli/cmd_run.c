@@ -36,6 +36,8 @@ enum option_code {
 	OPT_META_DATA,
 	OPT_SSH_KEY,
 	OPT_HOSTNAME,
+	OPT_NET,
+	OPT_PUBLISH,
 };
 
 static const struct option options[] = {
@@ -49,6 +51,8 @@ static const struct option options[] = {
     {"meta-data", required_argument, NULL, OPT_META_DATA},
     {"ssh-key", required_argument, NULL, OPT_SSH_KEY},
     {"hostname", required_argument, NULL, OPT_HOSTNAME},
+    {"net", required_argument, NULL, OPT_NET},
+    {"publish", required_argument, NULL, OPT_PUBLISH},
     {"memory", required_argument, NULL, 'm'},
     {"cpus", required_argument, NULL, OPT_CPUS},
     {"engine", required_argument, NULL, OPT_ENGINE},
@@ -126,6 +130,19 @@ static void print_help(void)
 	    "  --name NAME          'polyvisor ctl NAME ...' reaches it, 'polyvisor ls' shows it\n"
 	    "  --control PATH       the control socket is PATH (Unix socket, this user's only)\n"
 	    "  --paused             waits for Ctrl-A P or 'polyvisor ctl NAME resume'\n"
+	    "\n"
+	    "the network:\n"
+	    "  --net user[,restrict=on][,mtu=N]\n"
+	    "                       (default) a private network behind this process: DHCP, DNS, "
+	    "the "
+	    "host is\n"
+	    "                       10.0.2.2; restrict=on: the guest reaches nothing outside\n"
+	    "  --net tap=NAME       a tap interface of this host\n"
+	    "  --net switch=NAME    a switch that all VMs of this user with the same NAME are on\n"
+	    "  --net none           no card; every --net takes mac=ADDRESS and queues=N as well\n"
+	    "  --publish [ADDRESS:]HOST:GUEST[/udp]\n"
+	    "                       port HOST of this host (127.0.0.1 unless said) is the guest's "
+	    "port GUEST\n"
 	    "\n"
 	    "how it ends:\n"
 	    "  --grace SECONDS      SIGTERM presses the power button if the guest listens to it; "
@@ -238,6 +255,19 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 	case OPT_META_DATA: spec->meta_data = text; return 0;
 	case OPT_SSH_KEY: spec->ssh_key = text; return 0;
 	case OPT_HOSTNAME: spec->hostname = text; return 0;
+	case OPT_NET:
+		if (spec->net_count == SPEC_MAX_NETS)
+			return cli_usage_error("run", "more than %d network cards", SPEC_MAX_NETS);
+		if (spec_parse_net(text, &spec->net[spec->net_count++], &err))
+			return cli_usage_error("run", "%s", err.text);
+		return 0;
+	case OPT_PUBLISH:
+		if (spec->publish_count == SPEC_MAX_PUBLISH)
+			return cli_usage_error("run", "more than %d published ports",
+					       SPEC_MAX_PUBLISH);
+		if (spec_parse_publish(text, &spec->publish[spec->publish_count++], &err))
+			return cli_usage_error("run", "%s", err.text);
+		return 0;
 	case 'm':
 		if (spec_parse_memory(text, &spec->memory_bytes, &err))
 			return cli_usage_error("run", "%s", err.text);
@@ -372,6 +402,8 @@ int cmd_run(int argc, char **argv)
 	status = parse_options(&spec, argc, argv);
 	if (status >= 0)
 		return status;
+	if (!spec.net_count)
+		spec.net[spec.net_count++] = (struct spec_net){.kind = SPEC_NET_USER, .queues = 1};
 	if (spec_check(&spec, &err))
 		return cli_usage_error("run", "%s", err.text);
 	if (vm_new(&vm, &spec, &err)) {

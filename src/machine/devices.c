@@ -380,8 +380,7 @@ static int add_personality(struct machine *m, struct error *err)
 	return added(m, kvmclock_new(&dev, &cfg, err), &dev, &m->kvmclock);
 }
 
-/* Where the next virtio device goes: slots 1 to 30 (31 has the ISA bridge). */
-static int next_place(struct machine *m, struct virtio_place *place, struct error *err)
+int machine_next_place(struct machine *m, struct virtio_place *place, struct error *err)
 {
 	if (m->next_slot >= 31)
 		return error_set(err, -ENOSPC, "more devices than the machine has slots (30)");
@@ -402,7 +401,7 @@ static int add_disks(struct machine *m, struct error *err)
 		};
 		struct device *dev;
 
-		r = next_place(m, &blk.place, err);
+		r = machine_next_place(m, &blk.place, err);
 		blk.place.instance = i;
 		m->disk_slot[i] = (uint8_t)blk.place.slot;
 		if (!r)
@@ -436,8 +435,9 @@ static int tell_firmware(struct machine *m, struct error *err)
 int machine_add_devices(struct machine *m, struct error *err)
 {
 	static int (*const steps[])(struct machine *, struct error *) = {
-	    add_lapics, add_interrupt_controllers, add_timers,	    add_pci,   add_serial,
-	    add_power,	add_small_ports,	   add_personality, add_disks, tell_firmware,
+	    add_lapics,	   add_interrupt_controllers, add_timers,      add_pci,		 add_serial,
+	    add_power,	   add_small_ports,	      add_personality, machine_add_nets, add_disks,
+	    tell_firmware,
 	};
 	int r = 0;
 

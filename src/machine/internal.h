@@ -48,4 +48,12 @@ NODISCARD int machine_add_devices(struct machine *m, struct error *err);
 /* No vCPU runs: waits until no device has host I/O in flight. */
 void machine_quiesce(struct machine *m);
 
+/* Where the next virtio device goes: slots 1 to 30 (31 has the ISA bridge). Network cards come
+ * first, so that a guest's names for them do not change with its disks. */
+struct virtio_place;
+NODISCARD int machine_next_place(struct machine *m, struct virtio_place *place, struct error *err);
+
+/* devices_net.c */
+NODISCARD int machine_add_nets(struct machine *m, struct error *err);
+
 #endif

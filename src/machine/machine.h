@@ -4,6 +4,7 @@
 
 #include "backend/chardev.h"
 #include "backend/disk.h"
+#include "backend/net.h"
 #include "bus/power.h"
 #include "engine/vcpu.h"
 #include "machine/layout.h"
@@ -15,6 +16,7 @@ struct machine_config {
 	const struct engine_ops *engine;
 	struct chardev *console;	   /* COM1's other side; not owned */
 	struct disk *disk[SPEC_MAX_DISKS]; /* as spec->disk; not owned */
+	struct net *net[SPEC_MAX_NETS];	   /* the other sides of spec->net; not owned */
 	struct power_sink power;	   /* power-off, reset, panic, debug exit */
 	enum clock_mode
 	    clock; /* CLOCK_STOPPED for a VM that starts paused, CLOCK_MANUAL for tests */

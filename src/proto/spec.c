@@ -203,5 +203,5 @@ int spec_check(const struct vm_spec *spec, struct error *err)
 	if (spec->cpus < 1 || spec->cpus > SPEC_MAX_CPUS)
 		return error_set(err, -EINVAL, "%u CPUs: a machine has 1 to %u", spec->cpus,
 				 SPEC_MAX_CPUS);
-	return 0;
+	return spec_check_nets(spec, err);
 }

@@ -34,6 +34,29 @@ struct spec_disk {
 	_Bool direct;	  /* around the host's page cache */
 };
 
+#define SPEC_MAX_NETS	    8
+#define SPEC_MAX_NET_QUEUES 8
+#define SPEC_MAX_PUBLISH    32
+
+enum spec_net_kind { SPEC_NET_NONE, SPEC_NET_USER, SPEC_NET_TAP, SPEC_NET_SWITCH };
+
+/* A network card and what it is connected to. */
+struct spec_net {
+	enum spec_net_kind kind;
+	char name[33]; /* tap, switch */
+	_Bool restricted, has_mac;
+	uint8_t mac[6];
+	unsigned queues; /* pairs of them */
+	unsigned mtu;	 /* user; 0: the usual */
+};
+
+/* A port of the host's that leads to one of the guest's on the first user network. */
+struct spec_publish {
+	_Bool udp;
+	uint32_t addr; /* host byte order */
+	uint16_t host_port, guest_port;
+};
+
 /* Strings are borrowed: they live as long as the command line. */
 struct vm_spec {
 	const char *kernel;
@@ -52,6 +75,10 @@ struct vm_spec {
 	enum spec_personality personality;
 	enum spec_boot boot;
 	enum spec_unpack unpack;
+	struct spec_net net[SPEC_MAX_NETS];
+	unsigned net_count;
+	struct spec_publish publish[SPEC_MAX_PUBLISH];
+	unsigned publish_count;
 	_Bool boot_menu;	/* the firmware shows its menu */
 	const char *name;	/* found by it in the user's runtime directory; NULL: no name */
 	const char *control;	/* path of the control socket; NULL: by name, or none */
@@ -75,6 +102,12 @@ NODISCARD int spec_parse_disk(char *text, struct spec_disk *disk, struct error *
 /* A whole decimal number in [min, max]. */
 NODISCARD int spec_parse_number(const char *what, const char *text, uint64_t min, uint64_t max,
 				uint64_t *out, struct error *err);
+
+/* spec_net.c: "user,restrict=on", "tap=NAME,mac=...", "switch=NAME", "none"; and
+ * "[ADDRESS:]HOST:GUEST[/udp]". The command line's word is in the sentence. */
+NODISCARD int spec_parse_net(const char *text, struct spec_net *net, struct error *err);
+NODISCARD int spec_parse_publish(const char *text, struct spec_publish *publish, struct error *err);
+NODISCARD int spec_check_nets(const struct vm_spec *spec, struct error *err);
 
 /* Is every field something the product can do? 0, or -EINVAL with a sentence. */
 NODISCARD int spec_check(const struct vm_spec *spec, struct error *err);

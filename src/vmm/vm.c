@@ -281,6 +281,9 @@ static int vm_build(struct vm *vm, struct error *err)
 	if (!r)
 		r = vm_disks_open(vm, err);
 	memcpy(cfg.disk, vm->disk, sizeof(cfg.disk));
+	if (!r)
+		r = vm_nets_open(vm, err);
+	memcpy(cfg.net, vm->net, sizeof(cfg.net));
 	cfg.engine = vm->ops;
 	cfg.console = vm->console;
 	if (!r)
@@ -360,7 +363,9 @@ void vm_free(struct vm *vm)
 		clock_set_wake(machine_clock(vm->machine), NULL, NULL);
 	control_free(vm->control);
 	machine_free(vm->machine);
+	vm->machine = NULL;
 	vm_disks_close(vm);
+	vm_nets_close(vm);
 	if (vm->loop)
 		loop_cancel(vm->loop, &vm->work);
 	chardev_free(vm->console);

@@ -39,6 +39,7 @@ struct vm {
 	struct chardev *console;
 	struct disk *disk[SPEC_MAX_DISKS];
 	char seed_path[32];
+	struct net *net[SPEC_MAX_NETS];
 	struct machine *machine;
 	struct control *control; /* NULL: none */
 	struct loop_fd timer, signals;
@@ -87,6 +88,14 @@ void vm_stop_now(struct vm *vm, unsigned signal);
 /* vm_disk.c: the images behind --disk: opened in order, locked until they are closed. */
 NODISCARD int vm_disks_open(struct vm *vm, struct error *err);
 void vm_disks_close(struct vm *vm);
+
+/*
+ * vm_net.c: what the network cards are connected to; ports are published on the first user network.
+ * Cards without an address get one, in vm->spec. After a failure what was opened is there all the
+ * same, for vm_nets_close.
+ */
+NODISCARD int vm_nets_open(struct vm *vm, struct error *err);
+void vm_nets_close(struct vm *vm); /* the machine is gone */
 
 /* vm_console.c: the terminal or pipes behind COM1. */
 NODISCARD int vm_console_open(struct vm *vm, struct error *err);
