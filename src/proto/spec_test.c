@@ -78,6 +78,28 @@ static void reads_whole_numbers_in_a_range(void **state)
 	assert_int_equal(spec_parse_number("CPUs", "", 1, 64, &v, &err), -EINVAL);
 }
 
+static void reads_disks_with_options_and_doubled_commas(void **state)
+{
+	struct spec_disk d;
+	struct error err;
+	char plain[] = "disk.img", all[] = "a,,b,ro,serial=S 1,queues=3,discard=off,direct";
+	char *const bad[] = {(char[]){""},	     (char[]){",ro"},
+			     (char[]){"x,"},	     (char[]){"x,serial="},
+			     (char[]){"x,queues=0"}, (char[]){"x,discard=maybe"}};
+
+	assert_int_equal(spec_parse_disk(plain, &d, &err), 0);
+	assert_string_equal(d.path, "disk.img");
+	assert_false(d.read_only || d.no_discard || d.direct || d.queues || d.serial);
+	assert_int_equal(spec_parse_disk(all, &d, &err), 0);
+	assert_string_equal(d.path, "a,b");
+	assert_string_equal(d.serial, "S 1");
+	assert_true(d.read_only && d.no_discard && d.direct);
+	assert_int_equal(d.queues, 3);
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(spec_parse_disk(bad[i], &d, &err), -EINVAL);
+	assert_string_equal(d.path, "a,b");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -86,6 +108,7 @@ int main(void)
 	    cmocka_unit_test(refuses_cpu_counts_outside_the_range),
 	    cmocka_unit_test(refuses_a_machine_without_kernel_or_memory),
 	    cmocka_unit_test(reads_whole_numbers_in_a_range),
+	    cmocka_unit_test(reads_disks_with_options_and_doubled_commas),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

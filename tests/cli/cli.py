@@ -150,6 +150,38 @@ def bad_initrds_are_refused_with_a_sentence():
 
 
 @test
+def bad_disks_are_refused_with_a_sentence():
+    run = ["run", "--kernel", KERNEL, "--disk"]
+    with tempfile.TemporaryDirectory() as d:
+        good, odd = f"{d}/good", f"{d}/odd"
+        for path, size in ((good, 4096), (odd, 1000), (f"{d}/empty", 0)):
+            with open(path, "wb") as f:
+                f.truncate(size)
+        with open(f"{d}/other", "wb") as f:
+            f.write(b"QFI\xfb" + bytes(1020))
+        refused([*run, f"{d}/missing"], 1, "there is no disk image", "missing")
+        refused([*run, d], 1, d, "is a directory")
+        refused([*run, odd], 1, "not a multiple of 512")
+        refused([*run, f"{d}/empty"], 1, "is empty")
+        refused([*run, f"{d}/other"], 1, "qcow2", "qemu-img convert")
+        refused([*run, good, "--disk", good], 1, "in use by another")
+        with open(good, "rb") as f:
+            fcntl.fcntl(f, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, 0, 0, 0, 0))  # F_OFD_SETLK
+            refused([*run, good], 1, "in use by another")
+        refused([*run, f"{good},serial=123456789012345678901"], 2, "serial number")
+        refused([*run, f"{good},queues=17"], 2, "queues '17'")
+        refused([*run, f"{good},cache=none"], 2, "'cache=none' is not one of ro, serial=TEXT")
+        refused([*run, ",ro"], 2, "name of the image is missing")
+        refused([*run[:-1], *["--disk", good] * 17], 2, "more than 16 disks")
+        if os.geteuid() == 0:
+            os.chmod(d, 0o755)
+            os.chmod(good, 0o444)
+            p = subprocess.run([POLYVISOR, *run, good], stdin=subprocess.DEVNULL, capture_output=True, timeout=30,
+                               user=65534, group=65534, extra_groups=[])
+            assert p.returncode == 1 and b"may only be read" in p.stderr and b",ro" in p.stderr, p.stderr
+
+
+@test
 def unreadable_files_are_refused():
     if os.geteuid() == 0:
         with tempfile.TemporaryDirectory() as d:
