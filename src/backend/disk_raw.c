@@ -142,10 +142,11 @@ static int take_lock(struct disk_raw *raw, const struct disk_raw_config *cfg, st
 	if (!fcntl(raw->fd, F_OFD_SETLK, &lock))
 		return 0;
 	if (errno == EAGAIN || errno == EACCES)
-		return error_set(err, -EBUSY,
-				 "disk image %s is in use by another process: two machines would "
-				 "destroy what is on it",
-				 cfg->path);
+		return error_set(
+		    err, -EBUSY,
+		    "disk image %s is in use by another program, or is another disk of "
+		    "this machine: two writers would destroy what is on it",
+		    cfg->path);
 	if (errno == EINVAL || errno == ENOLCK || errno == EOPNOTSUPP)
 		return 0; /* a file system without locks */
 	return error_set(err, -errno, "cannot lock disk image %s: %s", cfg->path, strerror(errno));
