@@ -408,11 +408,19 @@ const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
 	struct soft_trans *t = cpu->trans;
 	const struct soft_itlb_entry *page = soft_mmu_fetch(cpu, cpu->s.rip);
 	uint8_t bytes[SOFT_BLOCK_MAX * 15];
-	struct tb tb = {.cpu = cpu, .t = t, .at = b->off};
+	struct tb tb; /* large: what is out of line is filled in as it comes */
 
 	if (!page->host || (page->phys | (cpu->s.rip & 0xfff)) != b->phys)
 		return NULL;
 	memcpy(bytes, page->host + b->off, b->bytes);
+	tb.cpu = cpu;
+	tb.t = t;
+	tb.at = b->off;
+	tb.next = tb.at;
+	tb.insn = NULL;
+	tb.bytes = NULL;
+	tb.flags = FLAGS_SAVED;
+	tb.lates = 0;
 	tb.e = (struct emit){.at = t->rw + t->used, .end = t->rw + TRANS_CODE_BYTES};
 	if (!block_emit(&tb, b, bytes) || tb.e.full)
 		return NULL;
