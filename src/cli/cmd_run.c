@@ -107,6 +107,7 @@ static void print_help(void)
 	    "      queues=N         1 to 16 (default: one per CPU, up to 4)\n"
 	    "      discard=off      keep space that the guest discards (default: on)\n"
 	    "      direct           around the host's page cache\n"
+	    "      mmio             a memory-mapped device, found through ACPI, instead of PCI\n"
 	    "\n"
 	    "who the guest is (a NoCloud seed volume, as a last disk):\n"
 	    "  --hostname NAME      its host name\n"

@@ -47,6 +47,8 @@ static void drive_pin(struct machine *m, unsigned pin)
 
 	if (pin >= BOARD_INTX_GSI)
 		level |= !!(m->intx_levels & BIT32(pin - BOARD_INTX_GSI));
+	for (unsigned i = 0; i < m->layout.virtio_mmio; i++)
+		level |= board_virtio_gsi(i) == pin && (m->mmio_levels & BIT32(i));
 	irq_set(&irq, level);
 }
 
@@ -74,6 +76,16 @@ static void intx_set(void *opaque, unsigned line, _Bool level)
 	m->intx_levels = with_bit(m->intx_levels, line, level);
 	drive_pin(m, BOARD_INTX_GSI + line);
 	drive_pic(m, board_intx_pic(line));
+	lock_drop(&m->wire_lock);
+}
+
+static void mmio_set(void *opaque, unsigned index, _Bool level)
+{
+	struct machine *m = opaque;
+
+	lock_take(&m->wire_lock);
+	m->mmio_levels = with_bit(m->mmio_levels, index, level);
+	drive_pin(m, board_virtio_gsi(index));
 	lock_drop(&m->wire_lock);
 }
 
@@ -388,6 +400,20 @@ int machine_next_place(struct machine *m, struct virtio_place *place, struct err
 	return 0;
 }
 
+static int next_window(struct machine *m, struct virtio_place *place, struct error *err)
+{
+	unsigned i = m->layout.virtio_mmio;
+
+	if (i == BOARD_VIRTIO_MMIO_MAX)
+		return error_set(err, -ENOSPC, "more memory-mapped devices than there is room for");
+	m->layout.virtio_mmio++;
+	*place = (struct virtio_place){.mem = m->mem,
+				       .memory = m->memory,
+				       .base = board_virtio_base(i),
+				       .irq = {mmio_set, m, i}};
+	return 0;
+}
+
 static int add_disks(struct machine *m, struct error *err)
 {
 	int r = 0;
@@ -401,7 +427,8 @@ static int add_disks(struct machine *m, struct error *err)
 		};
 		struct device *dev;
 
-		r = machine_next_place(m, &blk.place, err);
+		r = spec->mmio ? next_window(m, &blk.place, err)
+			       : machine_next_place(m, &blk.place, err);
 		blk.place.instance = i;
 		m->disk_slot[i] = (uint8_t)blk.place.slot;
 		if (!r)

@@ -37,6 +37,7 @@ struct machine {
 	struct lock wire_lock;
 	uint32_t intx_levels; /* PCI INTx lines 0 to 7 */
 	uint32_t hpet_levels; /* per IOAPIC input */
+	uint32_t mmio_levels; /* per memory-mapped virtio device */
 };
 
 /* Puts a device at the end of the machine's list, which then owns it. */

@@ -56,6 +56,19 @@
 #define BOARD_INTX_LINES 8
 #define BOARD_INTX_GSI	 16
 
+/* Memory-mapped virtio devices: a page each from here on, between IOAPIC and HPET; they share the
+ * IOAPIC pins of the INTx lines. */
+#define BOARD_VIRTIO_MMIO     UINT64_C(0xfec10000)
+#define BOARD_VIRTIO_MMIO_MAX 16
+static inline uint64_t board_virtio_base(unsigned index)
+{
+	return BOARD_VIRTIO_MMIO + index * UINT64_C(0x1000);
+}
+static inline unsigned board_virtio_gsi(unsigned index)
+{
+	return BOARD_INTX_GSI + index % BOARD_INTX_LINES;
+}
+
 struct board_layout {
 	uint64_t ram_bytes;
 	uint64_t ram_low_end;
@@ -75,7 +88,8 @@ struct board_layout {
 	uint16_t com_port[4];
 	uint8_t com_irq[4];
 	unsigned com_count;
-	_Bool has_i8042; /* keyboard and mouse are there, not only the reset line */
+	unsigned virtio_mmio; /* how many there are; set by whoever adds them */
+	_Bool has_i8042;      /* keyboard and mouse are there, not only the reset line */
 	_Bool has_fw_cfg, has_pvpanic;
 };
 

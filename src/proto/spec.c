@@ -100,6 +100,8 @@ static int disk_option(const char *item, struct spec_disk *disk, struct error *e
 		disk->read_only = 1;
 	} else if (!strcmp(item, "direct")) {
 		disk->direct = 1;
+	} else if (!strcmp(item, "mmio")) {
+		disk->mmio = 1;
 	} else if (!strcmp(item, "discard=on") || !strcmp(item, "discard=off")) {
 		disk->no_discard = item[9] == 'f';
 	} else if (!strncmp(item, "serial=", 7)) {
@@ -116,7 +118,7 @@ static int disk_option(const char *item, struct spec_disk *disk, struct error *e
 	} else {
 		return error_set(err, -EINVAL,
 				 "--disk: '%s' is not one of ro, serial=TEXT, queues=N, "
-				 "discard=on, discard=off, direct",
+				 "discard=on, discard=off, direct, mmio",
 				 item);
 	}
 	return 0;

@@ -31,6 +31,7 @@ struct spec_disk {
 	unsigned queues;    /* 0: one per CPU, up to four */
 	_Bool read_only;
 	_Bool no_discard; /* space that the guest discards stays allocated */
+	_Bool mmio;	  /* memory-mapped instead of on the PCI bus */
 	_Bool direct;	  /* around the host's page cache */
 };
 
@@ -96,7 +97,7 @@ void spec_init(struct vm_spec *spec);
 /* "512M", "2G", "1048576K", "256" (MiB, as users of other monitors expect). 0, or -EINVAL with a
  * sentence. */
 NODISCARD int spec_parse_memory(const char *text, uint64_t *bytes, struct error *err);
-/* "FILE[,ro][,serial=S][,queues=N][,discard=on|off][,direct]"; ",," stands for a comma in
+/* "FILE[,ro][,serial=S][,queues=N][,discard=on|off][,direct][,mmio]"; ",," stands for a comma in
  * the file's name. Changes `text` and keeps pointers into it. 0, or -EINVAL with a sentence. */
 NODISCARD int spec_parse_disk(char *text, struct spec_disk *disk, struct error *err);
 /* A whole decimal number in [min, max]. */

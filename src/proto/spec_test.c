@@ -82,7 +82,7 @@ static void reads_disks_with_options_and_doubled_commas(void **state)
 {
 	struct spec_disk d;
 	struct error err;
-	char plain[] = "disk.img", all[] = "a,,b,ro,serial=S 1,queues=3,discard=off,direct";
+	char plain[] = "disk.img", all[] = "a,,b,ro,serial=S 1,queues=3,discard=off,direct,mmio";
 	char *const bad[] = {(char[]){""},	     (char[]){",ro"},
 			     (char[]){"x,"},	     (char[]){"x,serial="},
 			     (char[]){"x,queues=0"}, (char[]){"x,discard=maybe"}};
@@ -93,7 +93,7 @@ static void reads_disks_with_options_and_doubled_commas(void **state)
 	assert_int_equal(spec_parse_disk(all, &d, &err), 0);
 	assert_string_equal(d.path, "a,b");
 	assert_string_equal(d.serial, "S 1");
-	assert_true(d.read_only && d.no_discard && d.direct);
+	assert_true(d.read_only && d.no_discard && d.direct && d.mmio);
 	assert_int_equal(d.queues, 3);
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
 		assert_int_equal(spec_parse_disk(bad[i], &d, &err), -EINVAL);

@@ -151,7 +151,7 @@ def with_modules(guest, kernel):
 
 def drivers_are_content(text, err, cpus):
     """No complaint of a driver, and message-signalled interrupts in use."""
-    expect(re.search(rf"PCI-MSI.*virtio0-req\.{cpus - 1}", text), "no MSI-X interrupt for the disk's last queue", text, err)
+    expect(re.search(rf"PCI-MSI.*virtio\d+-req\.{cpus - 1}", text), "no MSI-X interrupt for the disk's last queue", text, err)
     for bad in ("I/O error", "Buffer I/O", "virtio_blk virtio0: [vda] new", "critical", "timed out", "call trace"):
         expect(bad.lower() not in text.lower(), f"the kernel printed '{bad}'", text, err)
 
@@ -237,7 +237,24 @@ def what_was_synced_survives_sigkill(polyvisor, guest):
     return total
 
 
+def a_memory_mapped_disk_is_found_through_acpi(polyvisor, guest):
+    with tempfile.TemporaryDirectory() as tmp:
+        image = f"{tmp}/disk"
+        with open(image, "wb") as f:
+            f.truncate(4 << 20)
+        work = ("readlink /sys/block/vda && dd if=/dev/urandom of=/dev/vda bs=64k count=20 conv=fsync 2>/dev/null && "
+                "echo 3 >/proc/sys/vm/drop_caches && sha256sum /dev/vda")
+        status, text, err, seconds = run(polyvisor, guest, "cloud", [*with_modules(guest, "cloud"), "--disk", f"{image},mmio"],
+                                         f'polyvisor.run="{work}"')
+        with open(image, "rb") as f:
+            digest = hashlib.sha256(f.read()).hexdigest()
+        expect(status == 0 and f"{digest}  /dev/vda" in text, "what the guest read is not what is on the host", text, err)
+        expect("LNRO0005:00" in text, "the disk is not the memory-mapped one", text, err)
+    return seconds
+
+
 CASES = {
+    "disk-mmio": a_memory_mapped_disk_is_found_through_acpi,
     "disk": a_disk_keeps_a_file_system,
     "disk-generic": a_generic_kernel_uses_the_disk,
     "disk-kill": what_was_synced_survives_sigkill,
