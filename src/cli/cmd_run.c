@@ -14,6 +14,7 @@ enum option_code {
 	OPT_KERNEL = 256,
 	OPT_INITRD,
 	OPT_DISK,
+	OPT_CDROM,
 	OPT_APPEND,
 	OPT_CPUS,
 	OPT_ENGINE,
@@ -44,6 +45,7 @@ static const struct option options[] = {
     {"kernel", required_argument, NULL, OPT_KERNEL},
     {"initrd", required_argument, NULL, OPT_INITRD},
     {"disk", required_argument, NULL, OPT_DISK},
+    {"cdrom", required_argument, NULL, OPT_CDROM},
     {"append", required_argument, NULL, OPT_APPEND},
     {"firmware", required_argument, NULL, OPT_FIRMWARE},
     {"boot-menu", no_argument, NULL, OPT_BOOT_MENU},
@@ -108,6 +110,9 @@ static void print_help(void)
 	    "      discard=off      keep space that the guest discards (default: on)\n"
 	    "      direct           around the host's page cache\n"
 	    "      mmio             a memory-mapped device, found through ACPI, instead of PCI\n"
+	    "  --cdrom FILE         a CD or DVD image (ISO) in a virtio SCSI drive; booted from "
+	    "when\n"
+	    "                       no disk before it can be\n"
 	    "\n"
 	    "who the guest is (a NoCloud seed volume, as a last disk):\n"
 	    "  --hostname NAME      its host name\n"
@@ -248,6 +253,12 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 		if (spec_parse_disk(text, &spec->disk[spec->disk_count], &err))
 			return cli_usage_error("run", "%s", err.text);
 		spec->disk_count++;
+		return 0;
+	case OPT_CDROM:
+		if (spec->disk_count == SPEC_MAX_DISKS)
+			return cli_usage_error("run", "more than %d disks", SPEC_MAX_DISKS);
+		spec->disk[spec->disk_count++] =
+		    (struct spec_disk){.path = text, .read_only = 1, .cdrom = 1};
 		return 0;
 	case OPT_APPEND: spec->append = text; return 0;
 	case OPT_FIRMWARE: spec->firmware = text; return 0;

@@ -17,6 +17,7 @@
 #include "dev/pci/mch.h"
 #include "dev/pci/pci.h"
 #include "dev/virtio/blk.h"
+#include "dev/virtio/scsi.h"
 #include "machine/internal.h"
 
 #define PORT_DEBUG_EXIT 0xf4
@@ -414,6 +415,17 @@ static int next_window(struct machine *m, struct virtio_place *place, struct err
 	return 0;
 }
 
+static int add_cdrom(struct machine *m, unsigned i, struct error *err)
+{
+	struct scsi_cd_config cd = {.disk = m->cfg.disk[i]};
+	struct device *dev;
+	int r = machine_next_place(m, &cd.place, err);
+
+	cd.place.instance = i;
+	m->disk_slot[i] = (uint8_t)cd.place.slot;
+	return r ? r : added(m, scsi_cd_new(&dev, &cd, err), &dev, NULL);
+}
+
 static int add_disks(struct machine *m, struct error *err)
 {
 	int r = 0;
@@ -427,6 +439,10 @@ static int add_disks(struct machine *m, struct error *err)
 		};
 		struct device *dev;
 
+		if (spec->cdrom) {
+			r = add_cdrom(m, i, err);
+			continue;
+		}
 		r = spec->mmio ? next_window(m, &blk.place, err)
 			       : machine_next_place(m, &blk.place, err);
 		blk.place.instance = i;
@@ -441,7 +457,7 @@ static int add_disks(struct machine *m, struct error *err)
  * line; each line is a disk's Open Firmware path. */
 static int tell_firmware(struct machine *m, struct error *err)
 {
-	char order[SPEC_MAX_DISKS * 40];
+	char order[SPEC_MAX_DISKS * 48];
 	size_t len = 0;
 	const struct bios_items items = {
 	    .layout = &m->layout,
@@ -452,10 +468,13 @@ static int tell_firmware(struct machine *m, struct error *err)
 
 	if (!m->bios.data)
 		return 0;
+	order[0] = 0;
 	for (unsigned i = 0; i < m->cfg.spec->disk_count; i++)
-		len += (size_t)snprintf(order + len, sizeof(order) - len,
-					"%s/pci@i0cf8/scsi@%x/disk@0,0", i ? "\n" : "",
-					m->disk_slot[i]);
+		if (m->disk_slot[i]) /* memory-mapped disks have none, and no BIOS knows them */
+			len += (size_t)snprintf(order + len, sizeof(order) - len,
+						"%s/pci@i0cf8/scsi@%x%s/disk@0,0", len ? "\n" : "",
+						m->disk_slot[i],
+						m->cfg.spec->disk[i].cdrom ? "/channel@0" : "");
 	return bios_tell(m->fw_cfg, &items, err);
 }
 

@@ -9,6 +9,7 @@ import os
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -250,11 +251,35 @@ def a_memory_mapped_disk_is_found_through_acpi(polyvisor, guest):
             digest = hashlib.sha256(f.read()).hexdigest()
         expect(status == 0 and f"{digest}  /dev/vda" in text, "what the guest read is not what is on the host", text, err)
         expect("LNRO0005:00" in text, "the disk is not the memory-mapped one", text, err)
+        return seconds
+
+
+def el_torito_image(text):
+    """A disc of 21 blocks whose boot image writes a text to the serial line (El Torito 1.0, ECMA-119 8)."""
+    code = bytes.fromhex("31c08ed8be157cbaf803ac84c07403eeebf8f4ebfd") + text + b"\0"
+    check = bytearray(b"\x01\0\0\0" + b"test".ljust(24, b"\0") + b"\0\0\x55\xaa")
+    struct.pack_into("<H", check, 28, -sum(struct.unpack("<16H", check)) & 0xffff)
+    entry = struct.pack("<BBHBBHI", 0x88, 0, 0, 0, 0, 4, 20)
+    blocks = {16: b"\x01CD001\x01", 17: b"\0CD001\x01" + b"EL TORITO SPECIFICATION".ljust(64, b"\0") + struct.pack("<I", 19),
+              18: b"\xffCD001\x01", 19: bytes(check) + entry, 20: code}
+    return b"".join(blocks.get(i, b"").ljust(2048, b"\0") for i in range(21))
+
+
+def bios_boots_a_cd_after_an_empty_disk(polyvisor, guest):
+    with tempfile.NamedTemporaryFile(suffix=".img") as disk, tempfile.NamedTemporaryFile(suffix=".iso") as disc:
+        disk.truncate(1 << 20)
+        disc.write(el_torito_image(b"this came from a disc"))
+        disc.flush()
+        status, text, err, seconds = converse(polyvisor, [disk.name, "--cdrom", disc.name],
+                                              [(b"this came from a disc", b"")], end_with=signal.SIGTERM)
+    expect(status == 128 + signal.SIGTERM, f"exit status {status}", text, err)
+    expect(text.index("Booting from Hard Disk") < text.index("Booting from DVD/CD"), "the disk is not first", text, err)
     return seconds
 
 
 CASES = {
     "disk-mmio": a_memory_mapped_disk_is_found_through_acpi,
+    "bios-cd": bios_boots_a_cd_after_an_empty_disk,
     "disk": a_disk_keeps_a_file_system,
     "disk-generic": a_generic_kernel_uses_the_disk,
     "disk-kill": what_was_synced_survives_sigkill,

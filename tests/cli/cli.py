@@ -104,6 +104,7 @@ def bad_seeds_are_refused():
         key.flush()
         refused(["run", disk.name, "--ssh-key", key.name], 1, "private key")
     refused(["run", "/nowhere/disk.img"], 1, "/nowhere/disk.img")
+    refused(["run", "--cdrom", "/nowhere/disc.iso"], 1, "/nowhere/disc.iso")
 
 @test
 def impossible_machines_are_usage_errors():
