@@ -95,8 +95,14 @@ void disk_uring_kick(struct disk_uring *u)
 /* Done, or off again with the rest. */
 static void reap(struct disk_uring *u, struct disk_req *req, int res)
 {
-	_Bool moves = req->op == DISK_READ || req->op == DISK_WRITE;
+	_Bool moves;
 
+	/* The submitter wrote the request before it held this lock: the memory model (and a
+	 * thread sanitizer) sees no other order between the two, since it goes through the kernel.
+	 */
+	lock_take(&u->lock);
+	lock_drop(&u->lock);
+	moves = req->op == DISK_READ || req->op == DISK_WRITE;
 	if (moves && res > 0) {
 		disk_req_advance(req, (uint64_t)res);
 		res = 0;
