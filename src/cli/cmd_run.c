@@ -7,6 +7,7 @@
 #include "base/trace.h"
 #include "cli/cli.h"
 #include "proto/spec.h"
+#include "vmm/gdb_server.h"
 #include "vmm/rundir.h"
 #include "vmm/vm.h"
 
@@ -39,6 +40,8 @@ enum option_code {
 	OPT_HOSTNAME,
 	OPT_NET,
 	OPT_PUBLISH,
+	OPT_GDB,
+	OPT_GDB_WAIT,
 };
 
 static const struct option options[] = {
@@ -71,6 +74,8 @@ static const struct option options[] = {
     {"control", required_argument, NULL, OPT_CONTROL},
     {"grace", required_argument, NULL, OPT_GRACE},
     {"paused", no_argument, NULL, OPT_PAUSED},
+    {"gdb", required_argument, NULL, OPT_GDB},
+    {"gdb-wait", no_argument, NULL, OPT_GDB_WAIT},
     {"quiet", no_argument, NULL, 'q'},
     {"verbose", no_argument, NULL, 'v'},
     {"help", no_argument, NULL, 'h'},
@@ -136,6 +141,9 @@ static void print_help(void)
 	    "  --name NAME          'polyvisor ctl NAME ...' reaches it, 'polyvisor ls' shows it\n"
 	    "  --control PATH       the control socket is PATH (Unix socket, this user's only)\n"
 	    "  --paused             waits for Ctrl-A P or 'polyvisor ctl NAME resume'\n"
+	    "  --gdb WHERE          gdb may connect at unix:PATH, or tcp:PORT or :PORT of this "
+	    "host\n"
+	    "  --gdb-wait           nothing runs until it has\n"
 	    "\n"
 	    "the network:\n"
 	    "  --net user[,restrict=on][,mtu=N]\n"
@@ -300,6 +308,12 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 			return cli_usage_error("run", "%s", err.text);
 		spec->grace_seconds = (unsigned)n;
 		return 0;
+	case OPT_GDB:
+		if (gdb_server_check(text, &err))
+			return cli_usage_error("run", "%s", err.text);
+		spec->gdb = text;
+		return 0;
+	case OPT_GDB_WAIT: spec->gdb_wait = 1; return 0;
 	case OPT_PAUSED: spec->paused = 1; return 0;
 	case OPT_NO_REBOOT: spec->no_reboot = 1; return 0;
 	case OPT_DEBUG_EXIT: spec->debug_exit = 1; return 0;

@@ -15,10 +15,38 @@
 struct engine;
 struct vcpu;
 
+/*
+ * What a debugger wants of a vCPU. Addresses are linear. An instruction breakpoint stops the CPU
+ * before the instruction, a watchpoint after the one that touched the bytes; the guest sees nothing
+ * of either, and keeps its own debug registers.
+ */
+enum engine_break_kind {
+	ENGINE_BREAK_EXEC,
+	ENGINE_BREAK_INT3, /* the caller has put an INT3 there (see engine_ops.break_max) */
+	ENGINE_BREAK_WRITE,
+	ENGINE_BREAK_ACCESS, /* reads and writes */
+};
+struct engine_break {
+	uint64_t addr;
+	uint32_t len; /* of a watchpoint: 1, 2, 4 or 8 */
+	enum engine_break_kind kind;
+};
+#define ENGINE_MAX_BREAKS 128
+struct engine_debug {
+	/* Stop after one instruction, or after an exception it raised was delivered. Interrupts
+	 * wait meanwhile, and a breakpoint at this instruction is passed over. */
+	_Bool step;
+	unsigned count;
+	struct engine_break at[ENGINE_MAX_BREAKS];
+};
+/* Why run returned RUN_DEBUG. */
+enum engine_stop { ENGINE_STOP_STEP, ENGINE_STOP_BREAK, ENGINE_STOP_WATCH };
+
 /* What can happen to a VM because of its CPUs; told to engine_env.event on the vCPU's thread with
  * no lock held. */
 enum engine_event {
 	ENGINE_EVENT_TRIPLE_FAULT, /* the CPU entered shutdown; the board decides (a PC resets) */
+	ENGINE_EVENT_DEBUG,	   /* what engine_ops.debug asked for came true; the VM pauses */
 	ENGINE_EVENT_ERROR,	   /* the host failed: `text` says how; the VM must stop */
 };
 
@@ -84,6 +112,14 @@ struct engine_ops {
 	void (*kick)(struct vcpu *vcpu);
 	int (*get_state)(struct vcpu *vcpu, struct x86_state *out);
 	int (*set_state)(struct vcpu *vcpu, const struct x86_state *in);
+
+	/*
+	 * Debugging, with the vCPU paused: NULL ends it. An engine takes at most `break_max`
+	 * breakpoints other than INT3s (-ENOSPC past that), which are any number; one with a
+	 * break_max of ENGINE_MAX_BREAKS needs no INT3s. NULL: this engine cannot be debugged.
+	 */
+	int (*debug)(struct vcpu *vcpu, const struct engine_debug *debug);
+	unsigned break_max;
 
 	/* TSC as a device sees it; called on any thread. */
 	void (*tsc_source)(struct engine *engine, struct tsc_source *out);

@@ -158,6 +158,9 @@ static void *vcpu_thread(void *arg)
 		} else if (result == RUN_SHUTDOWN) {
 			parked = 1;
 			vcpu_event(vcpu, ENGINE_EVENT_TRIPLE_FAULT, "triple fault");
+		} else if (result == RUN_DEBUG) {
+			parked = 1;
+			vcpu_event(vcpu, ENGINE_EVENT_DEBUG, NULL);
 		} else if (result < 0) {
 			parked = 1;
 			vcpu_failed(vcpu, result);

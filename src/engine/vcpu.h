@@ -14,6 +14,7 @@ enum run_result {
 			     when a request waits: run finishes the instruction and, with
 			     CPU_EVENT_KICK set, returns RUN_KICKED before the next one */
 	RUN_SHUTDOWN = 3, /* triple fault */
+	RUN_DEBUG = 4,	  /* vcpu->stop says what a debugger's request met */
 			  /* negative: the host failed */
 };
 
@@ -80,6 +81,11 @@ struct vcpu {
 	_Bool paused, stopped;	   /* what the thread reports */
 	_Atomic uint32_t sleeping; /* a futex: 1 while the thread halts; no lock */
 	_Atomic uint64_t exits[EXIT_KINDS];
+	/* Set with RUN_DEBUG; read while the vCPU is paused. */
+	struct {
+		enum engine_stop why;
+		struct engine_break at; /* which, unless it was a step */
+	} stop;
 	/* An engine whose run() fails says here, in one clause, how. */
 	char failure[256];
 };

@@ -202,6 +202,10 @@ int spec_check(const struct vm_spec *spec, struct error *err)
 	if (spec->memory_bytes % 4096)
 		return error_set(err, -EINVAL,
 				 "the memory size must be a whole number of 4 KiB pages");
+	if (spec->gdb_wait && !spec->gdb)
+		return error_set(
+		    err, -EINVAL,
+		    "--gdb-wait waits for ever: --gdb WHERE says where gdb can connect");
 	if (spec->cpus < 1 || spec->cpus > SPEC_MAX_CPUS)
 		return error_set(err, -EINVAL, "%u CPUs: a machine has 1 to %u", spec->cpus,
 				 SPEC_MAX_CPUS);

@@ -85,6 +85,8 @@ struct vm_spec {
 	const char *name;	/* found by it in the user's runtime directory; NULL: no name */
 	const char *control;	/* path of the control socket; NULL: by name, or none */
 	unsigned grace_seconds; /* how long a guest that is asked to power off may take */
+	const char *gdb;	/* where a debugger may connect (vmm/gdb_server.h); NULL: nowhere */
+	_Bool gdb_wait;		/* nothing runs until one has */
 	_Bool paused;		/* starts paused */
 	_Bool no_reboot;	/* a guest reset ends the VM */
 	_Bool debug_exit;	/* offer the debug exit port */

@@ -55,8 +55,10 @@ void vm_pause_cpus(struct vm *vm)
 
 void vm_resume_cpus(struct vm *vm)
 {
-	for (unsigned i = 0; !vm->holds && i < machine_cpus(vm->machine); i++)
-		vcpu_resume(machine_vcpu(vm->machine, i));
+	for (unsigned i = 0; !vm->holds && i < machine_cpus(vm->machine); i++) {
+		if (!(vm->frozen >> i & 1))
+			vcpu_resume(machine_vcpu(vm->machine, i));
+	}
 }
 
 uint64_t vm_host_ns(void)
@@ -122,6 +124,11 @@ static void on_engine_event(void *opaque, enum engine_event event, unsigned cpu,
 		vm_request(vm, REQ_CRASH);
 		return;
 	}
+	if (event == ENGINE_EVENT_DEBUG) {
+		atomic_fetch_or(&vm->debug_cpus, BIT64(cpu));
+		vm_request(vm, REQ_DEBUG);
+		return;
+	}
 	if (!atomic_exchange(&vm->error_taken, 1))
 		snprintf(vm->error_text, sizeof(vm->error_text), "CPU %u: %s", cpu,
 			 text ? text : "the engine failed");
@@ -156,6 +163,7 @@ static void vm_reset(struct vm *vm)
 		return;
 	}
 	atomic_fetch_and(&vm->requests, ~(unsigned)(REQ_RESET | REQ_CRASH));
+	vm_gdb_changed(vm);
 	control_event(vm->control, "reset", NULL);
 	vm_resume_cpus(vm);
 }
@@ -206,6 +214,10 @@ static void handle_requests(struct loop_work *work)
 		return;
 	vm_pause_cpus(vm);
 	requests = atomic_load(&vm->requests);
+	if (requests & REQ_DEBUG) {
+		atomic_fetch_and(&vm->requests, ~(unsigned)REQ_DEBUG);
+		vm_gdb_met(vm, atomic_exchange(&vm->debug_cpus, 0));
+	}
 	if (requests & REQ_ERROR)
 		end_with(vm, VM_END_ERROR, VM_CRASHED, vm->error_text);
 	else if (requests & REQ_DEBUG_EXIT)
@@ -294,6 +306,8 @@ static int vm_build(struct vm *vm, struct error *err)
 		r = machine_boot(vm->machine, RESET_POWER, NULL, err);
 	if (!r)
 		r = vm_control_open(vm, err);
+	if (!r)
+		r = vm_gdb_open(vm, err);
 	return r;
 }
 
@@ -305,7 +319,7 @@ int vm_new(struct vm **out, const struct vm_spec *spec, struct error *err)
 	if (!vm)
 		return error_set(err, -ENOMEM, "out of memory");
 	vm->spec = *spec;
-	vm->holds = spec->paused ? HOLD_USER : 0;
+	vm->holds = (spec->paused ? HOLD_USER : 0) | (spec->gdb_wait ? HOLD_GDB : 0);
 	vm->timer.fd = vm->signals.fd = vm->grace.fd = -1;
 	vm->work = (struct loop_work){.fn = handle_requests, .opaque = vm};
 	r = vm_build(vm, err);
@@ -351,6 +365,7 @@ void vm_run(struct vm *vm, struct vm_result *result)
 	chardev_flush(vm->console, 1000);
 	chardev_term_restore();
 	vm_control_ended(vm);
+	vm_gdb_ended(vm, result->end == VM_END_POWER_OFF || result->end == VM_END_QUIT ? 0 : 1);
 	if (vm->spec.stats)
 		vm_stats_print(vm);
 }
@@ -362,6 +377,7 @@ void vm_free(struct vm *vm)
 	if (vm->machine)
 		clock_set_wake(machine_clock(vm->machine), NULL, NULL);
 	control_free(vm->control);
+	vm_gdb_close(vm);
 	machine_free(vm->machine);
 	vm->machine = NULL;
 	vm_disks_close(vm);

@@ -16,6 +16,7 @@
  * loop's thread acts on them in the order of this list: an end wins over a reset.
  */
 enum vm_request {
+	REQ_DEBUG = 1 << 7, /* not an end: a CPU met what a debugger asked for */
 	REQ_ERROR = 1 << 0,
 	REQ_DEBUG_EXIT = 1 << 1,
 	REQ_PANIC = 1 << 2,
@@ -28,6 +29,7 @@ enum vm_request {
 /* Why a VM is paused: it runs when no reason is left. */
 enum vm_hold {
 	HOLD_USER = 1 << 0, /* a person or a program asked for it */
+	HOLD_GDB = 1 << 1,  /* a debugger looks at it, or is waited for */
 };
 
 struct vm {
@@ -42,6 +44,7 @@ struct vm {
 	struct net *net[SPEC_MAX_NETS];
 	struct machine *machine;
 	struct control *control; /* NULL: none */
+	struct vm_gdb *gdb;	 /* NULL: none */
 	struct loop_fd timer, signals;
 	sigset_t old_mask;
 	_Bool mask_set, timer_added, signals_added;
@@ -49,13 +52,15 @@ struct vm {
 	struct loop_work work;
 	_Atomic unsigned requests;
 	_Atomic unsigned debug_code;
-	char error_text[256]; /* written once, before REQ_ERROR is set */
+	_Atomic uint64_t debug_cpus; /* whose RUN_DEBUG is not yet handled, a bit each */
+	char error_text[256];	     /* written once, before REQ_ERROR is set */
 	_Atomic _Bool error_taken;
 
 	/* All below belong to the loop's thread. */
 	uint64_t last_crash_ns;
 	unsigned crashes;
-	unsigned holds; /* enum vm_hold */
+	unsigned holds;	 /* enum vm_hold */
+	uint64_t frozen; /* CPUs that a debugger keeps from running, a bit each */
 	uint64_t started_ns;
 	/* The guest was asked to power off; when `grace` fires it is ended as `signal` says. */
 	struct loop_fd grace;
@@ -103,6 +108,13 @@ NODISCARD int vm_console_open(struct vm *vm, struct error *err);
 /* vm_stats.c: "name value" lines: exits and the engine's counters. */
 void vm_stats_write(struct vm *vm, struct wbuf *out);
 void vm_stats_print(struct vm *vm);
+
+/* vm_gdb.c: a debugger, where --gdb asked for one. */
+NODISCARD int vm_gdb_open(struct vm *vm, struct error *err);
+void vm_gdb_close(struct vm *vm);
+void vm_gdb_met(struct vm *vm, uint64_t cpus); /* these CPUs met what it asked for */
+void vm_gdb_changed(struct vm *vm);	       /* registers changed behind its back */
+void vm_gdb_ended(struct vm *vm, unsigned status);
 
 /* vm_control.c: the commands of the control socket. */
 NODISCARD int vm_control_open(struct vm *vm, struct error *err);

@@ -44,7 +44,8 @@ static int arm_grace(struct vm *vm, unsigned seconds)
 
 _Bool vm_stop_gently(struct vm *vm, unsigned seconds, unsigned signal)
 {
-	if (vm->stopping || !seconds || !machine_press_power(vm->machine)) {
+	if (vm->stopping || !seconds || vm->holds & ~(unsigned)HOLD_USER ||
+	    !machine_press_power(vm->machine)) {
 		vm_stop_now(vm, signal);
 		return 0;
 	}

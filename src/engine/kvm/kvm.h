@@ -31,9 +31,10 @@ struct kvm_vcpu {
 	size_t run_bytes;
 	uint32_t xsave_bytes; /* of KVM's XSAVE image, at least 4096 */
 	uint8_t *xsave;
-	_Bool finish;	/* vcpu.exit waits to be handed back to KVM */
-	_Bool shutdown; /* a triple fault; guest code runs no more until set_state */
-	_Bool mask_set; /* the thread that runs is prepared for the kick signal */
+	_Bool finish;		 /* vcpu.exit waits to be handed back to KVM */
+	_Bool shutdown;		 /* a triple fault; guest code runs no more until set_state */
+	struct kvm_debug *debug; /* a debugger's wishes, debug.c; or NULL */
+	_Bool mask_set;		 /* the thread that runs is prepared for the kick signal */
 	pthread_t runner;
 	_Atomic _Bool in_run, kick_sent;
 	struct kvm_tsc tsc;
@@ -119,6 +120,11 @@ int kvm_apic_set(struct vcpu *vcpu, const uint8_t page[1024], uint64_t apic_base
 /* One MSR. 0, or -EINVAL when KVM has none such or refuses the value. */
 int kvm_msr_get(struct kvm_vcpu *v, uint32_t msr, uint64_t *value);
 int kvm_msr_set(struct kvm_vcpu *v, uint32_t msr, uint64_t value);
+
+/* debug.c */
+#define KVM_BREAK_MAX 4 /* debug registers */
+int kvm_debug_set(struct vcpu *vcpu, const struct engine_debug *wish);
+int kvm_debug_exit(struct kvm_vcpu *v); /* KVM_EXIT_DEBUG: a run_result */
 
 /* xsave.c */
 void kvm_xsave_load(const struct kvm_vcpu *v, struct x86_state *out);

@@ -111,6 +111,7 @@ void kvm_vcpu_destroy(struct vcpu *vcpu)
 	if (v->fd >= 0)
 		close(v->fd);
 	free(v->xsave);
+	free(v->debug);
 	vcpu_fini(vcpu);
 	free(v);
 }
@@ -328,6 +329,7 @@ static int exit_decode(struct kvm_vcpu *v)
 		return RUN_EXIT;
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
 	case KVM_EXIT_INTR: return RUN_KICKED;
+	case KVM_EXIT_DEBUG: return kvm_debug_exit(v);
 	case KVM_EXIT_SHUTDOWN: v->shutdown = 1; return RUN_SHUTDOWN;
 	case KVM_EXIT_FAIL_ENTRY:
 		return fail(v, "the CPU refuses to enter the guest, reason 0x%llx",

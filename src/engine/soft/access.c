@@ -163,6 +163,8 @@ static void breakpoint_check(struct soft_cpu *cpu, uint64_t lin, unsigned len, _
 	if (cpu->data_bp)
 		cpu->debug_hits |=
 		    breakpoints(cpu, lin, len, write ? BIT32(1) | BIT32(3) : BIT32(3));
+	if (cpu->debug)
+		soft_debug_access(cpu, lin, len, write);
 }
 
 static void access_read(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned seg, uint64_t lin,

@@ -42,6 +42,19 @@ void soft_mmu_control(struct soft_cpu *cpu);
 /* The TLB for explicit accesses at the present privilege, when none is disabled. */
 enum soft_tlb_kind soft_mmu_kind(const struct soft_cpu *cpu);
 
+/*
+ * A debugger's wishes (debug.c); all but the first only while cpu->debug is set. before: is there a
+ * breakpoint at rip, else the instruction counts as begun. after: was a step completed or a
+ * watchpoint hit. within: must the code in the `bytes` from rip on be executed singly.
+ */
+int soft_debug_set(struct vcpu *vcpu, const struct engine_debug *wish);
+_Bool soft_debug_before(struct soft_cpu *cpu);
+_Bool soft_debug_after(struct soft_cpu *cpu);
+_Bool soft_debug_within(const struct soft_cpu *cpu, unsigned bytes);
+_Bool soft_debug_watches(const struct soft_cpu *cpu);
+uint32_t soft_debug_events(const struct soft_cpu *cpu, uint32_t events);
+void soft_debug_access(struct soft_cpu *cpu, uint64_t lin, unsigned len, _Bool write);
+
 /* Guest-physical memory as the engine sees it (ram.c) */
 
 struct soft_slot {

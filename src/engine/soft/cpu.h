@@ -12,6 +12,7 @@ struct soft_engine;
 struct soft_cache;
 struct soft_trans;
 struct soft_jump;
+struct soft_debug;
 
 /*
  * The TLB: direct-mapped, one entry a 4 KiB page (large pages enter in pieces). A tag is the linear
@@ -52,6 +53,12 @@ struct soft_event {
 	uint64_t dr6; /* #DB: bits to set in DR6 on delivery */
 };
 
+/* Why instructions are executed singly. */
+enum soft_slow {
+	SOFT_SLOW_GUEST = 1, /* TF, RF, or DR7 has a breakpoint */
+	SOFT_SLOW_DEBUG = 2, /* a debugger, which often can do with single blocks */
+};
+
 struct soft_stats {
 	uint64_t retired, blocks, flushes, invalidations, tlb_misses, mmio, ports, interrupts,
 	    exceptions, single_steps, lookups, translated;
@@ -68,7 +75,7 @@ struct soft_cpu {
 	struct soft_tlb *tlb; /* the one in use */
 	uint8_t *rmw;	      /* flags of the page of the read-modify-write under way */
 	uint8_t cpl;	      /* cached by soft_mode_update from SS's DPL */
-	uint8_t slow;	      /* step singly: TF, or DR7 has an instruction breakpoint */
+	uint8_t slow;	      /* enum soft_slow: step singly */
 	uint8_t data_bp;      /* DR7 has a data breakpoint */
 	uint8_t align_check;  /* CR0.AM, EFLAGS.AC, ring 3 */
 	uint8_t io_bp;	      /* CR4.DE, and DR7 has a port breakpoint */
@@ -81,6 +88,7 @@ struct soft_cpu {
 	struct soft_event exc;	      /* raised, not delivered */
 	struct soft_event delivering; /* being delivered: a fault now is a double fault */
 	uint64_t debug_hits;	      /* DR6 bits of data breakpoints that this instruction hit */
+	struct soft_debug *debug;     /* a debugger's wishes, debug.c; or NULL */
 	_Bool stepping;		      /* soft_run_steps is under way */
 	unsigned steps_left;
 	uint64_t block_rip; /* where the block under execution began */

@@ -253,6 +253,17 @@ _Bool soft_block_run(struct soft_cpu *cpu, struct soft_block *b)
 	return !!(b->flags & INSN_STATE);
 }
 
+/* With a debugger's breakpoints set: executes one whole block in which none lies. */
+static _Bool debug_block(struct soft_cpu *cpu)
+{
+	struct soft_block *b = lookup(cpu);
+
+	if (soft_debug_within(cpu, b->bytes) || !block_in_limit(cpu, b))
+		return 0;
+	soft_block_run(cpu, b);
+	return 1;
+}
+
 static _Bool shadowed(const struct soft_cpu *cpu)
 {
 	return cpu->s.shadow_sti || cpu->s.shadow_ss;
@@ -311,8 +322,12 @@ static int run_inner(struct soft_cpu *cpu)
 			cpu->stats.exceptions++;
 			sys_deliver(cpu);
 		}
+		if (UNLIKELY(cpu->debug) && soft_debug_after(cpu))
+			return RUN_DEBUG;
 		uint32_t events =
 		    atomic_load_explicit(&cpu->base.link.events, memory_order_acquire);
+		if (UNLIKELY(cpu->debug))
+			events = soft_debug_events(cpu, events);
 		if (UNLIKELY(events)) {
 			int result = events_take(cpu, events);
 			if (result >= 0)
@@ -324,6 +339,13 @@ static int run_inner(struct soft_cpu *cpu)
 			if (!cpu->steps_left)
 				return RUN_KICKED;
 			cpu->steps_left--;
+		}
+		if (UNLIKELY(cpu->debug)) {
+			if (soft_debug_before(cpu))
+				return RUN_DEBUG;
+			if (cpu->slow == SOFT_SLOW_DEBUG && !shadowed(cpu) && !cpu->stepping &&
+			    debug_block(cpu))
+				continue;
 		}
 		if (UNLIKELY(cpu->slow || shadowed(cpu) || cpu->stepping))
 			step(cpu);

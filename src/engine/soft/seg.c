@@ -83,9 +83,13 @@ void soft_mode_update(struct soft_cpu *cpu)
 	cpu->mode = mode;
 	cpu->align_check = cpu->cpl == 3 && (s->cr0 & X86_CR0_AM) && (s->rflags & X86_AC);
 	cpu->data_bp = cpu->io_bp = 0;
-	cpu->slow = (s->rflags & (X86_TF | X86_RF)) != 0;
+	cpu->slow = s->rflags & (X86_TF | X86_RF) ? SOFT_SLOW_GUEST : 0;
+	if (UNLIKELY(cpu->debug)) {
+		cpu->slow |= SOFT_SLOW_DEBUG;
+		cpu->data_bp = soft_debug_watches(cpu);
+	}
 	if (UNLIKELY(s->dr7 & 0xff)) {
-		cpu->slow = 1;
+		cpu->slow |= SOFT_SLOW_GUEST;
 		for (unsigned i = 0; i < 4; i++)
 			if (((s->dr7 >> (i * 2)) & 3) && ((s->dr7 >> (16 + i * 4)) & 3) == 2)
 				cpu->io_bp = !!(s->cr4 & X86_CR4_DE);

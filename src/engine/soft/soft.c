@@ -176,6 +176,7 @@ static void cpu_destroy(struct vcpu *vcpu)
 	vec_fini(cpu);
 	soft_cache_fini(cpu);
 	soft_mmu_fini(cpu);
+	free(cpu->debug);
 	vcpu_fini(vcpu);
 	free(cpu);
 }
@@ -337,6 +338,8 @@ const struct engine_ops engine_soft = {
     .kick = cpu_kick,
     .get_state = cpu_get_state,
     .set_state = cpu_set_state,
+    .debug = soft_debug_set,
+    .break_max = ENGINE_MAX_BREAKS,
     .tsc_source = engine_tsc_source,
     .tsc_khz = soft_tsc_khz,
     .time = engine_time,

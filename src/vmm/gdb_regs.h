@@ -1,0 +1,23 @@
+/* gdb_regs.h: the CPU's registers as gdb numbers and describes them. */
+#ifndef VMM_GDB_REGS_H
+#define VMM_GDB_REGS_H
+
+#include "base/buf.h"
+#include "x86/state.h"
+
+#define GDB_REG_MAX_BYTES 16
+
+/* Registers are numbered from 0 without a gap. The size in bytes, or 0: there is no such. */
+unsigned gdb_reg_size(unsigned n);
+/* Copies gdb_reg_size(n) bytes, little-endian. put returns false, changing nothing, when the
+ * register cannot be written or has no such value. */
+void gdb_reg_get(const struct x86_state *s, unsigned n, uint8_t *out);
+_Bool gdb_reg_put(struct x86_state *s, unsigned n, const uint8_t *in);
+
+/* How many of them the 'g' packet carries: all. */
+unsigned gdb_reg_count(void);
+
+/* The target description (GDB G) as XML. */
+void gdb_regs_describe(struct wbuf *out);
+
+#endif

@@ -1,0 +1,157 @@
+#!/usr/bin/env python3
+"""gdb.py: stock gdb against a small guest and a Debian kernel, through --gdb.
+
+usage: gdb.py POLYVISOR GUEST_DIR [TEST...]
+"""
+import os
+import re
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+from harness import ENV, GUEST, KERNEL, RUNTIME, Vm, main, polyvisor, test, wait_until
+
+SOCKET = f"{RUNTIME.name}/gdb"
+
+
+def gdb(*commands, timeout=60):
+    """Runs gdb with these commands; its output, stderr with it."""
+    args = ["gdb", "-nx", "-batch", "-ex", "set pagination off", "-ex", "set confirm off", "-ex", "set width 0"]
+    for c in (f"target remote {SOCKET}", *commands):
+        args += ["-ex", c]
+    p = subprocess.run(args, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=timeout)
+    return p.stdout
+
+
+def listening():
+    """Is there a socket that somebody listens at? Looking does not count as a debugger."""
+    return any(line.split()[-1] == SOCKET for line in open("/proc/net/unix"))
+
+
+def expect(text, *patterns):
+    """The patterns occur in this order."""
+    at = 0
+    for p in patterns:
+        m = re.compile(p, re.M).search(text, at)
+        assert m, f"no '{p}' from {text[at:at + 300]!r} on in\n{text}"
+        at = m.end()
+
+
+def counting_guest():
+    """A Multiboot kernel of 32-bit code: counts in EAX and at 0x200000 for ever."""
+    code = b"\x31\xc0"                    # 100020 xor eax,eax
+    code += b"\xbb\x00\x00\x20\x00"       # 100022 mov ebx,0x200000
+    code += b"\x40"                       # 100027 inc eax
+    code += b"\x89\x03"                   # 100028 mov [ebx],eax
+    code += b"\x90"                       # 10002a nop
+    code += b"\xeb\xfa"                   # 10002b jmp 100027
+    base, flags, end = 0x100000, 0x10000, 0x100020 + len(code)
+    path = f"{RUNTIME.name}/counting"
+    with open(path, "wb") as f:
+        f.write(struct.pack("<8I", 0x1badb002, flags, -(0x1badb002 + flags) & 0xffffffff, base, base, end, end, base + 32) + code)
+    return path
+
+
+@test
+def a_small_guest_is_stepped_stopped_watched_and_changed():
+    with Vm("--gdb", f"unix:{SOCKET}", "--gdb-wait", kernel=counting_guest()) as vm:
+        wait_until(listening)
+        out = gdb("p/x $rip", "stepi", "stepi", "p/x $rip", "p/x $rbx", "break *0x10002a", "continue", "p $eax", "continue", "p $eax",
+                  "delete", "hbreak *0x100028", "continue", "p *(int *)0x200000", "p $eax", "delete",
+                  "watch *(int *)0x200000", "continue", "p/x $rip", "p *(int *)0x200000", "delete",
+                  "set $rax = 1000", "set var *(int *)0x200000 = 77", "p *(int *)0x200000", "break *0x10002a", "continue", "p $eax",
+                  "p *(int *)0x200000", "x/1xb 0x10002a", "set $eflags |= 0x40", "p $eflags", "p *(char *)0xd0000000",
+                  "p/x $cr0 & 1", "set $cr0 = 0", "monitor translate 0x200000", "monitor frob", "detach")
+        expect(out, r"^\$1 = 0x100020", r"^\$2 = 0x100027", r"^\$3 = 0x200000", r"Breakpoint 1, 0x0*10002a", r"^\$4 = 1$",
+               r"Breakpoint 1, 0x0*10002a", r"^\$5 = 2$", r"Breakpoint 2, 0x0*100028", r"^\$6 = 2$", r"^\$7 = 3$",
+               r"Hardware watchpoint 3", r"Old value = 2\nNew value = 3", r"^\$8 = 0x10002a", r"^\$9 = 3$",
+               r"^\$10 = 77", r"Breakpoint 4, 0x0*10002a", r"^\$11 = 1001", r"^\$12 = 1001", r"0x10002a:\t0x90", r"^\$13 = .*ZF",
+               r"Cannot access memory", r"^\$14 = 0x1", r"Could not write register", r"is at physical 0x200000",
+               r"'frob' is no command here", r"detached")
+        # Nothing of it is left.
+        time.sleep(0.2)
+        expect(gdb("p $eax > 1100", "p/x *(unsigned char *)0x10002a", "kill"), r"^\$1 = 1", r"^\$2 = 0x90")
+        assert vm.wait() == 0
+    assert not os.path.exists(SOCKET)
+
+
+@test
+def kvm_is_stepped():
+    """No more than that: where an emulator is behind /dev/kvm, breakpoints are not honoured."""
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return
+    with Vm("--gdb", f"unix:{SOCKET}", "--gdb-wait", kernel=counting_guest(), engine="kvm") as vm:
+        wait_until(listening)
+        out = gdb("stepi", "stepi", "p/x $rip", "p/x $rbx", "stepi", "stepi", "p *(int *)0x200000", "set $rax = 1000", "stepi", "stepi",
+                  "stepi", "stepi", "p *(int *)0x200000", "kill")
+        expect(out, r"^\$1 = 0x100027", r"^\$2 = 0x200000", r"^\$3 = 1$", r"^\$4 = 1001")
+        assert vm.wait() == 0
+
+
+@test
+def a_debian_kernel_with_two_cpus_is_debugged():
+    with Vm("--gdb", f"unix:{SOCKET}", "--cpus", "2", shell=True, append=" nokaslr") as vm:
+        vm.wait_for(b"guest:~# ")
+        vm.say(b"grep -E ' (do_sys_openat2|jiffies)$' /proc/kallsyms; echo symbols''-end\n")
+        vm.wait_for(b"symbols-end")
+        symbol = {m[1].decode(): "0x" + m[0].decode() for m in re.findall(rb"([0-9a-f]{16}) \w (\w+)", vm.seen)}
+        openat, jiffies = symbol["do_sys_openat2"], symbol["jiffies"]
+        vm.say(b"for i in 1 2; do (while :; do cat /proc/uptime >/dev/null; done) & done\n")
+        out = gdb("info threads", f"break *{openat}", "continue", f"p $rip == {openat}", "stepi", f"p $rip > {openat}", "p $cr0 >> 31",
+                  "set scheduler-locking on", "stepi", "stepi", "set scheduler-locking off", "delete",
+                  f"watch *(unsigned long *){jiffies}", "continue", "continue", "delete", f"hbreak *{openat}", "continue",
+                  "thread 1", "p/x $cs & 0xfff8", "thread 2", "p/x $efer & 0x500", "monitor info", "detach")
+        expect(out, r"Thread 1 \(CPU 0", r"Thread 2 \(CPU 1", r"hit Breakpoint 1", r"^\$1 = 1", r"^\$2 = 1", r"^\$3 = 1",
+               r"hit Hardware watchpoint 2", r"Old value = (\d+)\nNew value", r"hit Hardware watchpoint 2", r"hit Breakpoint 3",
+               r"Switching to thread 1", r"^\$4 = 0x", r"Switching to thread 2", r"^\$5 = 0x500", r"engine soft, 0 breakpoints", r"CPU 1", r"detached")
+        vm.say(b"echo still-$((40+2))\n")
+        vm.wait_for(b"still-42", 20)
+
+
+@test
+def a_debugger_that_vanishes_leaves_a_running_vm():
+    with Vm("--gdb", f"unix:{SOCKET}", "--name", "left", kernel=counting_guest()) as vm:
+        wait_until(lambda: polyvisor("ctl", "left", "status").returncode == 0)
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(SOCKET)
+        s.sendall(b"$?#3f")
+        assert b"T05thread:1;" in s.recv(100)
+        assert "paused" in polyvisor("ctl", "left", "status").stdout
+        second = socket.socket(socket.AF_UNIX)
+        second.connect(SOCKET)
+        assert second.recv(10) == b"", "a second debugger was let in"
+        s.sendall(b"$Z0,10002a,1#7f$junk#00\x03\xff$c#63")
+        time.sleep(0.3)
+        s.close()
+        wait_until(lambda: "running" in polyvisor("ctl", "left", "status").stdout)
+        assert polyvisor("ctl", "left", "quit").returncode == 0
+        assert vm.wait() == 0
+
+
+@test
+def a_port_is_the_loopbacks_and_errors_are_sentences():
+    for where, status, words in (("5000", 2, "is not unix:PATH, tcp:PORT or :PORT"), (":0", 2, "not a port"), ("tcp:x", 2, "not a port"),
+                                 ("unix:", 2, "is not unix:PATH"), ("unix:/nonexistent/x", 1, "/nonexistent/x")):
+        p = polyvisor("run", "--kernel", KERNEL, "--gdb", where)
+        assert p.returncode == status and words in p.stderr, (where, p)
+    p = polyvisor("run", "--kernel", KERNEL, "--gdb-wait")
+    assert p.returncode == 2 and "--gdb-wait" in p.stderr, p
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        p = polyvisor("run", "--kernel", KERNEL, "--gdb", f":{port}")
+        assert p.returncode == 1 and f"port {port}" in p.stderr, p
+    with Vm("--gdb", f"tcp:{port}", "--gdb-wait", kernel=counting_guest()):
+        def dial():
+            try:
+                return socket.create_connection(("127.0.0.1", port))
+            except ConnectionRefusedError:
+                return None
+        wait_until(lambda: dial())
+
+
+if __name__ == "__main__":
+    sys.exit(main())
