@@ -19,7 +19,7 @@ enum disk_op {
 /*
  * A request. The caller owns it and what it points to, and leaves both alone from disk_submit until
  * `done`. `done` is called exactly once, on a thread of the back end, with no lock held, and may
- * submit more. `iov` may be changed by the back end.
+ * submit more. The back end may change `iov`, `offset` and `len` as it goes.
  */
 struct disk_req {
 	enum disk_op op;

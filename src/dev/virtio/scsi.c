@@ -82,8 +82,8 @@ static void read_done(struct disk_req *io, int result)
 	lock_take(&s->vd.pci.dev.lock);
 	s->in_flight--;
 	if (!result)
-		chain_dirty(s->vd.mem, &r->chain, r->data_at + io->len);
-	req_finish(s, r, SCSI_OK, result ? &read_error : NULL, result ? 0 : (uint32_t)io->len);
+		chain_dirty(s->vd.mem, &r->chain, r->data_at + r->reading);
+	req_finish(s, r, SCSI_OK, result ? &read_error : NULL, result ? 0 : r->reading);
 	if (s->starved) {
 		s->starved = 0;
 		request_queue_run(s);
@@ -114,6 +114,7 @@ static void read_start(struct scsi *s, struct scsi_req *r, const struct cd_resul
 	r->io.op = DISK_READ;
 	r->io.offset = cd->lba * CD_BLOCK;
 	r->io.len = len;
+	r->reading = (uint32_t)len;
 	r->io.iov = r->iov;
 	r->io.iov_count = (unsigned)n;
 	s->in_flight++;

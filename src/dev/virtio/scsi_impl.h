@@ -59,6 +59,7 @@ struct scsi_req {
 	struct scsi_req *next;
 	uint32_t data_at; /* offset of data in the writable part */
 	uint32_t room;	  /* bytes for data */
+	uint32_t reading; /* bytes of the disc; the back end uses io.len up */
 	struct vq_chain chain;
 	struct iovec iov[VQ_SEGS_MAX];
 };

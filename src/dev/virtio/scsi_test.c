@@ -27,6 +27,8 @@ static void disc_finish(struct disc *d, struct disk_req *req)
 	assert_true(req->op == DISK_READ && at + req->len <= DISC_BYTES);
 	for (unsigned i = 0; !result && i < req->iov_count; at += req->iov[i++].iov_len)
 		memcpy(req->iov[i].iov_base, d->data + at, req->iov[i].iov_len);
+	req->offset += req->len; /* as back ends do that work in parts */
+	req->len = 0;
 	disk_complete(&d->disk, req, result);
 }
 
