@@ -215,8 +215,10 @@ static void step_apic(struct board *b, struct input *in, unsigned op)
 	case 4: a->ops->msr_write(a->apic, MSR_APIC_BASE, 0xfee00000 | take(in, 2)); break;
 	case 5: a->ops->msr_write(a->apic, MSR_TSC_DEADLINE, take(in, 5)); break;
 	case 6:
-		if (b->link[cpu].events & CPU_EVENT_INTR)
-			assert(a->ops->ack(a->apic) >= 0 || cpu);
+		/* An acknowledge that finds nothing (an ExtINT message without a request at the
+		 * PIC) leaves nothing raised, or the CPU would ask for ever. */
+		if ((b->link[cpu].events & CPU_EVENT_INTR) && a->ops->ack(a->apic) < 0)
+			assert(!(b->link[cpu].events & CPU_EVENT_INTR));
 		break;
 	default: a->ops->set_cr8(a->apic, (uint8_t)take(in, 1)); break;
 	}

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # run.sh: builds every fuzz target and runs each for SECONDS (60); fails on a finding, which it leaves in build-fuzz/findings.
-# usage: fuzz/run.sh [SECONDS [TARGET...]]
+# usage: fuzz/run.sh [SECONDS [TARGET...]]     FUZZ_SEED=N repeats a run (default: every run is another)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-60}; shift || true
@@ -25,7 +25,7 @@ fuzz_one() {
 	local name=$1 corpus="$dir/corpus/$1" log="$dir/fuzz-$1.log" seeds=()
 	mkdir -p "$corpus"
 	[ -d "fuzz/seeds/$name" ] && seeds=("fuzz/seeds/$name")
-	if UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 "$dir/fuzz/fuzz_$name" -max_total_time="$seconds" \
+	if UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 "$dir/fuzz/fuzz_$name" -max_total_time="$seconds" -seed="${FUZZ_SEED:-0}" \
 		-timeout=10 -rss_limit_mb=2048 -max_len=65536 -print_final_stats=1 \
 		-artifact_prefix="$dir/findings/$name-" "$corpus" "${seeds[@]}" >"$log" 2>&1; then
 		printf 'fuzz %-12s ok: %s runs, %s inputs kept\n' "$name" \

@@ -212,7 +212,11 @@ static int lapic_ack(void *apic)
 		l->extint = 0;
 		lapic_update(l);
 		lock_drop(&l->dev.lock);
-		return bus->cfg.pic_ack ? bus->cfg.pic_ack(bus->cfg.pic_opaque) : -1;
+		vector = bus->cfg.pic_ack ? bus->cfg.pic_ack(bus->cfg.pic_opaque) : -1;
+		if (vector >= 0)
+			return vector;
+		/* A message without a request behind it: what else is there? */
+		lock_take(&l->dev.lock);
 	}
 	vector = lapic_on(l) ? lapic_highest(l->irr) : -1;
 	if (vector >= 0 && vector >> 4 > l->ppr >> 4) {

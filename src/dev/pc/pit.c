@@ -341,9 +341,13 @@ static void pit_pre_save(struct device *dev)
 	struct pit *p = (struct pit *)dev;
 	uint64_t now = pit_now(p);
 
+	/* A count that takes over now may be over now: what is due is run before and after, so that
+	 * loading and saving again finds nothing left to do. */
+	pit_run(p, now);
+	for (unsigned i = 0; i < 3; i++)
+		pit_chan_sync(&p->chan[i], now);
 	pit_run(p, now);
 	for (unsigned i = 0; i < 3; i++) {
-		pit_chan_sync(&p->chan[i], now);
 		p->age[i] = now - p->chan[i].start;
 		p->switch_age[i] = p->chan[i].pending ? p->chan[i].switch_at - now : 0;
 	}
