@@ -81,6 +81,7 @@ struct soft_cpu {
 	uint8_t io_bp;	      /* CR4.DE, and DR7 has a port breakpoint */
 	uint8_t pauses;	      /* PAUSE instructions, to yield now and then */
 	uint8_t code_stop;    /* decoded code was dropped: translated code has to look anew */
+	uint8_t vec_live;     /* enum trans_live: what of s.fpu is in host registers; 0 in C */
 	uint64_t page;	      /* linear address of the page that translated code runs in */
 	uint64_t jump_key;    /* the cache's, for translated code */
 	struct x86_state s;   /* rip, gpr and the rest are live here */

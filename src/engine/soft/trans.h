@@ -18,11 +18,25 @@ struct soft_trans {
 	size_t fixed; /* what the stubs take */
 	/* Stubs: offsets from the start. */
 	uint32_t enter, handler, stored, exit_rip, exit_off, exit_link, exit_state, exit_state_off,
-	    cold;
+	    cold, exit_refused, vec_save, vec_load, x87_load;
+	_Bool avx; /* the guest has AVX, and so has the host */
 };
 
-/* Results of host code */
-enum trans_exit { TRANS_LOOKUP, TRANS_STATE };
+/* Results of host code. REFUSED: the block at rip needs vector registers that cannot be live now;
+ * the interpreter has it. */
+enum trans_exit { TRANS_LOOKUP, TRANS_STATE, TRANS_REFUSED };
+
+/*
+ * What of the guest's vector state is in the host's registers: soft_cpu.vec_live. Host code loads
+ * it where a block first needs it, and stores it before anything of C runs. What is set here
+ * has been checked: the instructions of its classes are neither #UD nor #NM, and no exception of
+ * theirs is unmasked. Nothing but C functions can change that.
+ */
+enum trans_live {
+	LIVE_SSE = 1, /* XMM, or YMM if the guest has them, and MXCSR */
+	LIVE_AVX = 2, /* AVX may be used; with LIVE_SSE */
+	LIVE_X87 = 4, /* x87 and MMX; with LIVE_SSE */
+};
 
 int trans_init(struct soft_cpu *cpu);
 void trans_fini(struct soft_cpu *cpu);
@@ -35,6 +49,10 @@ const uint8_t *trans_cold(const struct soft_trans *t);
 
 /* trans_stub.c */
 void trans_stubs(struct soft_trans *t, struct emit *e);
+/* trans_live.c: the stubs vec_save, vec_load and x87_load. */
+void trans_stubs_live(struct soft_trans *t, struct emit *e);
+/* Calls vec_save when anything is live. */
+void trans_live_end(const struct soft_trans *t, struct emit *e);
 
 /* trans_block.c: host code of a block (executable address), or NULL: no room, or memory is not
  * what was decoded any more. */

@@ -24,8 +24,13 @@ struct late *tb_late(struct tb *tb, enum late_kind kind, uint8_t *place)
 	assert(tb->lates < TB_LATES);
 	struct late *l = &tb->late[tb->lates++];
 
-	*l = (struct late){
-	    .kind = kind, .place = place, .insn = tb->insn, .at = tb->at, .next = tb->next};
+	*l = (struct late){.kind = kind,
+			   .place = place,
+			   .insn = tb->insn,
+			   .at = tb->at,
+			   .next = tb->next,
+			   .vec = tb->vec,
+			   .x87 = tb->x87};
 	return l;
 }
 
@@ -36,7 +41,7 @@ static void stub_jmp(struct tb *tb, uint32_t stub)
 	if (!tb->e.full)
 		emit_patch(place, tb->t->rw + stub);
 }
-static void stub_call(struct tb *tb, uint32_t stub)
+void tb_stub_call(struct tb *tb, uint32_t stub)
 {
 	uint8_t *place = emit_call(&tb->e);
 
@@ -48,13 +53,21 @@ static void handler_call(struct tb *tb, const struct insn *insn, int64_t at)
 {
 	emit_mov_imm(&tb->e, H_R11, (uint64_t)(uintptr_t)insn);
 	emit_mov_imm(&tb->e, H_RAX, (uint64_t)at);
-	stub_call(tb, tb->t->handler);
+	tb_stub_call(tb, tb->t->handler);
+}
+
+static void tb_x87_end(struct tb *tb)
+{
+	tb_x87_pointers(tb, &tb->x87);
+	tb->x87.set = 0;
 }
 
 void tb_handler(struct tb *tb)
 {
 	tb_flags_save(tb);
 	tb->flags = FLAGS_SAVED;
+	tb_x87_end(tb);
+	tb->vec = 0;
 	handler_call(tb, tb->insn, tb->at);
 }
 
@@ -304,6 +317,11 @@ static void late_return(struct tb *tb, const struct late *l)
 		exit_offset(tb, l->next);
 	}
 	emit_here(&tb->e, on);
+	if (l->vec && !l->to_hit) {
+		uint8_t *live = tb_live_again(tb, l->vec);
+		exit_offset(tb, l->next);
+		emit_here(&tb->e, live);
+	}
 	if (l->reload)
 		trans_flags_load(&tb->e);
 	uint8_t *back = emit_jmp(&tb->e);
@@ -321,8 +339,21 @@ static void late_stored(struct tb *tb, const struct late *l)
 	}
 	emit_modrm(e, &(struct emit_op){.opcode = 0xc6, .reg_is_op = 1}, T_FIELD(rmw_size));
 	emit_byte(e, l->size);
-	stub_call(tb, tb->t->stored);
+	tb_stub_call(tb, tb->t->stored);
+	tb_x87_pointers(tb, &l->x87);
 	late_return(tb, l);
+}
+
+static void late_live(struct tb *tb, const struct late *l)
+{
+	struct emit *e = &tb->e;
+	uint8_t *live = tb_live_again(tb, l->vec);
+
+	tb_x87_pointers(tb, &l->x87);
+	emit_mov_imm(e, H_RAX, (uint64_t)l->at);
+	stub_jmp(tb, tb->t->exit_refused);
+	if (!e->full)
+		emit_patch(live, l->back);
 }
 
 static void late_emit(struct tb *tb, const struct late *l)
@@ -334,6 +365,7 @@ static void late_emit(struct tb *tb, const struct late *l)
 	emit_here(e, l->place);
 	switch (l->kind) {
 	case LATE_MISS:
+		tb_x87_pointers(tb, &l->x87);
 		handler_call(tb, l->insn, l->at);
 		if (l->ends)
 			stub_jmp(tb, tb->t->exit_rip);
@@ -350,6 +382,7 @@ static void late_emit(struct tb *tb, const struct late *l)
 	case LATE_FAR_AT: late_far_at(tb); break;
 	case LATE_FAR: late_far(tb); break;
 	case LATE_OUT: stub_jmp(tb, tb->t->exit_rip); break;
+	case LATE_LIVE: late_live(tb, l); break;
 	}
 }
 
@@ -384,6 +417,8 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 		if (known && i.zi.length != tb->insn->len)
 			return 0;
 		if (last) {
+			tb_x87_end(tb);
+			tb->vec = 0;
 			if (!known || !block_branch(tb, &i))
 				block_end_handler(tb);
 			ended = 1;
@@ -396,6 +431,7 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 	}
 	if (!ended) {
 		tb_flags_save(tb);
+		tb_x87_end(tb);
 		exit_to(tb, tb->at);
 	}
 	for (unsigned k = 0; k < tb->lates; k++)
@@ -420,6 +456,8 @@ const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
 	tb.insn = NULL;
 	tb.bytes = NULL;
 	tb.flags = FLAGS_SAVED;
+	tb.vec = 0;
+	tb.x87.set = 0;
 	tb.lates = 0;
 	tb.e = (struct emit){.at = t->rw + t->used, .end = t->rw + TRANS_CODE_BYTES};
 	if (!block_emit(&tb, b, bytes) || tb.e.full)

@@ -45,6 +45,39 @@ static void emit_address(struct emit *e, unsigned reg, const struct emit_rm *m)
 		emit_32(e, (uint32_t)m->disp);
 }
 
+/* A VEX prefix; REX's bits are inverted in it. */
+static void emit_vex(struct emit *e, const struct emit_op *op, unsigned rex)
+{
+	unsigned pp = op->prefix == 0x66 ? 1 : op->prefix == 0xf3 ? 2 : op->prefix == 0xf2 ? 3 : 0;
+
+	unsigned last = (~op->vex_vvvv & 15u) << 3 | (unsigned)op->vex256 << 2 | pp;
+
+	if (op->map == 1 && !(rex & 0xb)) {
+		emit_byte(e, 0xc5);
+		emit_byte(e, (uint8_t)((~rex & 4) << 5 | last));
+	} else {
+		emit_byte(e, 0xc4);
+		emit_byte(e, (uint8_t)((~rex & 7) << 5 | op->map));
+		emit_byte(e, (uint8_t)((rex & 8) << 4 | last));
+	}
+}
+
+static void emit_legacy(struct emit *e, const struct emit_op *op, unsigned rex)
+{
+	if (op->lock)
+		emit_byte(e, 0xf0);
+	if (op->osize16)
+		emit_byte(e, 0x66);
+	if (op->prefix)
+		emit_byte(e, op->prefix);
+	if (rex)
+		emit_byte(e, (uint8_t)rex);
+	if (op->map)
+		emit_byte(e, 0x0f);
+	if (op->map > 1)
+		emit_byte(e, op->map == 2 ? 0x38 : 0x3a);
+}
+
 void emit_modrm(struct emit *e, const struct emit_op *op, struct emit_rm rm)
 {
 	unsigned rex = op->wide ? 0x48 : 0;
@@ -61,18 +94,10 @@ void emit_modrm(struct emit *e, const struct emit_op *op, struct emit_rm rm)
 	}
 	if (op->bytes && ((!op->reg_is_op && op->reg >= 4) || (!rm.mem && rm.reg >= 4)))
 		rex |= 0x40;
-	if (op->lock)
-		emit_byte(e, 0xf0);
-	if (op->osize16)
-		emit_byte(e, 0x66);
-	if (op->prefix)
-		emit_byte(e, op->prefix);
-	if (rex)
-		emit_byte(e, (uint8_t)rex);
-	if (op->map)
-		emit_byte(e, 0x0f);
-	if (op->map > 1)
-		emit_byte(e, op->map == 2 ? 0x38 : 0x3a);
+	if (op->vex)
+		emit_vex(e, op, rex);
+	else
+		emit_legacy(e, op, rex);
 	emit_byte(e, op->opcode);
 	if (rm.mem)
 		emit_address(e, op->reg, &rm);

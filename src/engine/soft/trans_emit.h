@@ -67,6 +67,9 @@ struct emit_op {
 	_Bool bytes;	 /* names byte registers 4 to 7 as SPL to DIL: a REX prefix is needed */
 	_Bool reg_is_op; /* `reg` extends the opcode */
 	uint8_t reg;
+	_Bool vex;	  /* a VEX prefix; `prefix` may be 66, too */
+	_Bool vex256;	  /* VEX.L */
+	uint8_t vex_vvvv; /* the register there; 0 when there is none */
 };
 void emit_modrm(struct emit *e, const struct emit_op *op, struct emit_rm rm);
 

@@ -20,6 +20,15 @@ enum late_kind {
 	LATE_FAR,    /* out, to the linear address in R11 */
 	LATE_FAR_AT, /* out, to the linear address in the jump cache's entry */
 	LATE_OUT,    /* out, rip is set */
+	LATE_LIVE,   /* loads `vec`, then on; or out, as refused */
+};
+
+/* The x87 instruction pointers that the block's code so far has not stored yet, see trans_x87.c. */
+struct tb_x87 {
+	_Bool set, mem;
+	uint8_t seg; /* of the memory operand */
+	uint16_t fop;
+	int64_t at; /* the instruction's offset from the page */
 };
 struct late {
 	enum late_kind kind;
@@ -32,6 +41,8 @@ struct late {
 	_Bool simple; /* the written address is `addr`, RAX being the addend */
 	struct emit_rm addr;
 	uint8_t size;
+	uint8_t vec; /* what is live there: enum trans_live */
+	struct tb_x87 x87;
 };
 #define TB_LATES (SOFT_BLOCK_MAX * 6 + 8)
 
@@ -43,6 +54,8 @@ struct tb {
 	const uint8_t *bytes;	 /* its bytes */
 	int64_t at, next;	 /* its offset from the page, and its successor's */
 	enum tb_flags flags;
+	uint8_t vec; /* enum trans_live: what is known to be live */
+	struct tb_x87 x87;
 	unsigned lates;
 	struct late late[TB_LATES];
 };
@@ -76,7 +89,8 @@ struct tb_mem {
 	const struct insn *m;
 	unsigned size;
 	_Bool write, simple;
-	struct late *miss;
+	_Bool align; /* must be aligned to its size, a power of two; else it misses */
+	struct late *miss, *misaligned;
 	struct emit_rm rm;
 };
 void tb_mem(struct tb *tb, struct tb_mem *mem);
@@ -86,6 +100,20 @@ _Bool tb_mem_simple(const struct insn *m);
 struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved);
 /* The instruction is complete: where its out-of-line code comes back to. */
 void tb_mem_end(struct tb *tb, struct tb_mem *mem);
+
+/* trans_vec.c: vector and x87 instructions, and integer ones of their encodings. As tb_insn. */
+_Bool tb_vec(struct tb *tb, const struct tb_insn *i);
+/* From here on `need` is live, or the block has been left. */
+void tb_live(struct tb *tb, unsigned need);
+/* Out of line: makes `need` live and jumps to what the caller puts at the place given back; what
+ * follows is for when it cannot be. */
+uint8_t *tb_live_again(struct tb *tb, unsigned need);
+void tb_stub_call(struct tb *tb, uint32_t stub);
+
+/* trans_x87.c */
+_Bool tb_x87(struct tb *tb, const struct tb_insn *i);
+/* Stores the pointers; uses RAX, leaves flags. */
+void tb_x87_pointers(struct tb *tb, const struct tb_x87 *p);
 
 /* trans_insn.c: straight instructions. False: none that it knows; nothing was emitted. */
 _Bool tb_insn(struct tb *tb, const struct tb_insn *i);

@@ -433,6 +433,6 @@ _Bool tb_insn(struct tb *tb, const struct tb_insn *i)
 	case ZYDIS_MNEMONIC_CWD:
 	case ZYDIS_MNEMONIC_CDQ:
 	case ZYDIS_MNEMONIC_CQO: return widen(tb, i);
-	default: return mov_imm(tb, i) || generic(tb, i);
+	default: return mov_imm(tb, i) || generic(tb, i) || tb_vec(tb, i);
 	}
 }

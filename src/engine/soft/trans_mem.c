@@ -100,7 +100,14 @@ void tb_mem(struct tb *tb, struct tb_mem *mem)
 	emit_byte(e, 12 - 5);
 	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_TLB_SIZE - 1) << 5, 0);
 	emit_op64(e, 0x03, H_RAX, T_FIELD(tlb));
-	tb_ea(tb, m, H_R11, (int32_t)mem->size - 1, 1);
+	/* An aligned operand lies in one page. */
+	tb_ea(tb, m, H_R11, mem->align ? 0 : (int32_t)mem->size - 1, 1);
+	mem->misaligned = NULL;
+	if (mem->align) {
+		emit_modrm(e, &(struct emit_op){.opcode = 0xf6, .reg_is_op = 1}, rm_reg(H_R11));
+		emit_byte(e, (uint8_t)(mem->size - 1)); /* test r11b */
+		mem->misaligned = tb_late(tb, LATE_MISS, emit_jcc(e, CC_NZ));
+	}
 	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
 	emit_op64(e, 0x0b, H_R11, T_FIELD(asid));
 	emit_op64(e, 0x3b, H_R11, mem->write ? ENTRY(write) : ENTRY(read));
@@ -146,4 +153,8 @@ void tb_mem_end(struct tb *tb, struct tb_mem *mem)
 {
 	mem->miss->back = tb->e.at;
 	mem->miss->reload = tb->flags != FLAGS_SAVED;
+	if (mem->misaligned) {
+		mem->misaligned->back = mem->miss->back;
+		mem->misaligned->reload = mem->miss->reload;
+	}
 }

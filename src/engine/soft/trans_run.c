@@ -43,6 +43,7 @@ int trans_init(struct soft_cpu *cpu)
 		return -ENOMEM;
 	}
 	struct emit e = {.at = t->rw, .end = t->rw + TRANS_CODE_BYTES};
+	t->avx = cpuid_has(cpu->base.engine->env->cpuid, 1, 0, CPUID_ECX, 28);
 	trans_stubs(t, &e);
 	t->fixed = t->used = (size_t)(e.at - t->rw);
 	t->hot =
@@ -118,8 +119,12 @@ void trans_run(struct soft_cpu *cpu)
 			cpu->trans_link = 0;
 			cpu->code_stop = 0;
 			c->current = NULL;
-			state = enter(cpu, code + TRANS_POLL_BYTES) == TRANS_STATE;
+			unsigned why = enter(cpu, code + TRANS_POLL_BYTES);
+			state = why == TRANS_STATE;
 			site = cpu->trans_link;
+			/* At once: events must not keep the guest from getting on. */
+			if (UNLIKELY(why == TRANS_REFUSED))
+				state = soft_block_run(cpu, soft_cache_lookup(cpu));
 		} else {
 			state = soft_block_run(cpu, b);
 			site = 0;

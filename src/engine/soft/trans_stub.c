@@ -63,9 +63,10 @@ static void stub_enter(struct emit *e)
 	emit_byte(e, 0xe0);
 }
 
-static void stub_leave(struct emit *e, enum trans_exit why)
+static void stub_leave(const struct soft_trans *t, struct emit *e, enum trans_exit why)
 {
 	regs_spill(e);
+	trans_live_end(t, e);
 	emit_mov_imm(e, H_RAX, why);
 	for (unsigned i = ARRAY_SIZE(saved); i-- > 0;)
 		pop(e, saved[i]);
@@ -97,6 +98,7 @@ void trans_stubs(struct soft_trans *t, struct emit *e)
 {
 	uint8_t *start = e->at;
 
+	trans_stubs_live(t, e);
 	t->enter = (uint32_t)(e->at - start);
 	stub_enter(e);
 	/* RAX: the instruction's offset from the page; R11: its struct insn. */
@@ -105,6 +107,7 @@ void trans_stubs(struct soft_trans *t, struct emit *e)
 	rip_from_offset(e);
 	state_arg(e);
 	emit_mov(e, H_RSI, H_R11);
+	trans_live_end(t, e);
 	emit_byte(e, 0xff); /* call [rsi] */
 	emit_byte(e, 0x16);
 	stub_return(e);
@@ -114,6 +117,7 @@ void trans_stubs(struct soft_trans *t, struct emit *e)
 	state_arg(e);
 	emit_mov(e, H_RSI, H_RAX);
 	emit_mov(e, H_RDX, H_R11);
+	trans_live_end(t, e);
 	emit_modrm(e, &(struct emit_op){.map = 1, .opcode = 0xb6, .reg = H_RCX}, T_FIELD(rmw_size));
 	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)soft_stored);
 	emit_byte(e, 0xff); /* call rax */
@@ -125,11 +129,14 @@ void trans_stubs(struct soft_trans *t, struct emit *e)
 	t->exit_off = (uint32_t)(e->at - start);
 	rip_from_offset(e);
 	t->exit_rip = (uint32_t)(e->at - start);
-	stub_leave(e, TRANS_LOOKUP);
+	stub_leave(t, e, TRANS_LOOKUP);
 	t->exit_state_off = (uint32_t)(e->at - start);
 	rip_from_offset(e);
 	t->exit_state = (uint32_t)(e->at - start);
-	stub_leave(e, TRANS_STATE);
+	stub_leave(t, e, TRANS_STATE);
+	t->exit_refused = (uint32_t)(e->at - start);
+	rip_from_offset(e);
+	stub_leave(t, e, TRANS_REFUSED);
 	/* RAX: the jump cache's entry. */
 	t->cold = (uint32_t)(e->at - start);
 	emit_op64(e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
