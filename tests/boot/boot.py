@@ -282,9 +282,9 @@ def bios_boots_a_cd_after_an_empty_disk(polyvisor, guest):
 
 
 class HostService:
-    """HTTP on this host's loopback: /blob, and /done once the guest's own server has been reached."""
+    """HTTP on this host: /blob, and /done once the guest's own server has been reached."""
 
-    def __init__(self, blob):
+    def __init__(self, blob, address="127.0.0.1"):
         service = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -305,17 +305,17 @@ class HostService:
                 pass
 
         self.blob, self.done, self.posted, self.stopping = blob, False, None, False
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = http.server.ThreadingHTTPServer((address, 0), Handler)
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def look_for_guest(self, port):
+    def look_for_guest(self, port, address="127.0.0.1", body=b"from-the-guest\n"):
         """Fetches /index.html from the published port until it is there."""
         def look():
             while not self.done and not self.stopping:
                 try:
-                    with urllib.request.urlopen(f"http://127.0.0.1:{port}/index.html", timeout=5) as f:
-                        self.done = f.read() == b"from-the-guest\n"
+                    with urllib.request.urlopen(f"http://{address}:{port}/index.html", timeout=5) as f:
+                        self.done = f.read() == body
                 except OSError:
                     time.sleep(0.2)
         threading.Thread(target=look, daemon=True).start()
@@ -404,13 +404,12 @@ CASES = {
 }
 
 
-def main():
-    polyvisor, guest, cases = sys.argv[1], sys.argv[2], sys.argv[3:]
+def run_cases(known, polyvisor, guest, cases):
     failed = 0
     for case in cases:
         try:
-            if case in CASES:
-                seconds = CASES[case](polyvisor, guest)
+            if case in known:
+                seconds = known[case](polyvisor, guest)
             else:
                 kernel, cpus, how = case.split(":")
                 seconds = boots_to_a_self_check(polyvisor, guest, kernel, int(cpus), how)
@@ -420,6 +419,10 @@ def main():
             print(f"FAIL {case}: {e}", flush=True)
     print(f"{len(cases) - failed} passed, {failed} failed")
     return 1 if failed else 0
+
+
+def main():
+    return run_cases(CASES, sys.argv[1], sys.argv[2], sys.argv[3:])
 
 
 if __name__ == "__main__":
