@@ -1,0 +1,169 @@
+/* cpubench.c: measures small loads and prints the best rate of each. */
+#include <getopt.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "cpubench.h"
+
+#define SLICES 4 /* the best of these is taken */
+
+static volatile uint64_t sink;
+
+uint64_t clock_ns(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+uint32_t random_next(uint32_t *state)
+{
+	uint32_t x = *state;
+
+	x ^= x << 13;
+	x ^= x >> 17;
+	x ^= x << 5;
+	return *state = x;
+}
+
+static uint64_t slice(const struct load *l, uint64_t n)
+{
+	uint64_t start = clock_ns();
+
+	sink += l->run(n);
+	return clock_ns() - start + 1;
+}
+
+/* Units a second. */
+static double measure(const struct load *l, uint64_t slice_ns)
+{
+	uint64_t n = 1, ns = slice(l, n);
+	double best = 0;
+
+	while (ns < slice_ns / 8) {
+		n = ns * 16 < slice_ns / 8 ? n * 16 : n * 2;
+		ns = slice(l, n);
+	}
+	n = (uint64_t)((double)n * (double)slice_ns / (double)ns);
+	n += !n;
+	for (int i = 0; i < SLICES; i++) {
+		double rate = (double)n * 1e9 / (double)slice(l, n);
+		best = rate > best ? rate : best;
+	}
+	return best;
+}
+
+static int chosen(const char *only, const char *name)
+{
+	size_t len = strlen(name);
+
+	for (const char *p = only; p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL)
+		if (!strncmp(p, name, len) && (p[len] == ',' || !p[len]))
+			return 1;
+	return !only;
+}
+
+/* Copies of one load at the same time, each for the same time: units a second of all. */
+static double together(const struct load *l, unsigned copies, uint64_t ns)
+{
+	double total = 0, one;
+	int pipes[2];
+
+	if (pipe(pipes))
+		return 0;
+	for (unsigned i = 0; i < copies; i++) {
+		if (fork())
+			continue;
+		uint64_t n = 0, start = clock_ns(), now;
+		do {
+			sink += l->run(1);
+			n++;
+			now = clock_ns();
+		} while (now - start < ns);
+		one = (double)n * 1e9 / (double)(now - start);
+		_exit(write(pipes[1], &one, sizeof(one)) != sizeof(one));
+	}
+	close(pipes[1]);
+	while (read(pipes[0], &one, sizeof(one)) == sizeof(one))
+		total += one;
+	close(pipes[0]);
+	while (wait(NULL) > 0)
+		;
+	return total;
+}
+
+/* In a process of its own: what one load has allocated is nothing to the next one's forks. */
+static void alone(const struct load *l, uint64_t slice_ns)
+{
+	pid_t pid = fork();
+
+	if (!pid) {
+		printf("rate %s %s %.6g\n", l->name, l->group, measure(l, slice_ns));
+		fflush(stdout);
+		_exit(0);
+	}
+	if (pid > 0)
+		waitpid(pid, NULL, 0);
+}
+
+static const struct load *const all[] = {loads_int, loads_mem, loads_fp, loads_sys};
+
+static void each(const char *only, uint64_t slice_ns, int list)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+		for (const struct load *l = all[i]; l->name; l++) {
+			if (!chosen(only, l->name) || (l->usable && !l->usable()))
+				continue;
+			if (list)
+				printf("load %s %s\n", l->name, l->group);
+			else
+				alone(l, slice_ns);
+			fflush(stdout);
+		}
+}
+
+static void scaling(uint64_t ns)
+{
+	const struct load *l = &loads_int[0];
+
+	for (unsigned copies = 1; copies <= 2; copies++) {
+		double best = 0;
+		for (int i = 0; i < 3; i++) {
+			double rate = together(l, copies, ns);
+			best = rate > best ? rate : best;
+		}
+		printf("scale %u %.6g\n", copies, best);
+		fflush(stdout);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	uint64_t ns = 150000000;
+	const char *only = NULL;
+	int list = 0, scale = 0;
+
+	if (argc > 1 && !strcmp(argv[1], "--nothing")) /* what the exec load starts */
+		return 0;
+	for (int o; (o = getopt(argc, argv, "t:o:ls")) != -1;) {
+		switch (o) {
+		case 't': ns = strtoull(optarg, NULL, 10) * 1000000; break;
+		case 'o': only = optarg; break;
+		case 'l': list = 1; break;
+		case 's': scale = 1; break;
+		default:
+			fprintf(stderr, "usage: cpubench [-t MS] [-o NAME,...] [-l] [-s]\n");
+			return 2;
+		}
+	}
+	if (scale)
+		scaling(ns);
+	else
+		each(only, ns / SLICES, list);
+	printf("cpubench done\n");
+	return 0;
+}
