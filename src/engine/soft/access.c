@@ -46,6 +46,8 @@ static unsigned pieces_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsign
 	/* Flat segments are not checked before; their limit is here. */
 	if (narrow && (cpu->mode & SOFT_MODE_FLAT) && seg <= X86_DS && lin + len - 1 > UINT32_MAX)
 		soft_raise_err(cpu, seg == X86_SS ? X86_VEC_SS : X86_VEC_GP, 0);
+	if (!narrow && soft_canonical(lin) && !soft_canonical(lin + len - 1))
+		soft_raise_err(cpu, seg == X86_SS ? X86_VEC_SS : X86_VEC_GP, 0);
 	uint64_t next = lin + first;
 	if (narrow)
 		next = (uint32_t)next;

@@ -28,8 +28,10 @@ struct soft_tlb_entry {
 	uint64_t addend;      /* host address = linear address + addend */
 	uint8_t *flags;	      /* the guest-physical page's flags, enum soft_page */
 };
+/* `victim` holds what was last pushed out of `e`, at the same index; host code and soft_mmu_get
+ * look there second, so that two pages that share an index do not push each other out in turn. */
 struct soft_tlb {
-	struct soft_tlb_entry e[SOFT_TLB_SIZE];
+	struct soft_tlb_entry e[SOFT_TLB_SIZE], victim[SOFT_TLB_SIZE];
 };
 /* Which TLB the CPU uses now: by privilege, and for ring 0 by whether SMAP forbids user pages. NONE
  * is always empty, for alignment checks and data breakpoints. */

@@ -29,13 +29,19 @@ struct walk {
 	unsigned page_shift;
 };
 
+static void entry_clear(struct soft_tlb *tlb, size_t i)
+{
+	tlb->e[i].read = tlb->e[i].write = SOFT_TLB_INVALID;
+	tlb->victim[i].read = tlb->victim[i].write = SOFT_TLB_INVALID;
+}
+
 static void tlb_clear(struct soft_mmu *mmu)
 {
 	/* Only what was filled: SOFT_TLB_NONE stays untouched, its pages shared zeroes, with tag 0
 	 * which asid 0 would match: ids start at 1. */
 	for (unsigned k = 0; k < SOFT_TLB_NONE; k++)
 		for (unsigned i = 0; i < SOFT_TLB_SIZE; i++)
-			mmu->tlb[k].e[i].read = mmu->tlb[k].e[i].write = SOFT_TLB_INVALID;
+			entry_clear(&mmu->tlb[k], i);
 	for (unsigned k = 0; k < 2; k++)
 		for (unsigned i = 0; i < SOFT_ITLB_SIZE; i++)
 			mmu->itlb[k][i].tag = SOFT_TLB_INVALID;
@@ -108,10 +114,8 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t lin)
 		soft_tlb_flush_all(cpu);
 		return;
 	}
-	for (unsigned k = 0; k < SOFT_TLB_NONE; k++) {
-		struct soft_tlb_entry *e = &mmu->tlb[k].e[(lin >> 12) % SOFT_TLB_SIZE];
-		e->read = e->write = SOFT_TLB_INVALID;
-	}
+	for (unsigned k = 0; k < SOFT_TLB_NONE; k++)
+		entry_clear(&mmu->tlb[k], (lin >> 12) % SOFT_TLB_SIZE);
 	for (unsigned k = 0; k < 2; k++)
 		mmu->itlb[k][(lin >> 12) % SOFT_ITLB_SIZE].tag = SOFT_TLB_INVALID;
 	soft_cache_forget(cpu);
@@ -374,10 +378,17 @@ struct soft_tlb_entry *soft_mmu_get(struct soft_cpu *cpu, enum soft_tlb_kind kin
 				    uint64_t lin, enum soft_access access, uint64_t *phys)
 {
 	struct soft_tlb_entry *e = &cpu->mmu->tlb[kind].e[(lin >> 12) % SOFT_TLB_SIZE];
+	struct soft_tlb_entry *v = &cpu->mmu->tlb[kind].victim[(lin >> 12) % SOFT_TLB_SIZE];
 	uint64_t tag = (lin & ~UINT64_C(0xfff)) | cpu->asid;
 
 	if (LIKELY((access == SOFT_WRITE ? e->write : e->read) == tag))
 		return e;
+	if ((access == SOFT_WRITE ? v->write : v->read) == tag) {
+		struct soft_tlb_entry t = *e;
+		*e = *v;
+		*v = t;
+		return e;
+	}
 	check_canonical(cpu, seg, lin);
 	struct walk w = {
 	    .lin = lin,
@@ -392,6 +403,8 @@ struct soft_tlb_entry *soft_mmu_get(struct soft_cpu *cpu, enum soft_tlb_kind kin
 	if (!slot || (w.phys & ~UINT64_C(0xfff)) == cpu->mmu->apic_page ||
 	    (access == SOFT_WRITE && soft_slot_readonly(slot)))
 		return NULL;
+	if (e->read != tag)
+		*v = *e;
 	/* The two tags always speak of the same page. */
 	e->write = w.writable && w.dirty && !soft_slot_readonly(slot) ? tag : SOFT_TLB_INVALID;
 	e->read = tag;

@@ -1,8 +1,9 @@
 /* string.c: string instructions, repeated or not, with ports or not.
  *
  * A repeated instruction commits its registers after every element, so a fault in the middle leaves
- * them exact. It runs at most CHUNK elements before it looks for events: then it ends with rip
- * where it was. MOVS and STOS that go upward through ordinary pages are done a page at a time.
+ * them exact. It runs at most CHUNK elements before it looks for events: if there are any it ends
+ * with rip where it was. MOVS and STOS that go upward through ordinary pages are done a page at a
+ * time.
  */
 #include "engine/soft/cond.h"
 #include "engine/soft/op.h"
@@ -151,46 +152,63 @@ static void outs_one(struct soft_cpu *cpu, const struct insn *i)
 	index_add(cpu, i, X86_RSI, step_of(cpu, i->aux));
 }
 
+static _Bool event_pending(struct soft_cpu *cpu)
+{
+	return atomic_load_explicit(&cpu->base.link.events, memory_order_relaxed) != 0;
+}
+
 /* How many elements fit from a linear address to its page's end. */
 static uint64_t page_room(uint64_t lin, unsigned size)
 {
 	return (GMEM_PAGE_SIZE - (lin & 0xfff)) / size;
 }
 
-/* Host pointers for a run of elements upward; 0 when it must go one by one. */
+/* The page of an element: from the TLB's first or second place, as the two pages of a move may
+ * share an index. NULL: it has to be asked for. */
+static const struct soft_tlb_entry *run_page(struct soft_cpu *cpu, uint64_t lin, unsigned size,
+					     _Bool write)
+{
+	const struct soft_tlb_entry *e = soft_tlb_at(cpu, lin), *v = e + SOFT_TLB_SIZE;
+	uint64_t tag = soft_tlb_tag(cpu, lin, size);
+
+	_Static_assert(offsetof(struct soft_tlb, victim) == SOFT_TLB_SIZE * sizeof(*e), "behind e");
+	if ((write ? e->write : e->read) == tag)
+		return e;
+	return (write ? v->write : v->read) == tag ? v : NULL;
+}
+
+/* A run of elements upward that lies in one page each; 0 when it must go one by one. */
 static ALWAYS_INLINE uint64_t run_begin(struct soft_cpu *cpu, const struct insn *i, uint64_t count,
-					uint64_t *dst)
+					uint64_t *dst, const struct soft_tlb_entry **page)
 {
 	if (i->asize == 2 || !(cpu->mode & SOFT_MODE_FLAT) || (cpu->s.rflags & X86_DF) ||
 	    cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE] || count < 2)
 		return 0;
 	*dst = index_get(cpu, i, X86_RDI);
-	uint64_t n = MIN(count, page_room(*dst, i->aux));
-	if (!n || soft_tlb_at(cpu, *dst)->write != soft_tlb_tag(cpu, *dst, i->aux))
-		return 0;
-	return n;
+	*page = run_page(cpu, *dst, i->aux, 1);
+	return *page ? MIN(count, page_room(*dst, i->aux)) : 0;
 }
 
-static void run_end(struct soft_cpu *cpu, const struct insn *i, uint64_t dst, uint64_t n)
+static void run_end(struct soft_cpu *cpu, const struct insn *i, uint64_t dst,
+		    const struct soft_tlb_entry *page, uint64_t n)
 {
-	const struct soft_tlb_entry *e = soft_tlb_at(cpu, dst);
-
 	__asm__ volatile("" ::: "memory");
-	if (UNLIKELY(*(volatile uint8_t *)e->flags))
-		soft_stored(cpu, e->flags, dst, (unsigned)(n * i->aux));
+	if (UNLIKELY(*(volatile uint8_t *)page->flags))
+		soft_stored(cpu, page->flags, dst, (unsigned)(n * i->aux));
 	index_add(cpu, i, X86_RDI, n * i->aux);
 	index_add(cpu, i, X86_RCX, -n);
 }
 
 static uint64_t movs_run(struct soft_cpu *cpu, const struct insn *i, uint64_t count)
 {
-	uint64_t dst, n = run_begin(cpu, i, count, &dst), src = index_get(cpu, i, X86_RSI);
+	const struct soft_tlb_entry *s, *d;
+	uint64_t dst, n = run_begin(cpu, i, count, &dst, &d), src = index_get(cpu, i, X86_RSI);
 
 	if (!n || i->seg >= X86_FS)
 		return 0;
-	const struct soft_tlb_entry *s = soft_tlb_at(cpu, src), *d = soft_tlb_at(cpu, dst);
+	s = run_page(cpu, src, i->aux, 0);
 	n = MIN(n, page_room(src, i->aux));
-	if (!n || s->read != soft_tlb_tag(cpu, src, i->aux))
+	if (!s || !n)
 		return 0;
 	uint8_t *to = (uint8_t *)(uintptr_t)(dst + d->addend);
 	const uint8_t *from = (const uint8_t *)(uintptr_t)(src + s->addend);
@@ -198,18 +216,19 @@ static uint64_t movs_run(struct soft_cpu *cpu, const struct insn *i, uint64_t co
 	if (to > from && to < from + n * i->aux)
 		return 0;
 	memmove(to, from, n * i->aux);
-	run_end(cpu, i, dst, n);
+	run_end(cpu, i, dst, d, n);
 	index_add(cpu, i, X86_RSI, n * i->aux);
 	return n;
 }
 
 static uint64_t stos_run(struct soft_cpu *cpu, const struct insn *i, uint64_t count)
 {
-	uint64_t dst, n = run_begin(cpu, i, count, &dst), v = cpu->s.gpr[X86_RAX];
+	const struct soft_tlb_entry *d;
+	uint64_t dst, n = run_begin(cpu, i, count, &dst, &d), v = cpu->s.gpr[X86_RAX];
 
 	if (!n)
 		return 0;
-	uint8_t *to = (uint8_t *)(uintptr_t)(dst + soft_tlb_at(cpu, dst)->addend);
+	uint8_t *to = (uint8_t *)(uintptr_t)(dst + d->addend);
 	switch (i->aux) {
 	case 1: memset(to, (int)(v & 0xff), n); break;
 	case 2:
@@ -224,7 +243,7 @@ static uint64_t stos_run(struct soft_cpu *cpu, const struct insn *i, uint64_t co
 		for (uint64_t k = 0; k < n; k++)
 			((soft_u64 *)to)[k] = v;
 	}
-	run_end(cpu, i, dst, n);
+	run_end(cpu, i, dst, d, n);
 	return n;
 }
 
@@ -247,8 +266,12 @@ static ALWAYS_INLINE void repeat(struct soft_cpu *cpu, const struct insn *i, ins
 		}
 		if (stop && COND_Z(cpu->af) != stop - 1)
 			break;
-		if (n >= budget && index_get(cpu, i, X86_RCX))
-			return; /* to be continued */
+		if (n >= budget && index_get(cpu, i, X86_RCX)) {
+			if (cpu->slow || cpu->stepping || event_pending(cpu))
+				return; /* to be continued */
+			n = 0;
+			budget = CHUNK;
+		}
 		budget -= MIN(n, budget);
 	}
 	cpu->s.rip = soft_next_rip(cpu, i);

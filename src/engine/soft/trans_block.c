@@ -234,6 +234,11 @@ static _Bool block_branch(struct tb *tb, const struct tb_insn *i)
 	_Bool direct = i->zi.operand_count_visible && op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	int64_t target = tb->at + (int64_t)tb->insn->imm;
 
+	if (tb_string(tb, i)) {
+		exit_to(tb, tb->next);
+		return 1;
+	}
+
 	if (!(tb->insn->flags & INSN_BRANCH) || (tb->insn->flags & INSN_STATE) ||
 	    tb->insn->osize != 8 || i->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return 0;
@@ -365,6 +370,7 @@ static void late_emit(struct tb *tb, const struct late *l)
 	emit_here(e, l->place);
 	switch (l->kind) {
 	case LATE_MISS:
+		tb_mem_victim(tb, l);
 		tb_x87_pointers(tb, &l->x87);
 		handler_call(tb, l->insn, l->at);
 		if (l->ends)

@@ -42,6 +42,10 @@ struct late {
 	struct emit_rm addr;
 	uint8_t size;
 	uint8_t vec; /* what is live there: enum trans_live */
+	/* The lookup that missed (tag in R11, entry in RAX): where it goes on after a hit; or NULL.
+	 */
+	uint8_t *found;
+	_Bool write;
 	struct tb_x87 x87;
 };
 #define TB_LATES (SOFT_BLOCK_MAX * 6 + 8)
@@ -95,6 +99,8 @@ struct tb_mem {
 };
 void tb_mem(struct tb *tb, struct tb_mem *mem);
 _Bool tb_mem_simple(const struct insn *m);
+/* Out of line: the second place to look, before the miss is one. */
+void tb_mem_victim(struct tb *tb, const struct late *l);
 /* After a write, all registers but the scratch ones being as after the instruction: looks at the
  * page's flags. `moved`: how much the base register has grown since. Flags are saved, then lost. */
 struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved);
@@ -109,6 +115,9 @@ void tb_live(struct tb *tb, unsigned need);
  * follows is for when it cannot be. */
 uint8_t *tb_live_again(struct tb *tb, unsigned need);
 void tb_stub_call(struct tb *tb, uint32_t stub);
+
+/* trans_str.c: a repeated string instruction; the block then goes on to its successor. */
+_Bool tb_string(struct tb *tb, const struct tb_insn *i);
 
 /* trans_x87.c */
 _Bool tb_x87(struct tb *tb, const struct tb_insn *i);

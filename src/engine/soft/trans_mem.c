@@ -112,6 +112,8 @@ void tb_mem(struct tb *tb, struct tb_mem *mem)
 	emit_op64(e, 0x0b, H_R11, T_FIELD(asid));
 	emit_op64(e, 0x3b, H_R11, mem->write ? ENTRY(write) : ENTRY(read));
 	mem->miss = tb_late(tb, LATE_MISS, emit_jcc(e, CC_NZ));
+	mem->miss->found = e->at;
+	mem->miss->write = mem->write;
 	if (mem->write)
 		emit_op64(e, 0x8b, H_R11, ENTRY(flags));
 	if (mem->write && !mem->simple)
@@ -124,6 +126,19 @@ void tb_mem(struct tb *tb, struct tb_mem *mem)
 		emit_op64(e, 0x03, H_R11, rm_reg(H_RAX));
 		mem->rm = rm_mem(H_R11, H_NONE, 0, 0);
 	}
+}
+
+void tb_mem_victim(struct tb *tb, const struct late *l)
+{
+	struct emit *e = &tb->e;
+
+	if (!l->found)
+		return;
+	emit_alu_imm(e, ALU_ADD, H_RAX, offsetof(struct soft_tlb, victim), 1);
+	emit_op64(e, 0x3b, H_R11, l->write ? ENTRY(write) : ENTRY(read));
+	uint8_t *found = emit_jcc(e, CC_Z);
+	if (!e->full)
+		emit_patch(found, l->found);
 }
 
 struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved)

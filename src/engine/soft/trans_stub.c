@@ -123,6 +123,20 @@ void trans_stubs(struct soft_trans *t, struct emit *e)
 	emit_byte(e, 0xff); /* call rax */
 	emit_byte(e, 0xd0);
 	stub_return(e);
+	/* RAX: the page's flags; R11: an address in it. */
+	t->str_stored = (uint32_t)(e->at - start);
+	regs_spill(e);
+	state_arg(e);
+	emit_mov(e, H_RSI, H_RAX);
+	emit_mov(e, H_RDX, H_R11);
+	emit_alu_imm(e, ALU_AND, H_RDX, -4096, 1);
+	trans_live_end(t, e);
+	emit_mov_imm(e, H_RCX, GMEM_PAGE_SIZE);
+	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)soft_stored);
+	emit_byte(e, 0xff); /* call rax */
+	emit_byte(e, 0xd0);
+	stub_return(e);
+	trans_stubs_string(t, e);
 	/* R11: where the branch's displacement is; RAX: the target's offset from the page. */
 	t->exit_link = (uint32_t)(e->at - start);
 	emit_op32(e, 0x89, H_R11, T_FIELD(trans_link));

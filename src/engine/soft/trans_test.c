@@ -182,6 +182,54 @@ static void a_push_into_code_leaves_for_where_it_was_going(void **state)
 	assert_true(b->cpu->stats.invalidations >= 20);
 }
 
+/* Two pages that share an index of the TLB, and a page table's change for the one that was pushed
+ * out. */
+CODE(victim_code,
+     "mov $0x20000, %ebx; mov $0x420000, %edx; mov $1000, %ecx; xor %esi, %esi;"
+     "1: add (%rbx), %rsi; add (%rdx), %rsi; dec %ecx; jnz 1b;"
+     "mov $0x103100, %edi; mov (%rdi), %rax; add $0x1000, %rax; mov %rax, (%rdi); invlpg (%rbx);"
+     "mov (%rbx), %rax; hlt");
+static void pages_that_share_an_index_stay_and_go_alike(void **state)
+{
+	struct board *b = *state;
+
+	board_write(b, 0x20000, 8, 3);
+	board_write(b, 0x21000, 8, 77);
+	board_write(b, 0x420000, 8, 4);
+	assert_int_equal(RUN_LONG(b, victim_code), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RSI], 7000);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 77);
+	assert_true(b->cpu->stats.tlb_misses < 20);
+}
+
+/* Across pages, from and to odd addresses, elements across the pages' ends; then a pattern. */
+CODE(string_code,
+     "mov $0x20ff3, %esi; mov $0x30ffb, %edi; mov $1500, %ecx; rep movsq;"
+     "mov $0x123456789abcdef0, %rax; mov $0x40ffd, %edi; mov $3000, %ecx; rep stosl; mov %rdi, %r8;"
+     "lea 0x41000, %rsi; lea 3(%rsi), %rdi; mov $20, %ecx; rep movsb;"
+     "std; mov $0x21000, %esi; mov $0x51000, %edi; mov $4, %ecx; rep movsw; cld;"
+     "mov $10, %ecx; lea 1f(%rip), %rdi; mov $0x90, %al; rep stosb; 1: mov $5, %eax; mov $6, %edx;"
+     "hlt");
+static void repeated_strings_do_what_they_do_one_by_one(void **state)
+{
+	struct board *b = *state;
+
+	for (unsigned i = 0; i < 0x6000; i += 8)
+		board_write(b, 0x20000 + i, 8, i * UINT64_C(0x1234567) + 99);
+	assert_int_equal(RUN_LONG(b, string_code), -1);
+	for (unsigned i = 0; i < 12000; i++)
+		assert_int_equal(board_read(b, 0x30ffb + i, 1), board_read(b, 0x20ff3 + i, 1));
+	for (unsigned i = 1200; i < 12000; i += 4)
+		assert_int_equal(board_read(b, 0x40ffd + i, 4), 0x9abcdef0);
+	assert_int_equal(b->cpu->s.gpr[X86_R8], 0x40ffd + 12000);
+	for (unsigned i = 3; i < 23; i++)
+		assert_int_equal(board_read(b, 0x41000 + i, 1), board_read(b, 0x41000 + i - 3, 1));
+	assert_int_equal(board_read(b, 0x50ffa, 8), board_read(b, 0x20ffa, 8));
+	assert_int_not_equal(b->cpu->s.gpr[X86_RDX], 6); /* nops are there */
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], UINT64_C(0x123456789abcde90));
+	assert_true(b->cpu->stats.invalidations > 0);
+}
+
 static void full_code_memory_is_emptied_and_used_again(void **state)
 {
 	struct board *b = *state;
@@ -223,6 +271,8 @@ int main(void)
 	    T(a_store_into_the_running_block_is_seen_at_once),
 	    T(indirect_calls_go_where_they_should),
 	    T(a_push_into_code_leaves_for_where_it_was_going),
+	    T(pages_that_share_an_index_stay_and_go_alike),
+	    T(repeated_strings_do_what_they_do_one_by_one),
 	    T(full_code_memory_is_emptied_and_used_again),
 	    T(no_memory_is_writable_and_executable),
 	};
