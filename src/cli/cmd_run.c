@@ -42,6 +42,8 @@ enum option_code {
 	OPT_PUBLISH,
 	OPT_GDB,
 	OPT_GDB_WAIT,
+	OPT_TRACE_BLOCKS,
+	OPT_PERF_MAP,
 };
 
 static const struct option options[] = {
@@ -70,6 +72,8 @@ static const struct option options[] = {
     {"huge-pages", no_argument, NULL, OPT_HUGE_PAGES},
     {"stats", no_argument, NULL, OPT_STATS},
     {"trace", required_argument, NULL, OPT_TRACE},
+    {"trace-blocks", required_argument, NULL, OPT_TRACE_BLOCKS},
+    {"perf-map", no_argument, NULL, OPT_PERF_MAP},
     {"name", required_argument, NULL, OPT_NAME},
     {"control", required_argument, NULL, OPT_CONTROL},
     {"grace", required_argument, NULL, OPT_GRACE},
@@ -169,6 +173,11 @@ static void print_help(void)
 	    "what it tells:\n"
 	    "  --stats              counters on stderr at the end\n"
 	    "  --trace TOPICS       io,irq,msr,int,pci,guest,vm on stderr (slow)\n"
+	    "  --trace-blocks FILE[,FROM-TO]\n"
+	    "                       guest code and the host code that the translator makes of it; "
+	    "'-' is\n"
+	    "                       stderr; FROM and TO are linear addresses, hexadecimal\n"
+	    "  --perf-map           /tmp/perf-PID.map: guest addresses for 'perf report'\n"
 	    "  -q, --quiet          no line about the engine;  -v, --verbose  more messages\n"
 	    "\n"
 	    "keys, when this is a terminal: Ctrl-A X quits, Ctrl-A H shows the others.\n"
@@ -319,6 +328,11 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 	case OPT_DEBUG_EXIT: spec->debug_exit = 1; return 0;
 	case OPT_HUGE_PAGES: spec->huge_pages = 1; return 0;
 	case OPT_STATS: spec->stats = 1; return 0;
+	case OPT_TRACE_BLOCKS:
+		if (spec_parse_trace_blocks(text, spec, &err))
+			return cli_usage_error("run", "%s", err.text);
+		return 0;
+	case OPT_PERF_MAP: spec->perf_map = 1; return 0;
 	case OPT_TRACE:
 		if (trace_parse(text, &trace_topics))
 			return cli_usage_error("run", "--trace '%s' names an unknown topic", text);

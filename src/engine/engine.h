@@ -2,6 +2,8 @@
 #ifndef ENGINE_ENGINE_H
 #define ENGINE_ENGINE_H
 
+#include <stdio.h>
+
 #include "bus/clock.h"
 #include "bus/cpu_link.h"
 #include "bus/doors.h"
@@ -70,8 +72,16 @@ struct engine_env {
 };
 
 enum engine_options_soft { SOFT_INTERP, SOFT_TRANSLATE };
+/* What the translator tells about itself, for those who work on it. Streams are the caller's. */
+struct engine_trace {
+	FILE *blocks;	   /* guest and host code of what is translated; NULL: no */
+	uint64_t from, to; /* of `blocks`: only blocks that have bytes in here (linear) */
+	FILE *perf_map;	   /* one line a block, as perf reads them; NULL: no */
+	_Bool count;	   /* host code counts the instructions it stands for */
+};
 struct engine_config {
 	enum engine_options_soft soft;
+	struct engine_trace trace;
 	unsigned translate_at; /* at which execution a block is translated; 0: the default */
 	_Bool trace_int;       /* log every interrupt and exception delivered */
 };

@@ -116,7 +116,8 @@ static void set_wall_clock(struct machine *m)
 static int make_cpus(struct machine *m, struct error *err)
 {
 	const struct engine_config cfg = {
-	    .soft = m->cfg.spec->soft == SPEC_SOFT_TRANSLATE ? SOFT_TRANSLATE : SOFT_INTERP};
+	    .soft = m->cfg.spec->soft == SPEC_SOFT_TRANSLATE ? SOFT_TRANSLATE : SOFT_INTERP,
+	    .trace = m->cfg.trace};
 	int r;
 
 	m->env = (struct engine_env){

@@ -20,6 +20,7 @@ struct machine_config {
 	struct power_sink power;	   /* power-off, reset, panic, debug exit */
 	enum clock_mode
 	    clock; /* CLOCK_STOPPED for a VM that starts paused, CLOCK_MANUAL for tests */
+	struct engine_trace trace;
 	/* As engine_env.event. */
 	void (*event)(void *opaque, enum engine_event event, unsigned cpu, const char *text);
 	void *opaque;

@@ -180,6 +180,31 @@ static int check_seed(const struct vm_spec *spec, struct error *err)
 	return 0;
 }
 
+int spec_parse_trace_blocks(char *text, struct vm_spec *spec, struct error *err)
+{
+	char *range = split_item(text), *end;
+	uint64_t from = 0, to = UINT64_MAX;
+
+	if (range) {
+		errno = 0;
+		from = strtoull(range, &end, 16);
+		_Bool good = end != range && *end == '-' && isxdigit((unsigned char)end[1]);
+		if (good)
+			to = strtoull(end + 1, &end, 16);
+		if (!good || *end || errno || from > to)
+			return error_set(err, -EINVAL,
+					 "--trace-blocks: '%s' is not a range of addresses such as "
+					 "ffffffff81000000-ffffffff81ffffff",
+					 range);
+	}
+	if (!*text)
+		return error_set(err, -EINVAL, "--trace-blocks: the file's name is missing");
+	spec->trace_blocks = text;
+	spec->trace_from = from;
+	spec->trace_to = to;
+	return 0;
+}
+
 int spec_check(const struct vm_spec *spec, struct error *err)
 {
 	int r = check_boot(spec, err);

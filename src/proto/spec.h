@@ -92,6 +92,11 @@ struct vm_spec {
 	_Bool debug_exit;	/* offer the debug exit port */
 	_Bool huge_pages;
 	_Bool stats; /* print counters at exit */
+	/* What the soft engine's translator tells: blocks with bytes in [from, to] to a file ("-"
+	 * is stderr; NULL: no), and a map for perf. */
+	const char *trace_blocks;
+	uint64_t trace_from, trace_to;
+	_Bool perf_map;
 	_Bool quiet; /* no line about the engine */
 };
 
@@ -103,6 +108,9 @@ NODISCARD int spec_parse_memory(const char *text, uint64_t *bytes, struct error 
 /* "FILE[,ro][,serial=S][,queues=N][,discard=on|off][,direct][,mmio]"; ",," stands for a comma in
  * the file's name. Changes `text` and keeps pointers into it. 0, or -EINVAL with a sentence. */
 NODISCARD int spec_parse_disk(char *text, struct spec_disk *disk, struct error *err);
+/* "FILE[,FROM-TO]", addresses hexadecimal. Changes `text` and keeps pointers into it. 0, or -EINVAL
+ * with a sentence. */
+NODISCARD int spec_parse_trace_blocks(char *text, struct vm_spec *spec, struct error *err);
 /* A whole decimal number in [min, max]. */
 NODISCARD int spec_parse_number(const char *what, const char *text, uint64_t min, uint64_t max,
 				uint64_t *out, struct error *err);

@@ -5,6 +5,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <cmocka.h>
+#include <stdio.h>
 
 static uint64_t memory(const char *text)
 {
@@ -48,6 +49,26 @@ static void refuses_cpu_counts_outside_the_range(void **state)
 	assert_int_equal(spec_check(&spec, &err), -EINVAL);
 	spec.cpus = 10000;
 	assert_int_equal(spec_check(&spec, &err), -EINVAL);
+}
+
+static void reads_which_blocks_are_traced(void **state)
+{
+	char all[] = "t", some[] = "a,,b,1000-ffffffffffffffff";
+	static const char *const bad[] = {"t,", "t,5", "t,5-", "t,9-5", "t,x-y", "t,1-2z", ""};
+	struct vm_spec spec;
+
+	assert_int_equal(spec_parse_trace_blocks(all, &spec, NULL), 0);
+	assert_string_equal(spec.trace_blocks, "t");
+	assert_true(spec.trace_from == 0 && spec.trace_to == UINT64_MAX);
+	assert_int_equal(spec_parse_trace_blocks(some, &spec, NULL), 0);
+	assert_string_equal(spec.trace_blocks, "a,b");
+	assert_true(spec.trace_from == 0x1000 && spec.trace_to == UINT64_MAX);
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		char text[32];
+
+		snprintf(text, sizeof(text), "%s", bad[i]);
+		assert_int_equal(spec_parse_trace_blocks(text, &spec, NULL), -EINVAL);
+	}
 }
 
 static void refuses_a_machine_without_kernel_or_memory(void **state)
@@ -106,6 +127,7 @@ int main(void)
 	    cmocka_unit_test(reads_memory_sizes_with_and_without_units),
 	    cmocka_unit_test(refuses_sizes_that_are_not_numbers_or_overflow),
 	    cmocka_unit_test(refuses_cpu_counts_outside_the_range),
+	    cmocka_unit_test(reads_which_blocks_are_traced),
 	    cmocka_unit_test(refuses_a_machine_without_kernel_or_memory),
 	    cmocka_unit_test(reads_whole_numbers_in_a_range),
 	    cmocka_unit_test(reads_disks_with_options_and_doubled_commas),

@@ -296,6 +296,8 @@ static int vm_build(struct vm *vm, struct error *err)
 	if (!r)
 		r = vm_nets_open(vm, err);
 	memcpy(cfg.net, vm->net, sizeof(cfg.net));
+	if (!r)
+		r = vm_trace_open(vm, &cfg.trace, err);
 	cfg.engine = vm->ops;
 	cfg.console = vm->console;
 	if (!r)
@@ -380,6 +382,7 @@ void vm_free(struct vm *vm)
 	vm_gdb_close(vm);
 	machine_free(vm->machine);
 	vm->machine = NULL;
+	vm_trace_close(vm);
 	vm_disks_close(vm);
 	vm_nets_close(vm);
 	if (vm->loop)

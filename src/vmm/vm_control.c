@@ -200,7 +200,7 @@ static json_t *cmd_statistics(void *opaque, json_t *arguments, struct control_er
 	json_t *counters = NULL;
 	struct wbuf out;
 
-	wbuf_init(&out, 256 << 10);
+	wbuf_init(&out, 512 << 10);
 	/* The engine's counters belong to its threads, which stand still for a moment. */
 	vm_pause_cpus(vm);
 	vm_stats_write(vm, &out);

@@ -4,6 +4,7 @@
 
 #include <signal.h>
 #include <stdatomic.h>
+#include <stdio.h>
 
 #include "base/loop.h"
 #include "machine/machine.h"
@@ -41,6 +42,7 @@ struct vm {
 	struct chardev *console;
 	struct disk *disk[SPEC_MAX_DISKS];
 	char seed_path[32];
+	FILE *trace_blocks, *perf_map; /* NULL: none */
 	struct net *net[SPEC_MAX_NETS];
 	struct machine *machine;
 	struct control *control; /* NULL: none */
@@ -108,6 +110,10 @@ NODISCARD int vm_console_open(struct vm *vm, struct error *err);
 /* vm_stats.c: "name value" lines: exits and the engine's counters. */
 void vm_stats_write(struct vm *vm, struct wbuf *out);
 void vm_stats_print(struct vm *vm);
+
+/* vm_trace.c: the files that --trace-blocks and --perf-map write to. */
+NODISCARD int vm_trace_open(struct vm *vm, struct engine_trace *trace, struct error *err);
+void vm_trace_close(struct vm *vm); /* the engine is gone */
 
 /* vm_gdb.c: a debugger, where --gdb asked for one. */
 NODISCARD int vm_gdb_open(struct vm *vm, struct error *err);

@@ -26,7 +26,7 @@ void vm_stats_print(struct vm *vm)
 {
 	struct wbuf out;
 
-	wbuf_init(&out, 64 << 10);
+	wbuf_init(&out, 512 << 10);
 	vm_stats_write(vm, &out);
 	if (!out.failed)
 		fprintf(stderr, "%.*s", (int)out.len, (const char *)out.data);

@@ -202,6 +202,10 @@ int soft_run_steps(struct vcpu *vcpu, unsigned count);
 _Bool soft_runnable(struct vcpu *vcpu);
 enum soft_jmp { JMP_NONE, JMP_RAISE, JMP_RESTART, JMP_SHUTDOWN, JMP_FAIL };
 
+/* Counters as lines of text (stats.c) */
+struct wbuf;
+void soft_stats_write(const struct soft_cpu *cpu, struct wbuf *out);
+
 /* The engine (soft.c) */
 struct soft_engine {
 	struct engine base;

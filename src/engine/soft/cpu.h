@@ -64,7 +64,14 @@ enum soft_slow {
 struct soft_stats {
 	uint64_t retired, blocks, flushes, invalidations, tlb_misses, mmio, ports, interrupts,
 	    exceptions, single_steps, lookups, translated;
+	/* Of the translator: bytes of guest code translated and of host code made for them, blocks
+	 * that were interpreted, entries into host code and why it was left, branches linked, code
+	 * memory emptied, memory operands and branches left to handlers, stores that had to tell.
+	 */
+	uint64_t guest_bytes, host_bytes, cold, entries, left_state, left_refused, linked, emptied,
+	    slow, told;
 };
+#define SOFT_MNEMONICS 2048 /* more than the decoder knows */
 
 struct soft_cpu {
 	uint64_t zero; /* stays 0: the base of what has none */
@@ -113,6 +120,7 @@ struct soft_cpu {
 	uint8_t rmw_kind, rmw_size, rmw_seg;
 	uint64_t rmw_lin, rmw_old;
 	alignas(16) uint8_t rmw_buf[64];
+	uint64_t handled[SOFT_MNEMONICS]; /* calls of handlers by host code, by mnemonic */
 };
 
 /* struct soft_cpu.mode: the key of decoded code beside its address */

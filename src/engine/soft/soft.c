@@ -303,26 +303,10 @@ static int engine_dirty_sync(struct engine *engine)
 static void engine_stats(struct engine *engine, struct wbuf *out)
 {
 	struct soft_engine *e = soft_of(engine);
-	static const struct {
-		const char *name;
-		size_t offset;
-	} rows[] = {
-#define ROW(f) {#f, offsetof(struct soft_stats, f)}
-	    ROW(retired),    ROW(blocks),     ROW(flushes),	 ROW(invalidations),
-	    ROW(tlb_misses), ROW(lookups),    ROW(mmio),	 ROW(ports),
-	    ROW(interrupts), ROW(exceptions), ROW(single_steps), ROW(translated),
-#undef ROW
-	};
-	char line[96];
 
 	for (unsigned c = 0; c < e->cpus; c++)
-		for (unsigned i = 0; e->cpu[c] && i < ARRAY_SIZE(rows); i++) {
-			uint64_t v;
-			memcpy(&v, (const char *)&e->cpu[c]->stats + rows[i].offset, sizeof(v));
-			int n = snprintf(line, sizeof(line), "cpu%u.%s %" PRIu64 "\n", c,
-					 rows[i].name, v);
-			wbuf_put(out, line, (size_t)n);
-		}
+		if (e->cpu[c])
+			soft_stats_write(e->cpu[c], out);
 }
 
 const struct engine_ops engine_soft = {

@@ -60,6 +60,9 @@ void trans_live_end(const struct soft_trans *t, struct emit *e);
  * what was decoded any more. */
 const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b);
 
+/* trans_trace.c: the stubs' line in the map for perf. */
+void trans_trace_init(const struct soft_cpu *cpu);
+
 /* How the host's registers hold the guest's: the state pointer is R15, biased so that what is used
  * most has a short displacement; RAX and R11 are scratch; the guest's RAX is in R10, its RSP in
  * R14, R10, R11, R14 and R15 stay in memory; all others are in the register of their name. */

@@ -56,6 +56,12 @@ static void handler_call(struct tb *tb, const struct insn *insn, int64_t at)
 	tb_stub_call(tb, tb->t->handler);
 }
 
+/* Adds one to a counter of the state; flags are lost. */
+static void count(struct tb *tb, size_t offset)
+{
+	emit_op64(&tb->e, 0xff, 0, trans_at(offset)); /* inc */
+}
+
 static void tb_x87_end(struct tb *tb)
 {
 	tb_x87_pointers(tb, &tb->x87);
@@ -68,6 +74,7 @@ void tb_handler(struct tb *tb)
 	tb->flags = FLAGS_SAVED;
 	tb_x87_end(tb);
 	tb->vec = 0;
+	count(tb, offsetof(struct soft_cpu, handled) + tb->mnemonic * sizeof(uint64_t));
 	handler_call(tb, tb->insn, tb->at);
 }
 
@@ -344,6 +351,7 @@ static void late_stored(struct tb *tb, const struct late *l)
 	}
 	emit_modrm(e, &(struct emit_op){.opcode = 0xc6, .reg_is_op = 1}, T_FIELD(rmw_size));
 	emit_byte(e, l->size);
+	count(tb, offsetof(struct soft_cpu, stats.told));
 	tb_stub_call(tb, tb->t->stored);
 	tb_x87_pointers(tb, &l->x87);
 	late_return(tb, l);
@@ -372,6 +380,7 @@ static void late_emit(struct tb *tb, const struct late *l)
 	case LATE_MISS:
 		tb_mem_victim(tb, l);
 		tb_x87_pointers(tb, &l->x87);
+		count(tb, offsetof(struct soft_cpu, stats.slow));
 		handler_call(tb, l->insn, l->at);
 		if (l->ends)
 			stub_jmp(tb, tb->t->exit_rip);
@@ -403,6 +412,16 @@ static void block_poll(struct tb *tb)
 	tb_late(tb, LATE_STOP, emit_jcc(e, CC_NZ))->next = tb->at;
 	assert(e->full || e->at - start == TRANS_POLL_BYTES);
 }
+/* The block's instructions count as executed from here; nothing but R11 changes. */
+static void block_count(struct tb *tb, unsigned n)
+{
+	if (!tb->cpu->engine->base.cfg.trace.count)
+		return;
+	emit_op64(&tb->e, 0x8b, H_R11, T_FIELD(stats.retired));
+	emit_lea(&tb->e, H_R11, rm_mem(H_R11, H_NONE, 0, (int32_t)n));
+	emit_op64(&tb->e, 0x89, H_R11, T_FIELD(stats.retired));
+}
+
 _Static_assert(offsetof(struct soft_cpu, base.link.events) > 255 + TRANS_BIAS, "a long form");
 
 /* Everything, at tb->at. False: memory is not what was decoded. */
@@ -412,6 +431,7 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 	_Bool ended = 0;
 
 	block_poll(tb);
+	block_count(tb, b->count);
 	for (unsigned k = 0; k < b->count; k++) {
 		struct tb_insn i;
 		tb->insn = &b->insn[k];
@@ -422,6 +442,8 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 		    ZydisDecoderDecodeFull(decoder, bytes, tb->insn->len, &i.zi, i.ops));
 		if (known && i.zi.length != tb->insn->len)
 			return 0;
+		tb->host[k] = tb->e.at;
+		tb->mnemonic = known ? i.zi.mnemonic : ZYDIS_MNEMONIC_INVALID;
 		if (last) {
 			tb_x87_end(tb);
 			tb->vec = 0;
@@ -435,11 +457,13 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 		bytes += tb->insn->len;
 		tb->at = tb->next;
 	}
+	tb->host[b->count] = tb->e.at;
 	if (!ended) {
 		tb_flags_save(tb);
 		tb_x87_end(tb);
 		exit_to(tb, tb->at);
 	}
+	tb->host[b->count + 1] = tb->e.at;
 	for (unsigned k = 0; k < tb->lates; k++)
 		late_emit(tb, &tb->late[k]);
 	return 1;
@@ -469,6 +493,9 @@ const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
 	if (!block_emit(&tb, b, bytes) || tb.e.full)
 		return NULL;
 	const uint8_t *code = t->rx + t->used;
+	cpu->stats.guest_bytes += b->bytes;
+	cpu->stats.host_bytes += (size_t)(tb.e.at - t->rw) - t->used;
+	trans_trace(&tb, b, bytes);
 	t->used = ALIGN_UP((size_t)(tb.e.at - t->rw), 16);
 	return code;
 }

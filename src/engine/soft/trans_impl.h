@@ -57,11 +57,14 @@ struct tb {
 	const struct insn *insn; /* the one at work */
 	const uint8_t *bytes;	 /* its bytes */
 	int64_t at, next;	 /* its offset from the page, and its successor's */
+	unsigned mnemonic;	 /* ZydisMnemonic of it */
 	enum tb_flags flags;
 	uint8_t vec; /* enum trans_live: what is known to be live */
 	struct tb_x87 x87;
 	unsigned lates;
 	struct late late[TB_LATES];
+	/* Where the host code of each instruction begins; of what follows the last; out of line. */
+	const uint8_t *host[SOFT_BLOCK_MAX + 2];
 };
 
 /* One instruction, by Zydis. */
@@ -76,6 +79,12 @@ void tb_flags_save(struct tb *tb); /* af is right afterwards; uses RAX */
 void tb_flags_host(struct tb *tb); /* host flags are right afterwards; uses RAX */
 /* Calls the instruction's handler; everything is in the state afterwards. */
 void tb_handler(struct tb *tb);
+
+/* trans_trace.c: tells whoever wants to know of a block, at cpu->s.rip, that was translated. */
+void trans_trace(const struct tb *tb, const struct soft_block *b, const uint8_t *bytes);
+/* Guest and host code side by side. `host` as in struct tb; `at` is where host[0] is executed. */
+void trans_show(FILE *f, uint64_t lin, const struct soft_block *b, const uint8_t *bytes,
+		const uint8_t *const *host, const uint8_t *end, const uint8_t *at);
 
 /* trans_mem.c */
 /* Can the translator form this operand's address? */

@@ -49,6 +49,7 @@ int trans_init(struct soft_cpu *cpu)
 	t->hot =
 	    cpu->engine->base.cfg.translate_at ? cpu->engine->base.cfg.translate_at : TRANS_HOT;
 	cpu->trans = t;
+	trans_trace_init(cpu);
 	cpu->jump_table = cpu->cache->jump;
 	return 0;
 }
@@ -62,8 +63,10 @@ void trans_fini(struct soft_cpu *cpu)
 
 void trans_empty(struct soft_cpu *cpu)
 {
-	if (cpu->trans)
-		cpu->trans->used = cpu->trans->fixed;
+	if (!cpu->trans)
+		return;
+	cpu->trans->used = cpu->trans->fixed;
+	cpu->stats.emptied++;
 }
 
 const uint8_t *trans_cold(const struct soft_trans *t)
@@ -92,6 +95,7 @@ static void branch_link(struct soft_cpu *cpu, uint32_t site, const struct soft_b
 {
 	const struct soft_trans *t = cpu->trans;
 
+	cpu->stats.linked++;
 	emit_patch(t->rw + site, t->rw + (to->code - t->rx));
 }
 
@@ -119,13 +123,17 @@ void trans_run(struct soft_cpu *cpu)
 			cpu->trans_link = 0;
 			cpu->code_stop = 0;
 			c->current = NULL;
+			cpu->stats.entries++;
 			unsigned why = enter(cpu, code + TRANS_POLL_BYTES);
 			state = why == TRANS_STATE;
 			site = cpu->trans_link;
 			/* At once: events must not keep the guest from getting on. */
+			cpu->stats.left_state += state;
+			cpu->stats.left_refused += why == TRANS_REFUSED;
 			if (UNLIKELY(why == TRANS_REFUSED))
 				state = soft_block_run(cpu, soft_cache_lookup(cpu));
 		} else {
+			cpu->stats.cold++;
 			state = soft_block_run(cpu, b);
 			site = 0;
 		}

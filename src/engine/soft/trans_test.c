@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include "base/buf.h"
 #include "engine/soft/testboard.h"
 #include "engine/soft/trans.h"
 
@@ -242,6 +243,67 @@ static void full_code_memory_is_emptied_and_used_again(void **state)
 	}
 }
 
+/* What `needle` is followed by in the counters' lines, or -1. */
+static long counter(struct board *b, const char *needle)
+{
+	struct wbuf out;
+	long v = -1;
+
+	wbuf_init(&out, 1 << 20);
+	soft_stats_write(b->cpu, &out);
+	wbuf_u8(&out, 0);
+	const char *at = strstr((const char *)out.data, needle);
+	if (at)
+		v = strtol(at + strlen(needle), NULL, 10);
+	wbuf_fini(&out);
+	return v;
+}
+
+CODE(count_code, "mov $100, %ecx; 1: cpuid; mov $7, %eax; pushfq; popfq; dec %esi; jnz 1b; hlt");
+static void what_is_left_to_handlers_is_counted_by_mnemonic(void **state)
+{
+	struct board *b = *state;
+
+	b->engine->cfg.trace.count = 1;
+	board_load(b, BOARD_CODE, count_code, (size_t)(count_code_end - count_code));
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RSI] = 100;
+	assert_int_equal(board_run(b), -1);
+	assert_int_equal(counter(b, "handled.cpuid "), 100);
+	assert_int_equal(counter(b, "handled.pushfq "), 100);
+	assert_int_equal(counter(b, "handled.hlt "), 1);
+	assert_int_equal(counter(b, "handled.nop "), -1);
+	assert_int_equal(counter(b, "cpu0.retired "), 1 + 600 + 1);
+	assert_true(counter(b, "cpu0.host_bytes ") > counter(b, "cpu0.guest_bytes "));
+	b->engine->cfg.trace.count = 0;
+	assert_int_equal(counter(b, "cpu0.retired "), -1);
+}
+
+static void a_trace_shows_guest_and_host_code_of_the_blocks_asked_for(void **state)
+{
+	struct board *b = *state;
+	char text[8192] = "", map[4096] = "";
+	FILE *blocks = tmpfile(), *perf = tmpfile();
+
+	b->engine->cfg.trace =
+	    (struct engine_trace){.blocks = blocks, .from = 0, .to = BOARD_CODE, .perf_map = perf};
+	assert_int_equal(RUN_LONG(b, loop_code), -1);
+	b->engine->cfg.trace = (struct engine_trace){0};
+	rewind(blocks);
+	rewind(perf);
+	text[fread(text, 1, sizeof(text) - 1, blocks)] = 0;
+	map[fread(map, 1, sizeof(map) - 1, perf)] = 0;
+	fclose(blocks);
+	fclose(perf);
+	assert_non_null(strstr(text, "mov ecx, 0x3E8"));
+	assert_non_null(strstr(text, "out of line"));
+	const char *one = strstr(text, "block 0000000000008000");
+	assert_non_null(one);
+	assert_null(strstr(one + 1, "block 000")); /* the others begin past the range */
+	assert_non_null(strstr(map, " guest:kernel:8000\n"));
+	assert_true(strtoull(map, NULL, 16) >= (uintptr_t)b->cpu->trans->rx);
+}
+
 static void no_memory_is_writable_and_executable(void **state)
 {
 	struct board *b = *state;
@@ -274,6 +336,8 @@ int main(void)
 	    T(pages_that_share_an_index_stay_and_go_alike),
 	    T(repeated_strings_do_what_they_do_one_by_one),
 	    T(full_code_memory_is_emptied_and_used_again),
+	    T(what_is_left_to_handlers_is_counted_by_mnemonic),
+	    T(a_trace_shows_guest_and_host_code_of_the_blocks_asked_for),
 	    T(no_memory_is_writable_and_executable),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

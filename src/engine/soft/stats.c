@@ -1,0 +1,90 @@
+/* stats.c: a vCPU's counters as "name value" lines. */
+#include <inttypes.h>
+#include <stdio.h>
+#include "base/buf.h"
+#include "engine/soft/trans.h"
+
+/* How many of the instructions that host code left to handlers are named. */
+#define STATS_HANDLED 24
+
+struct row {
+	const char *name;
+	size_t offset;
+};
+#define ROW(f)                                                                                     \
+	{                                                                                          \
+#f, offsetof(struct soft_stats, f)                                                 \
+	}
+static const struct row common[] = {
+    ROW(blocks), ROW(flushes), ROW(invalidations), ROW(tlb_misses), ROW(lookups),
+    ROW(mmio),	 ROW(ports),   ROW(interrupts),	   ROW(exceptions), ROW(single_steps),
+};
+static const struct row translator[] = {
+    ROW(translated),   ROW(guest_bytes), ROW(host_bytes), ROW(cold), ROW(entries), ROW(left_state),
+    ROW(left_refused), ROW(linked),	 ROW(emptied),	  ROW(slow), ROW(told),
+};
+#undef ROW
+
+static void put(struct wbuf *out, const struct soft_cpu *cpu, const char *name, uint64_t v)
+{
+	char line[96];
+	int n = snprintf(line, sizeof(line), "cpu%u.%s %" PRIu64 "\n", cpu->base.index, name, v);
+
+	wbuf_put(out, line, (size_t)n);
+}
+
+static void put_rows(struct wbuf *out, const struct soft_cpu *cpu, const struct row *rows,
+		     unsigned count)
+{
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t v;
+
+		memcpy(&v, (const char *)&cpu->stats + rows[i].offset, sizeof(v));
+		put(out, cpu, rows[i].name, v);
+	}
+}
+
+/* The most frequent first. */
+static void put_handled(struct wbuf *out, const struct soft_cpu *cpu)
+{
+	uint64_t below = UINT64_MAX, total = 0;
+	unsigned shown = 0;
+
+	for (unsigned i = 0; i < SOFT_MNEMONICS; i++)
+		total += cpu->handled[i];
+	put(out, cpu, "handled", total);
+	while (shown < STATS_HANDLED) {
+		uint64_t most = 0;
+
+		for (unsigned i = 0; i < SOFT_MNEMONICS; i++)
+			if (cpu->handled[i] < below && cpu->handled[i] > most)
+				most = cpu->handled[i];
+		if (!most)
+			return;
+		for (unsigned i = 0; i < SOFT_MNEMONICS && shown < STATS_HANDLED; i++) {
+			const char *text = ZydisMnemonicGetString((ZydisMnemonic)i);
+			char name[48];
+
+			if (cpu->handled[i] != most)
+				continue;
+			snprintf(name, sizeof(name), "handled.%s", text ? text : "unknown");
+			put(out, cpu, name, most);
+			shown++;
+		}
+		below = most;
+	}
+}
+
+void soft_stats_write(const struct soft_cpu *cpu, struct wbuf *out)
+{
+	/* Host code counts only when it was asked to. */
+	_Bool all = !cpu->trans || cpu->engine->base.cfg.trace.count;
+
+	put(out, cpu, all ? "retired" : "interpreted", cpu->stats.retired);
+	put_rows(out, cpu, common, ARRAY_SIZE(common));
+	if (!cpu->trans)
+		return;
+	put_rows(out, cpu, translator, ARRAY_SIZE(translator));
+	put(out, cpu, "code_bytes", cpu->trans->used);
+	put_handled(out, cpu);
+}
