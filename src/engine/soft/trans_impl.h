@@ -46,6 +46,7 @@ struct late {
 	 */
 	uint8_t *found;
 	_Bool write;
+	struct late *chain; /* others that come back to the same place */
 	struct tb_x87 x87;
 };
 #define TB_LATES (SOFT_BLOCK_MAX * 6 + 8)
@@ -102,6 +103,7 @@ struct tb_mem {
 	const struct insn *m;
 	unsigned size;
 	_Bool write, simple;
+	_Bool kept;  /* the address is in rmw_lin, for the operand's size */
 	_Bool align; /* must be aligned to its size, a power of two; else it misses */
 	struct late *miss, *misaligned;
 	struct emit_rm rm;
@@ -115,6 +117,20 @@ void tb_mem_victim(struct tb *tb, const struct late *l);
 struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved);
 /* The instruction is complete: where its out-of-line code comes back to. */
 void tb_mem_end(struct tb *tb, struct tb_mem *mem);
+
+/* What an instruction does with the arithmetic flags. */
+enum flag_use {
+	USE_NONE,
+	USE_IN,	  /* reads some, changes none */
+	USE_OUT,  /* sets all, whatever they were */
+	USE_INOUT /* reads some, or leaves or may leave some as they were */
+};
+
+/* trans_byte.c: with an operand AH, CH, DH or BH; `use`: enum flag_use. As tb_insn. */
+_Bool tb_high(struct tb *tb, const struct tb_insn *i, int use);
+
+/* trans_wide.c: division, bit strings, CMPXCHG16B. As tb_insn. */
+_Bool tb_wide(struct tb *tb, const struct tb_insn *i);
 
 /* trans_vec.c: vector and x87 instructions, and integer ones of their encodings. As tb_insn. */
 _Bool tb_vec(struct tb *tb, const struct tb_insn *i);

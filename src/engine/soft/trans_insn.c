@@ -2,14 +2,6 @@
 #include <string.h>
 #include "engine/soft/trans_impl.h"
 
-/* What an instruction does with the arithmetic flags. */
-enum flag_use {
-	USE_NONE,
-	USE_IN,	  /* reads some, changes none */
-	USE_OUT,  /* sets all, whatever they were */
-	USE_INOUT /* reads some, or leaves or may leave some as they were */
-};
-
 static int flag_use(const ZydisDecodedInstruction *zi)
 {
 	switch (zi->mnemonic) {
@@ -258,6 +250,8 @@ static _Bool generic(struct tb *tb, const struct tb_insn *i)
 	struct generic g;
 	int use = flag_use(&i->zi);
 
+	if (use >= 0 && tb_high(tb, i, use))
+		return 1;
 	if (use < 0 || !generic_take(tb, i, &g))
 		return 0;
 	if (g.mem)
@@ -433,6 +427,6 @@ _Bool tb_insn(struct tb *tb, const struct tb_insn *i)
 	case ZYDIS_MNEMONIC_CWD:
 	case ZYDIS_MNEMONIC_CDQ:
 	case ZYDIS_MNEMONIC_CQO: return widen(tb, i);
-	default: return mov_imm(tb, i) || generic(tb, i) || tb_vec(tb, i);
+	default: return mov_imm(tb, i) || generic(tb, i) || tb_wide(tb, i) || tb_vec(tb, i);
 	}
 }

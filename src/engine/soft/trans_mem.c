@@ -88,6 +88,17 @@ _Bool tb_mem_simple(const struct insn *m)
 #define ENTRY(f) rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_tlb_entry, f))
 _Static_assert(sizeof(struct soft_tlb_entry) == 32, "the index is shifted for it");
 
+static void mem_ea(struct tb *tb, const struct tb_mem *mem, int dst, int32_t extra)
+{
+	if (!mem->kept) {
+		tb_ea(tb, mem->m, dst, extra, 1);
+		return;
+	}
+	emit_op64(&tb->e, 0x8b, dst, T_FIELD(rmw_lin));
+	if (extra)
+		emit_lea(&tb->e, dst, rm_mem(dst, H_NONE, 0, extra));
+}
+
 void tb_mem(struct tb *tb, struct tb_mem *mem)
 {
 	struct emit *e = &tb->e;
@@ -95,13 +106,13 @@ void tb_mem(struct tb *tb, struct tb_mem *mem)
 
 	tb_flags_save(tb);
 	tb->flags = FLAGS_SAVED;
-	tb_ea(tb, m, H_RAX, 0, 1);
+	mem_ea(tb, mem, H_RAX, 0);
 	emit_op32(e, 0xc1, 5, rm_reg(H_RAX)); /* shr eax, 7 */
 	emit_byte(e, 12 - 5);
 	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_TLB_SIZE - 1) << 5, 0);
 	emit_op64(e, 0x03, H_RAX, T_FIELD(tlb));
 	/* An aligned operand lies in one page. */
-	tb_ea(tb, m, H_R11, mem->align ? 0 : (int32_t)mem->size - 1, 1);
+	mem_ea(tb, mem, H_R11, mem->align ? 0 : (int32_t)mem->size - 1);
 	mem->misaligned = NULL;
 	if (mem->align) {
 		emit_modrm(e, &(struct emit_op){.opcode = 0xf6, .reg_is_op = 1}, rm_reg(H_R11));
@@ -122,7 +133,7 @@ void tb_mem(struct tb *tb, struct tb_mem *mem)
 	if (mem->simple) {
 		mem->rm = rm_mem(ea_host(ea_part(m->base)), H_RAX, 0, (int32_t)m->disp);
 	} else {
-		tb_ea(tb, m, H_R11, 0, 1);
+		mem_ea(tb, mem, H_R11, 0);
 		emit_op64(e, 0x03, H_R11, rm_reg(H_RAX));
 		mem->rm = rm_mem(H_R11, H_NONE, 0, 0);
 	}

@@ -231,6 +231,40 @@ static void repeated_strings_do_what_they_do_one_by_one(void **state)
 	assert_true(b->cpu->stats.invalidations > 0);
 }
 
+CODE(pair_code,
+     "mov $0x20000, %ebx; mov %rbx, %rdi; xor %eax, %eax; xor %edx, %edx; mov $7, %ecx;"
+     "lock cmpxchg16b (%rdi); sete %r10b; cmpxchg16b (%rdi); mov %rax, %r11; mov %rdx, %r12;"
+     "lock cmpxchg16b 8(%rdi); hlt");
+static void a_pair_is_exchanged_and_must_be_aligned(void **state)
+{
+	struct board *b = *state;
+
+	b->cpu->s.gpr[X86_R10] = 0;
+	assert_int_equal(RUN_LONG(b, pair_code), X86_VEC_GP);
+	assert_int_equal(b->cpu->s.gpr[X86_R10] & 0xff, 1);
+	assert_int_equal(b->cpu->s.gpr[X86_R11], 0x20000);
+	assert_int_equal(b->cpu->s.gpr[X86_R12], 7);
+	assert_int_equal(board_stack(b, 1), BOARD_CODE + (uint64_t)(pair_code_end - pair_code) - 7);
+}
+
+/* Quotients that fit, and those that do not: by zero, and INT64_MIN by -1. */
+CODE(divide_code,
+     "mov $100, %eax; cqo; mov $-7, %r10; idiv %r10; mov %rax, %r8; mov %rdx, %r9;"
+     "mov $-100, %rax; cqo; mov $0x20000, %ebx; movl $9, (%rbx); idivl (%rbx); mov %eax, %r12d;"
+     "mov $3, %edx; xor %eax, %eax; mov $4, %ecx; div %rcx; mov %rax, %r13;"
+     "mov $1, %eax; shl $63, %rax; cqo; mov $-1, %rcx; xor %esi, %esi; idiv %rcx; hlt");
+static void division_is_exact_or_faults(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_LONG(b, divide_code), X86_VEC_DE);
+	assert_int_equal(b->cpu->s.gpr[X86_R8], (uint64_t)-14);
+	assert_int_equal(b->cpu->s.gpr[X86_R9], 2);
+	assert_int_equal(b->cpu->s.gpr[X86_R12], (uint32_t)-11);
+	assert_int_equal(b->cpu->s.gpr[X86_R13], UINT64_C(3) << 62);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], BIT64(63));
+}
+
 static void full_code_memory_is_emptied_and_used_again(void **state)
 {
 	struct board *b = *state;
@@ -335,6 +369,8 @@ int main(void)
 	    T(a_push_into_code_leaves_for_where_it_was_going),
 	    T(pages_that_share_an_index_stay_and_go_alike),
 	    T(repeated_strings_do_what_they_do_one_by_one),
+	    T(a_pair_is_exchanged_and_must_be_aligned),
+	    T(division_is_exact_or_faults),
 	    T(full_code_memory_is_emptied_and_used_again),
 	    T(what_is_left_to_handlers_is_counted_by_mnemonic),
 	    T(a_trace_shows_guest_and_host_code_of_the_blocks_asked_for),

@@ -42,12 +42,9 @@ static void mask_store(struct soft_cpu *cpu, const struct insn *i, uint64_t lin,
 {
 	unsigned size = element_size(i), total = operand_size(i), len;
 
-	/* AMD's CPUs look at all of MASKMOVQ's and MASKMOVDQU's operand. */
+	/* AMD's CPUs look at all of MASKMOVQ's and MASKMOVDQU's operand, whatever the mask. */
 	if (size == 1 && cpu->base.engine->env->cpuid->amd) {
-		unsigned at = 0;
-
-		if (mask_run(mask, size, total, &at))
-			soft_align(cpu, i->seg, lin, 8);
+		soft_align(cpu, i->seg, lin, 8);
 		soft_probe(cpu, i->seg, lin, total, 1);
 	}
 

@@ -212,6 +212,8 @@ static COLD void vec_x87_store_slow(struct soft_cpu *cpu, const struct insn *i, 
 	uint8_t before[X86_FX_ST + 128], first[16], *buf = cpu->vec->buf;
 
 	soft_align(cpu, i->seg, lin, size);
+	if (size == 10) /* the mantissa first, as in loads */
+		soft_probe(cpu, i->seg, lin, 8, 1);
 	soft_probe(cpu, i->seg, lin, size, 1);
 	memcpy(before, cpu->s.fpu.fx, sizeof(before));
 	memset(buf, 0x55, size);
