@@ -43,13 +43,13 @@
 
 static unsigned block_hash(uint64_t phys, uint32_t mode)
 {
-	return (unsigned)(((phys ^ (uint64_t)mode << 50) * UINT64_C(0x9e3779b97f4a7c15)) >> 50) %
+	return (unsigned)(((phys ^ (uint64_t)mode << 50) * UINT64_C(0x9e3779b97f4a7c15)) >> 48) %
 	       SOFT_BLOCK_HASH;
 }
 
 static unsigned page_hash(uint64_t phys)
 {
-	return (unsigned)(((phys >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 54) % SOFT_PAGE_HASH;
+	return (unsigned)(((phys >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 51) % SOFT_PAGE_HASH;
 }
 
 int soft_cache_init(struct soft_cpu *cpu)
@@ -112,7 +112,22 @@ void soft_cache_rekey(struct soft_cpu *cpu)
 void soft_cache_forget(struct soft_cpu *cpu)
 {
 	cpu->cache->jump_gen++;
+	memset(cpu->cache->jump_pages, 0, sizeof(cpu->cache->jump_pages));
 	soft_cache_rekey(cpu);
+}
+
+static unsigned jump_page(uint64_t lin)
+{
+	return (unsigned)(((lin >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 54);
+}
+
+/* Most pages whose translation changes hold no code, or none that was run since. */
+void soft_cache_forget_page(struct soft_cpu *cpu, uint64_t lin)
+{
+	unsigned bit = jump_page(lin);
+
+	if (cpu->cache->jump_pages[bit / 64] & BIT64(bit % 64))
+		soft_cache_forget(cpu);
 }
 
 static struct soft_block *cross_block(struct soft_cross *x)
@@ -425,6 +440,7 @@ struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)
 	}
 	if (!b)
 		return cross_lookup(cpu, lin);
+	c->jump_pages[jump_page(lin) / 64] |= BIT64(jump_page(lin) % 64);
 	j->lin = lin;
 	j->key = c->jump_key;
 	j->block = b;

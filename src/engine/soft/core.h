@@ -88,9 +88,9 @@ static inline uint8_t *soft_ram_flags(const struct soft_ram *ram, const struct s
 /* The decode cache (cache.c) */
 
 #define SOFT_BLOCK_MAX	 48u /* instructions */
-#define SOFT_CACHE_BYTES (6u << 20)
-#define SOFT_BLOCK_HASH	 16384u
-#define SOFT_PAGE_HASH	 1024u
+#define SOFT_CACHE_BYTES (32u << 20)
+#define SOFT_BLOCK_HASH	 65536u
+#define SOFT_PAGE_HASH	 8192u
 #define SOFT_JUMP_SIZE	 4096u
 #define SOFT_CROSS_SIZE	 64u
 #define SOFT_PENDING_MAX 32u
@@ -130,6 +130,7 @@ struct soft_cache {
 	uint8_t *arena;
 	size_t used;
 	uint64_t jump_key, jump_gen;
+	uint64_t jump_pages[16]; /* linear pages that the table may have blocks of, by a hash */
 	struct soft_block *hash[SOFT_BLOCK_HASH];
 	struct soft_code_page *pages[SOFT_PAGE_HASH];
 	struct soft_jump jump[SOFT_JUMP_SIZE];
@@ -154,6 +155,7 @@ struct soft_block *soft_cache_lookup(struct soft_cpu *cpu);
 /* Blocks found by linear address are looked up anew: mode, asid or translations changed. */
 void soft_cache_rekey(struct soft_cpu *cpu);
 void soft_cache_forget(struct soft_cpu *cpu); /* new generation of linear addresses */
+void soft_cache_forget_page(struct soft_cpu *cpu, uint64_t lin); /* at least those of one page */
 /* Code in a page was changed, by whomever: drops it in every vCPU's cache. `self` may be NULL. */
 struct soft_engine;
 void soft_code_changed(struct soft_engine *engine, struct soft_cpu *self, uint8_t *flags,

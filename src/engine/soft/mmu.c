@@ -118,7 +118,7 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t lin)
 		entry_clear(&mmu->tlb[k], (lin >> 12) % SOFT_TLB_SIZE);
 	for (unsigned k = 0; k < 2; k++)
 		mmu->itlb[k][(lin >> 12) % SOFT_ITLB_SIZE].tag = SOFT_TLB_INVALID;
-	soft_cache_forget(cpu);
+	soft_cache_forget_page(cpu, lin);
 }
 
 void soft_mmu_control(struct soft_cpu *cpu)

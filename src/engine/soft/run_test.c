@@ -238,6 +238,21 @@ static void invlpg_makes_a_changed_entry_seen(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RCX], 2);
 }
 
+/* Two pages of code, one after the other at the same address. */
+CODE(invlpg_jump_code, 64,
+     "mov $0x23000, %ebx; call *%rbx; call *%rbx; movq $0x22003, 0x103118; invlpg 0x23000;"
+     "call *%rbx; hlt");
+static void invlpg_makes_code_be_looked_up_anew(void **state)
+{
+	struct board *b = *state;
+
+	board_write(b, 0x22000, 4, 0xc306c683); /* add $6, %esi; ret */
+	board_write(b, 0x23000, 4, 0xc301c683);
+	b->cpu->s.gpr[X86_RSI] = 0;
+	assert_int_equal(RUN_LONG(b, invlpg_jump_code), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RSI], 8);
+}
+
 CODE(invlpg_large_code, 64,
      "mov 0x456000, %eax; mov 0x457000, %edx; movq $0x600083, 0x102010; invlpg 0x410000;"
      "mov 0x456000, %ebx; mov 0x457000, %ecx; hlt");
@@ -611,6 +626,7 @@ int main(void)
 	    T(memory_that_becomes_read_only_or_writable_is_so_at_once),
 	    T(an_instruction_across_pages_follows_its_second_page),
 	    T(invlpg_makes_a_changed_entry_seen),
+	    T(invlpg_makes_code_be_looked_up_anew),
 	    T(invlpg_drops_all_pieces_of_a_large_page),
 	    T(a_segment_limit_is_kept_to_the_byte),
 	    T(linear_addresses_wrap_at_4_gib_outside_64_bit_mode),

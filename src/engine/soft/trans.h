@@ -9,7 +9,7 @@
 
 /* Host code of one vCPU: one memfd, mapped once to write and once to execute. Only the vCPU's own
  * thread writes and runs it. Emptied whole, together with the decode cache. */
-#define TRANS_CODE_BYTES (24u << 20)
+#define TRANS_CODE_BYTES (48u << 20)
 #define TRANS_HOT	 6u /* the default of `hot` */
 struct soft_trans {
 	uint8_t *rw, *rx;
