@@ -43,32 +43,38 @@ static uint64_t mib(uint64_t bytes)
 	return (bytes + (1 << 20) - 1) >> 20;
 }
 
+/* Nothing is mapped so far before and behind guest memory: what strays from it faults. */
+#define GUARD_SIZE UINT64_C(0x10000)
+
 /* Maps file bytes so that file offset, and host address agree modulo 2 MiB: what huge pages need.
  */
 static void *slot_map(struct gmem *gm, uint64_t offset, uint64_t size)
 {
 	uint64_t slack = size >= GMEM_HUGE_SIZE ? GMEM_HUGE_SIZE : 0;
-	uint8_t *hole, *host;
+	uint64_t all = size + slack + 2 * GUARD_SIZE;
+	uint8_t *hole, *host, *end;
 	void *p;
 
-	hole =
-	    mmap(NULL, size + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	hole = mmap(NULL, all, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (hole == MAP_FAILED)
 		return NULL;
-	host = slack ? (uint8_t *)ALIGN_UP((uintptr_t)hole, GMEM_HUGE_SIZE) : hole;
+	host = hole + GUARD_SIZE;
+	if (slack)
+		host = (uint8_t *)ALIGN_UP((uintptr_t)host, GMEM_HUGE_SIZE);
+	end = host + size + GUARD_SIZE;
 	p = mmap(host, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, gm->fd,
 		 (off_t)offset);
 	if (p == MAP_FAILED) {
 		int saved = errno;
 
-		munmap(hole, size + slack);
+		munmap(hole, all);
 		errno = saved;
 		return NULL;
 	}
-	if (host > hole)
-		munmap(hole, (size_t)(host - hole));
-	if (hole + size + slack > host + size)
-		munmap(host + size, (size_t)(hole + slack - host));
+	if (host - GUARD_SIZE > hole)
+		munmap(hole, (size_t)(host - GUARD_SIZE - hole));
+	if (hole + all > end)
+		munmap(end, (size_t)(hole + all - end));
 	madvise(host, size, MADV_DONTDUMP);
 	if (gm->huge)
 		madvise(host, size, MADV_HUGEPAGE); /* a wish: hosts without it go on with 4 KiB */
@@ -196,9 +202,15 @@ void gmem_free(struct gmem *gm)
 {
 	if (!gm)
 		return;
-	for (unsigned i = 0; i < gm->count; i++) {
-		munmap(gm->slots[i].host, gm->slots[i].size);
-		free(gm->log[i]);
+	for (unsigned i = 0, next; i < gm->count; i = next) {
+		uint8_t *host = gm->slots[i].host, *end = host;
+
+		/* One mapping may have been cut into several slots. */
+		for (next = i; next < gm->count && gm->slots[next].host == end; next++) {
+			end += gm->slots[next].size;
+			free(gm->log[next]);
+		}
+		munmap(host - GUARD_SIZE, (size_t)(end - host) + 2 * GUARD_SIZE);
 	}
 	if (gm->fd >= 0)
 		close(gm->fd);

@@ -313,6 +313,44 @@ static void refuses_cuts_that_are_not_between_pages(void **state)
 	assert_int_equal(gmem_new(&gm, &cfg, NULL), -EINVAL);
 }
 
+/* The kernel says what a stray pointer would meet. */
+static _Bool is_mapped(const void *at)
+{
+	int fd[2];
+	ssize_t n;
+
+	assert_int_equal(pipe(fd), 0);
+	n = write(fd[1], at, 1);
+	close(fd[0]);
+	close(fd[1]);
+	return n == 1;
+}
+
+static void nothing_is_mapped_around_guest_memory(void **state)
+{
+	static const uint64_t cuts[] = {4 * MIB, 8 * MIB};
+	struct gmem_config cfg = {
+	    .ram_bytes = 24 * MIB, .low_limit = 16 * MIB, .cuts = cuts, .cut_count = 2};
+	const struct gmem_slot *s;
+	struct gmem *gm;
+	unsigned count;
+
+	assert_int_equal(gmem_new(&gm, &cfg, NULL), 0);
+	assert_int_equal(gmem_add(gm, 3 * GIB, 4096, GMEM_READONLY, NULL), 0);
+	s = gmem_slots(gm, &count);
+	assert_int_equal(count, 5);
+	for (unsigned i = 0; i < count; i++) {
+		_Bool first = i != 1 && i != 2, last = i > 1; /* of their mapping */
+
+		assert_true(is_mapped(s[i].host) && is_mapped(s[i].host + s[i].size - 1));
+		assert_int_equal(is_mapped(s[i].host - 1), !first);
+		assert_int_equal(is_mapped(s[i].host - 0xffff), !first);
+		assert_int_equal(is_mapped(s[i].host + s[i].size), !last);
+		assert_int_equal(is_mapped(s[i].host + s[i].size + 0xfffe), !last);
+	}
+	gmem_free(gm);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -331,6 +369,7 @@ int main(void)
 	    cmocka_unit_test(huge_pages_are_a_wish),
 	    cmocka_unit_test(cut_slots_are_one_mapping_and_are_protected_one_by_one),
 	    cmocka_unit_test(refuses_cuts_that_are_not_between_pages),
+	    cmocka_unit_test(nothing_is_mapped_around_guest_memory),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

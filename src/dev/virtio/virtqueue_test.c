@@ -498,6 +498,48 @@ static void queues_that_are_misplaced_do_not_start(void **state)
 	rig_fini(&r);
 }
 
+/* ROM may be read: descriptors, an available ring, data. Nothing of it is ever written. */
+static void rom_is_read_and_never_written(void **state)
+{
+	const uint64_t rom = UINT64_C(0xfffc0000);
+	static const uint16_t one[] = {0, 1, 0};
+	uint8_t before[4096], after[4096], d[16] = {0};
+	struct rig r;
+
+	rig_init(&r, CORE);
+	assert_int_equal(gmem_add(r.b.mem, rom, 4096, GMEM_READONLY, NULL), 0);
+	store_le64(d, rom + 0x100);
+	store_le32(d + 8, 16);
+	assert_int_equal(gmem_load(r.b.mem, gpa(rom), d, 16), 0);
+	assert_int_equal(gmem_load(r.b.mem, gpa(rom + 0x800), one, sizeof(one)), 0);
+	assert_int_equal(gmem_read(r.b.mem, gpa(rom), before, sizeof(before)), 0);
+
+	r.vq.used = rom + 0x400;
+	assert_int_equal(vq_start(&r.vq, CORE, 0), -EINVAL);
+	r.vq.used = AT_DEVICE;
+	r.vq.desc = rom;
+	assert_int_equal(vq_start(&r.vq, CORE | VIRTIO_F_RING_PACKED, 0), -EINVAL);
+	r.vq.avail = rom + 0x800;
+	assert_int_equal(vq_start(&r.vq, CORE, 0), 0);
+	assert_int_equal(pop(&r), 1);
+	assert_int_equal(r.chain.out_bytes, 16);
+	vq_push(&r.vq, &r.chain, 0);
+	assert_int_equal(get16(&r, AT_DEVICE + 2), 1);
+
+	vq_reset(&r.vq);
+	r.avail = 0;
+	r.vq.desc = AT_DESC;
+	r.vq.avail = AT_DRIVER;
+	r.vq.used = AT_DEVICE;
+	assert_int_equal(vq_start(&r.vq, CORE, 0), 0);
+	desc_at(&r, AT_DESC, 0, rom + 0x100, 16, DESC_WRITE, 0);
+	offer(&r, 0);
+	malformed(&r, "a buffer outside RAM");
+	assert_int_equal(gmem_read(r.b.mem, gpa(rom), after, sizeof(after)), 0);
+	assert_memory_equal(before, after, sizeof(before));
+	rig_fini(&r);
+}
+
 static void a_reset_forgets_the_ring_but_counts_what_is_in_flight(void **state)
 {
 	struct rig r;
@@ -535,6 +577,7 @@ int main(void)
 	    cmocka_unit_test(packed_descriptors_cannot_be_offered_again_before_they_are_used),
 	    cmocka_unit_test(packed_event_suppression_is_kept_by_both_sides),
 	    cmocka_unit_test(queues_that_are_misplaced_do_not_start),
+	    cmocka_unit_test(rom_is_read_and_never_written),
 	    cmocka_unit_test(a_reset_forgets_the_ring_but_counts_what_is_in_flight),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
