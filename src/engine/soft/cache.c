@@ -38,6 +38,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "engine/soft/core.h"
+#include "engine/soft/sys.h"
 #include "engine/soft/trans.h"
 #include "engine/soft/vector.h"
 
@@ -296,17 +297,26 @@ static void code_mark(struct soft_cpu *cpu, uint8_t *flags, uint64_t phys, unsig
 	lock_drop(&engine->code_lock);
 }
 
-/* Decodes a block at an offset in a page; 0 instructions when the first one crosses the page. */
+/* Decodes a block at an offset in a page; 0 instructions when the first one crosses the page. The
+ * instruction after STI ends it: nothing is looked at between the two, then interrupts are. */
 static unsigned block_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail,
 			     struct insn *insn, unsigned *used)
 {
 	unsigned n = 0, at = 0;
 
+	_Bool shadow = 0;
+
 	while (n < SOFT_BLOCK_MAX && at < avail) {
 		if (soft_decode(cpu, bytes + at, avail - at, &insn[n]))
 			break;
-		at += insn[n].len;
-		if (insn[n++].flags & (INSN_BRANCH | INSN_END))
+		at += insn[n++].len;
+		if (shadow) {
+			insn[n - 2].fn = sys_insn_sti_within;
+			insn[n - 2].flags &= (uint16_t) ~(INSN_END | INSN_STATE);
+			break;
+		}
+		shadow = insn[n - 1].fn == sys_insn_sti;
+		if ((insn[n - 1].flags & (INSN_BRANCH | INSN_END)) && !shadow)
 			break;
 	}
 	*used = at;

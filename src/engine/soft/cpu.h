@@ -100,6 +100,7 @@ struct soft_cpu {
 	uint64_t debug_hits;	      /* DR6 bits of data breakpoints that this instruction hit */
 	struct soft_debug *debug;     /* a debugger's wishes, debug.c; or NULL */
 	_Bool stepping;		      /* soft_run_steps is under way */
+	_Bool alone; /* the instruction is executed by itself: events may be taken after it */
 	unsigned steps_left;
 	uint64_t block_rip; /* where the block under execution began */
 	_Bool step_trap;    /* TF's trap after this instruction; who delivers an event clears it */

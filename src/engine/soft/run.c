@@ -117,7 +117,9 @@ static void insn_one(struct soft_cpu *cpu)
 	_Bool branch = !!(i->flags & INSN_BRANCH);
 	cpu->block_rip = cpu->s.rip;
 	cpu->cache->current = b;
+	cpu->alone = 1;
 	i->fn(cpu, i);
+	cpu->alone = 0;
 	cpu->cache->current = NULL;
 	cpu->stats.retired++;
 	if (!branch)
@@ -317,6 +319,7 @@ static int events_take(struct soft_cpu *cpu, uint32_t events)
 
 static int run_inner(struct soft_cpu *cpu)
 {
+	cpu->alone = 0; /* an instruction that was abandoned leaves it */
 	for (;;) {
 		while (cpu->exc.valid) {
 			cpu->stats.exceptions++;

@@ -431,6 +431,18 @@ static void sti_holds_interrupts_off_for_one_instruction(void **state)
 	assert_int_equal(board_stack(b, 0), BOARD_CODE + 5);
 }
 
+CODE(sti_cli_code, 64, "mov $100, %ecx; 1: sti; nop; cli; dec %ecx; jnz 1b; hlt");
+static void a_window_of_one_instruction_is_enough_for_an_interrupt(void **state)
+{
+	struct board *b = *state;
+
+	b->pending_vector = 0x50;
+	cpu_link_raise(&b->cpu->base.link, CPU_EVENT_INTR);
+	assert_int_equal(RUN_LONG(b, sti_cli_code), 0x50);
+	assert_int_equal(b->cpu->s.gpr[X86_RCX], 100);
+	assert_int_equal(board_stack(b, 0), BOARD_CODE + 5 + 2);
+}
+
 static void an_event_that_cannot_be_taken_does_not_stop_the_guest(void **state)
 {
 	struct board *b = *state;
@@ -639,6 +651,7 @@ int main(void)
 	    T(a_data_breakpoint_traps_after_the_store),
 	    T(an_instruction_breakpoint_faults_before_it_and_rf_passes_it),
 	    T(sti_holds_interrupts_off_for_one_instruction),
+	    T(a_window_of_one_instruction_is_enough_for_an_interrupt),
 	    T(an_event_that_cannot_be_taken_does_not_stop_the_guest),
 	    T(a_kick_leaves_guest_code),
 	    T(init_waits_and_sipi_starts),

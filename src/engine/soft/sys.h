@@ -132,8 +132,9 @@ insn_fn sys_insn_lgdt, sys_insn_lidt, sys_insn_sgdt, sys_insn_sidt; /* sys_table
 insn_fn sys_insn_lldt, sys_insn_ltr, sys_insn_sldt, sys_insn_str;
 insn_fn sys_insn_mov_to_cr, sys_insn_mov_from_cr, sys_insn_mov_to_dr, sys_insn_mov_from_dr;
 insn_fn sys_insn_smsw, sys_insn_lmsw, sys_insn_clts, sys_insn_xgetbv, sys_insn_xsetbv;
-insn_fn sys_insn_rdmsr, sys_insn_wrmsr;						  /* sys_msr.c */
-insn_fn sys_insn_cli, sys_insn_sti, sys_insn_pushf, sys_insn_popf, sys_insn_stac; /* sys_flags.c */
+insn_fn sys_insn_rdmsr, sys_insn_wrmsr; /* sys_msr.c */
+insn_fn sys_insn_cli, sys_insn_sti, sys_insn_sti_within, sys_insn_pushf, sys_insn_popf,
+    sys_insn_stac; /* sys_flags.c */
 insn_fn sys_insn_clac;
 insn_fn sys_insn_cpuid, sys_insn_hlt, sys_insn_invlpg, sys_insn_invpcid, sys_insn_wbinvd;
 insn_fn sys_insn_swapgs, sys_insn_rdbase, sys_insn_wrbase, sys_insn_hypercall, sys_insn_rdpmc;

@@ -50,7 +50,7 @@ static const struct row rows[] = {
     {ZYDIS_MNEMONIC_XSETBV, sys_insn_xsetbv, END, 0},
     {ZYDIS_MNEMONIC_RDMSR, sys_insn_rdmsr, 0, 0},
     {ZYDIS_MNEMONIC_WRMSR, sys_insn_wrmsr, END, 0},
-    {ZYDIS_MNEMONIC_CLI, sys_insn_cli, END, 0},
+    {ZYDIS_MNEMONIC_CLI, sys_insn_cli, 0, 0},
     {ZYDIS_MNEMONIC_STI, sys_insn_sti, END, 0},
     {ZYDIS_MNEMONIC_PUSHF, sys_insn_pushf, 0, 0},
     {ZYDIS_MNEMONIC_PUSHFD, sys_insn_pushf, 0, 0},

@@ -33,6 +33,16 @@ void sys_insn_sti(struct soft_cpu *cpu, const struct insn *i)
 	}
 }
 
+/* STI with the next instruction in its block: that one is executed before events are looked at, so
+ * it needs no note of the shadow. */
+void sys_insn_sti_within(struct soft_cpu *cpu, const struct insn *i)
+{
+	if (cpu->alone || !if_or_vif(cpu))
+		sys_insn_sti(cpu, i);
+	else
+		cpu->s.rflags |= X86_IF;
+}
+
 /* Virtual-8086 mode below IOPL 3: #GP, or with VME the 16-bit forms act on VIF. */
 static _Bool flags_virtual(struct soft_cpu *cpu, const struct insn *i)
 {

@@ -241,7 +241,7 @@ static _Bool block_branch(struct tb *tb, const struct tb_insn *i)
 	_Bool direct = i->zi.operand_count_visible && op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	int64_t target = tb->at + (int64_t)tb->insn->imm;
 
-	if (tb_string(tb, i)) {
+	if (tb_string(tb, i) || tb_sys_last(tb, i)) {
 		exit_to(tb, tb->next);
 		return 1;
 	}
@@ -382,7 +382,10 @@ static void late_emit(struct tb *tb, const struct late *l)
 		tb_x87_pointers(tb, &l->x87);
 		count(tb, offsetof(struct soft_cpu, stats.slow));
 		handler_call(tb, l->insn, l->at);
-		if (l->ends)
+		if (l->state) {
+			emit_mov_imm(e, H_RAX, (uint64_t)l->next);
+			stub_jmp(tb, tb->t->exit_state_off);
+		} else if (l->ends)
 			stub_jmp(tb, tb->t->exit_rip);
 		else
 			late_return(tb, l);

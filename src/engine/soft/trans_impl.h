@@ -46,6 +46,7 @@ struct late {
 	 */
 	uint8_t *found;
 	_Bool write;
+	_Bool state;	    /* after the handler all is to be looked up anew */
 	struct late *chain; /* others that come back to the same place */
 	struct tb_x87 x87;
 };
@@ -128,6 +129,11 @@ enum flag_use {
 
 /* trans_byte.c: with an operand AH, CH, DH or BH; `use`: enum flag_use. As tb_insn. */
 _Bool tb_high(struct tb *tb, const struct tb_insn *i, int use);
+
+/* trans_sys.c: as tb_insn; and instructions that end a block, which then goes on to its successor.
+ */
+_Bool tb_sys(struct tb *tb, const struct tb_insn *i);
+_Bool tb_sys_last(struct tb *tb, const struct tb_insn *i);
 
 /* trans_wide.c: division, bit strings, CMPXCHG16B. As tb_insn. */
 _Bool tb_wide(struct tb *tb, const struct tb_insn *i);

@@ -322,15 +322,20 @@ static _Bool widen(struct tb *tb, const struct tb_insn *i)
 
 static _Bool bswap(struct tb *tb, const struct tb_insn *i)
 {
-	int h = trans_host(tb->insn->r1 / 8u);
+	unsigned gpr = tb->insn->r1 / 8u;
+	int h = trans_host(gpr) == H_NONE ? H_R11 : trans_host(gpr);
 
-	if (h == H_NONE || i->ops[0].size < 32)
+	if (i->ops[0].size < 32)
 		return 0;
+	if (h == H_R11)
+		emit_op64(&tb->e, 0x8b, h, trans_gpr(gpr));
 	unsigned rex = (i->zi.raw.rex.W ? 0x48u : 0) | (h & 8 ? 0x41u : 0);
 	if (rex)
 		emit_byte(&tb->e, (uint8_t)rex);
 	emit_byte(&tb->e, 0x0f);
 	emit_byte(&tb->e, (uint8_t)(0xc8 | (h & 7)));
+	if (h == H_R11)
+		emit_op64(&tb->e, 0x89, h, trans_gpr(gpr));
 	return 1;
 }
 
@@ -418,7 +423,7 @@ _Bool tb_insn(struct tb *tb, const struct tb_insn *i)
 	case ZYDIS_MNEMONIC_NOP: return 1;
 	case ZYDIS_MNEMONIC_LEA: return lea(tb, i);
 	case ZYDIS_MNEMONIC_BSWAP: return bswap(tb, i);
-	case ZYDIS_MNEMONIC_PUSH: return push(tb, i);
+	case ZYDIS_MNEMONIC_PUSH: return push(tb, i) || tb_sys(tb, i);
 	case ZYDIS_MNEMONIC_POP: return pop(tb, i);
 	case ZYDIS_MNEMONIC_LEAVE: return leave(tb);
 	case ZYDIS_MNEMONIC_CBW:
@@ -427,6 +432,8 @@ _Bool tb_insn(struct tb *tb, const struct tb_insn *i)
 	case ZYDIS_MNEMONIC_CWD:
 	case ZYDIS_MNEMONIC_CDQ:
 	case ZYDIS_MNEMONIC_CQO: return widen(tb, i);
-	default: return mov_imm(tb, i) || generic(tb, i) || tb_wide(tb, i) || tb_vec(tb, i);
+	default:
+		return mov_imm(tb, i) || generic(tb, i) || tb_sys(tb, i) || tb_wide(tb, i) ||
+		       tb_vec(tb, i);
 	}
 }
