@@ -218,7 +218,7 @@ static const char *const engine_words[] = {"auto", "kvm", "soft"};
 static const char *const personality_words[] = {"none", "kvm"};
 static const char *const boot_words[] = {"auto", "linux64", "linux32", "pvh", "multiboot"};
 static const char *const unpack_words[] = {"host", "guest"};
-static const char *const soft_words[] = {"interp", "translate"};
+static const char *const soft_words[] = {"interp", "translate", "direct", "direct-always"};
 
 /* One option with a word from a list: the enums' order is the lists'. Returns -1 after an error. */
 static int apply_word(struct vm_spec *spec, int code, const char *text)

@@ -71,7 +71,8 @@ struct engine_env {
 	void *opaque;
 };
 
-enum engine_options_soft { SOFT_INTERP, SOFT_TRANSLATE };
+/* Each with what is before it below; DIRECT chooses while it runs, ALWAYS is for tests. */
+enum engine_options_soft { SOFT_INTERP, SOFT_TRANSLATE, SOFT_DIRECT, SOFT_DIRECT_ALWAYS };
 /* What the translator tells about itself, for those who work on it. Streams are the caller's. */
 struct engine_trace {
 	FILE *blocks;	   /* guest and host code of what is translated; NULL: no */

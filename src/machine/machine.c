@@ -116,7 +116,10 @@ static void set_wall_clock(struct machine *m)
 static int make_cpus(struct machine *m, struct error *err)
 {
 	const struct engine_config cfg = {
-	    .soft = m->cfg.spec->soft == SPEC_SOFT_TRANSLATE ? SOFT_TRANSLATE : SOFT_INTERP,
+	    .soft = m->cfg.spec->soft == SPEC_SOFT_TRANSLATE	   ? SOFT_TRANSLATE
+		    : m->cfg.spec->soft == SPEC_SOFT_DIRECT	   ? SOFT_DIRECT
+		    : m->cfg.spec->soft == SPEC_SOFT_DIRECT_ALWAYS ? SOFT_DIRECT_ALWAYS
+								   : SOFT_INTERP,
 	    .trace = m->cfg.trace};
 	int r;
 

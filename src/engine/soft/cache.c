@@ -38,6 +38,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 #include "engine/soft/core.h"
+#include "engine/soft/direct.h"
 #include "engine/soft/sys.h"
 #include "engine/soft/trans.h"
 #include "engine/soft/vector.h"
@@ -271,6 +272,8 @@ void soft_cache_take_pending(struct soft_cpu *cpu)
 	tlb = c->pending_tlb;
 	c->pending_tlb = 0;
 	lock_drop(&cpu->engine->code_lock);
+	if (cpu->direct)
+		direct_take_revoked(cpu);
 	if (tlb)
 		soft_tlb_flush_all(cpu);
 	if (all)
@@ -294,7 +297,12 @@ static void code_mark(struct soft_cpu *cpu, uint8_t *flags, uint64_t phys, unsig
 	/* Under the lock: who finds the bits set may rely on the barrier having been made. */
 	if (fresh)
 		soft_barrier(engine);
+	uint8_t *direct = &engine->ram.direct[flags - engine->ram.flags];
+	_Bool writable = *direct;
+	*direct = 0;
 	lock_drop(&engine->code_lock);
+	if (UNLIKELY(writable))
+		direct_revoke(engine, cpu, phys & ~UINT64_C(0xfff));
 }
 
 /* Decodes a block at an offset in a page; 0 instructions when the first one crosses the page. The

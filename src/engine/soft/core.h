@@ -37,6 +37,14 @@ void soft_mmu_fini(struct soft_cpu *cpu);
 struct soft_tlb_entry *soft_mmu_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsigned seg,
 				    uint64_t lin, enum soft_access access, uint64_t *phys);
 struct soft_itlb_entry *soft_mmu_fetch(struct soft_cpu *cpu, uint64_t lin);
+/* What the guest's tables say of a page now, without side effects; 4-level paging only. False: it
+ * is not there. */
+struct soft_view {
+	uint64_t phys; /* of the 4 KiB page */
+	_Bool user, writable, nx, accessed, dirty;
+	unsigned shift;
+};
+_Bool soft_mmu_peek(struct soft_cpu *cpu, uint64_t lin, struct soft_view *out);
 /* After a change of control bits that translations depend on: drops them. */
 void soft_mmu_control(struct soft_cpu *cpu);
 /* The TLB for explicit accesses at the present privilege, when none is disabled. */
@@ -74,6 +82,7 @@ struct soft_ram {
 	uint64_t pages;
 	int fd;
 	uint8_t *flags;		  /* enum soft_page, by page index */
+	uint8_t *direct;	  /* may be written by a helper (direct.h); guarded by code_lock */
 	_Atomic uint64_t *chunks; /* decoded bytes, one bit per 64 bytes, by page index */
 };
 const struct soft_slot *soft_ram_slot(const struct soft_ram *ram, uint64_t phys);

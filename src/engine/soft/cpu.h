@@ -13,6 +13,7 @@ struct soft_cache;
 struct soft_trans;
 struct soft_jump;
 struct soft_debug;
+struct soft_direct;
 
 /*
  * The TLB: direct-mapped, one entry a 4 KiB page (large pages enter in pieces). A tag is the linear
@@ -70,6 +71,10 @@ struct soft_stats {
 	 */
 	uint64_t guest_bytes, host_bytes, cold, entries, left_state, left_refused, linked, emptied,
 	    slow, told;
+	/* Of direct execution (direct.h): times user code was let go, stops, system calls, faults,
+	 * helpers made, times that it did not pay. */
+	uint64_t direct_entries, direct_exits, direct_calls, direct_faults, direct_helpers,
+	    direct_retreats;
 };
 #define SOFT_MNEMONICS 2048 /* more than the decoder knows */
 
@@ -109,7 +114,8 @@ struct soft_cpu {
 	struct vcpu base;
 	struct soft_engine *engine;
 	struct soft_cache *cache;
-	struct soft_trans *trans; /* the translator, or NULL */
+	struct soft_trans *trans;   /* the translator, or NULL */
+	struct soft_direct *direct; /* user code on the real CPU (direct.h), or NULL */
 	struct soft_jump *jump_table;
 	struct soft_jump *jump_hit; /* an indirect call's target, while it pushes */
 	uint32_t trans_link; /* the branch that translated code was left by, to be linked; or 0 */

@@ -18,6 +18,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include "engine/soft/core.h"
+#include "engine/soft/direct.h"
 
 struct walk {
 	uint64_t lin;
@@ -56,6 +57,8 @@ static unsigned asid_new(struct soft_cpu *cpu)
 		memset(mmu->asid_of, 0, sizeof(mmu->asid_of));
 		mmu->next_asid = 1;
 		soft_cache_forget(cpu);
+		if (cpu->direct)
+			direct_forget_all(cpu);
 	}
 	cpu->stats.flushes++;
 	return mmu->next_asid++;
@@ -118,6 +121,8 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t lin)
 		entry_clear(&mmu->tlb[k], (lin >> 12) % SOFT_TLB_SIZE);
 	for (unsigned k = 0; k < 2; k++)
 		mmu->itlb[k][(lin >> 12) % SOFT_ITLB_SIZE].tag = SOFT_TLB_INVALID;
+	if (cpu->direct)
+		direct_forget_page(cpu, lin);
 	soft_cache_forget_page(cpu, lin);
 }
 
@@ -430,6 +435,32 @@ struct soft_itlb_entry *soft_mmu_fetch(struct soft_cpu *cpu, uint64_t lin)
 	e->host = slot ? slot->host + (e->phys - slot->base) : NULL;
 	e->flags = slot ? soft_ram_flags(&cpu->engine->ram, slot, e->phys) : NULL;
 	return e;
+}
+
+_Bool soft_mmu_peek(struct soft_cpu *cpu, uint64_t lin, struct soft_view *out)
+{
+	uint64_t table = cpu->s.cr3 & UINT64_C(0xffffffffff000), e;
+	struct soft_view v = {.user = 1, .writable = 1};
+	struct level l;
+	unsigned shift = 39;
+
+	for (;; shift -= 9) {
+		e = entry_read(cpu, &l, table + ((lin >> shift) & 511) * 8, 8);
+		if (!l.host || !(e & X86_PTE_P))
+			return 0;
+		v.user &= !!(e & X86_PTE_U);
+		v.writable &= !!(e & X86_PTE_W);
+		v.nx |= !!(e & X86_PTE_NX);
+		table = e & UINT64_C(0xffffffffff000);
+		if (shift == 12 || (shift < 39 && (e & X86_PTE_PS)))
+			break;
+	}
+	v.accessed = !!(e & X86_PTE_A);
+	v.dirty = !!(e & X86_PTE_D);
+	v.shift = shift;
+	v.phys = (table & ~(BIT64(shift) - 1)) | (lin & (BIT64(shift) - 1) & ~UINT64_C(0xfff));
+	*out = v;
+	return 1;
 }
 
 int soft_translate(struct soft_cpu *cpu, uint64_t lin, uint64_t *phys)

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include "engine/soft/core.h"
+#include "engine/soft/direct.h"
 #include "engine/soft/system.h"
 #include "engine/soft/trans.h"
 
@@ -311,6 +312,8 @@ static int events_take(struct soft_cpu *cpu, uint32_t events)
 		if (vector >= 0) {
 			cpu->stats.interrupts++;
 			cpu->s.activity = X86_RUNNING;
+			if (cpu->direct && cpu->cpl == 3)
+				direct_choose_kernel(cpu, 1);
 			sys_interrupt(cpu, (unsigned)vector, X86_EVENT_INTR);
 		}
 	}
@@ -350,8 +353,12 @@ static int run_inner(struct soft_cpu *cpu)
 			    debug_block(cpu))
 				continue;
 		}
+		if (cpu->direct && cpu->cpl != 3)
+			direct_choose_kernel(cpu, 0);
 		if (UNLIKELY(cpu->slow || shadowed(cpu) || cpu->stepping))
 			step(cpu);
+		else if (cpu->direct && cpu->cpl == 3 && direct_run(cpu))
+			continue;
 		else if (cpu->trans && soft_is64(cpu))
 			trans_run(cpu);
 		else

@@ -10,6 +10,7 @@
 #include <x86intrin.h>
 #include "base/buf.h"
 #include "engine/soft/core.h"
+#include "engine/soft/direct.h"
 #include "engine/soft/system.h"
 #include "engine/soft/trans.h"
 #include "engine/soft/vector.h"
@@ -80,7 +81,9 @@ static int ram_init(struct soft_engine *e, struct error *err)
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	ram->chunks = mmap(NULL, (ram->pages + 1) * sizeof(uint64_t), PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (ram->flags == MAP_FAILED || ram->chunks == MAP_FAILED)
+	ram->direct = mmap(NULL, ram->pages + 1, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (ram->flags == MAP_FAILED || ram->chunks == MAP_FAILED || ram->direct == MAP_FAILED)
 		return error_set(err, -ENOMEM, "no memory for the software engine's page tables");
 	return 0;
 }
@@ -116,6 +119,7 @@ static int gmem_protected(void *opaque, unsigned slot)
 	__atomic_store_n(&e->ram.slot[slot].readonly,
 			 !!(gmem_slot_flags(&slots[slot]) & GMEM_READONLY), __ATOMIC_RELEASE);
 	soft_tlb_shootdown(e);
+	direct_revoke(e, NULL, UINT64_MAX);
 	return 0;
 }
 
@@ -132,6 +136,8 @@ static void engine_destroy(struct engine *engine)
 		munmap(e->ram.flags, e->ram.pages + 1);
 	if (e->ram.chunks && (void *)e->ram.chunks != MAP_FAILED)
 		munmap(e->ram.chunks, (e->ram.pages + 1) * sizeof(uint64_t));
+	if (e->ram.direct && e->ram.direct != MAP_FAILED)
+		munmap(e->ram.direct, e->ram.pages + 1);
 	lock_fini(&e->code_lock);
 	free(e);
 }
@@ -172,6 +178,7 @@ static void cpu_destroy(struct vcpu *vcpu)
 		return;
 	cpu = soft_cpu_of(vcpu);
 	cpu->engine->cpu[vcpu->index] = NULL;
+	direct_fini(cpu);
 	trans_fini(cpu);
 	vec_fini(cpu);
 	soft_cache_fini(cpu);
@@ -223,7 +230,8 @@ static int cpu_create(struct engine *engine, unsigned index, struct vcpu **vcpu,
 	vcpu_init(&cpu->base, engine, index);
 	cpu->engine = soft_of(engine);
 	if (soft_mmu_init(cpu) || soft_cache_init(cpu) || vec_init(cpu) ||
-	    (engine->cfg.soft == SOFT_TRANSLATE && trans_init(cpu))) {
+	    (engine->cfg.soft >= SOFT_TRANSLATE && trans_init(cpu)) ||
+	    (engine->cfg.soft >= SOFT_DIRECT && direct_init(cpu))) {
 		cpu_destroy(&cpu->base);
 		return error_set(err, -ENOMEM, "no memory for CPU %u", index);
 	}
@@ -234,9 +242,14 @@ static int cpu_create(struct engine *engine, unsigned index, struct vcpu **vcpu,
 	return 0;
 }
 
-/* Guest code looks at link.events at every block: raising the event was all. */
+/* Translated code looks at link.events at every block: raising the event was all. User code on the
+ * real CPU has to be told. */
 static void cpu_kick(struct vcpu *vcpu)
 {
+	struct soft_cpu *cpu = soft_cpu_of(vcpu);
+
+	if (cpu->direct)
+		direct_kick(cpu);
 }
 
 static uint64_t tsc_read(void *opaque, unsigned cpu)
@@ -273,6 +286,7 @@ static void log_arm(struct soft_engine *e)
 	for (uint64_t i = 0; i < e->ram.pages; i++)
 		__atomic_or_fetch(&e->ram.flags[i], SOFT_PAGE_LOG, __ATOMIC_RELAXED);
 	soft_barrier(e);
+	direct_revoke(e, NULL, UINT64_MAX);
 }
 
 static int engine_dirty_log(struct engine *engine, _Bool on)

@@ -165,6 +165,7 @@ struct board *board_new(unsigned cpus)
 	struct gmem_config mem = {.ram_bytes = BOARD_RAM, .low_limit = BOARD_RAM};
 	const char *way = getenv("BOARD_SOFT");
 	struct engine_config cfg = {.soft = way && !strcmp(way, "translate") ? SOFT_TRANSLATE
+					    : way && !strcmp(way, "direct")  ? SOFT_DIRECT_ALWAYS
 									     : SOFT_INTERP,
 				    .translate_at = 1};
 	struct board *b = calloc(1, sizeof(*b));

@@ -46,7 +46,7 @@ struct board {
 };
 
 /* Asserts on failure. The environment may say BOARD_SOFT=translate: then every block is
- * translated at once. */
+ * translated at once; or direct: then user code runs in a helper process wherever it may. */
 struct board *board_new(unsigned cpus);
 void board_free(struct board *b);
 /* Puts the CPU at `rip` in 64-bit mode, ring 0, paging on. */

@@ -1,0 +1,210 @@
+/* direct.c: runs user code in a helper, and says what is to be done about the way it stopped.
+ *
+ * Whatever is not a page to be mapped is left to the layers below: they execute the instruction at
+ * which the helper stopped, once more and exactly. Only two things have happened already when the
+ * helper stops, and are taken back: the instruction pointer is behind a SYSCALL, INT n or INT3.
+ */
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+#include <x86intrin.h>
+#include "engine/soft/direct.h"
+
+#define KILLED_MAX 64u
+
+int direct_init(struct soft_cpu *cpu)
+{
+	struct soft_direct *d = calloc(1, sizeof(*d));
+
+	if (!d)
+		return -1;
+	d->code = -1;
+	d->always = cpu->engine->base.cfg.soft == SOFT_DIRECT_ALWAYS;
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		d->space[i].helper = (struct direct_helper){.pidfd = -1, .event = -1};
+	if (direct_choose_init(d)) {
+		free(d);
+		return -1;
+	}
+	cpu->direct = d;
+	return 0;
+}
+
+void direct_fini(struct soft_cpu *cpu)
+{
+	struct soft_direct *d = cpu->direct;
+
+	if (!d)
+		return;
+	for (unsigned i = 0; i < DIRECT_SPACES; i++) {
+		direct_helper_kill(&d->space[i].helper);
+		direct_space_fini(&d->space[i]);
+	}
+	if (d->code >= 0)
+		close(d->code);
+	direct_choose_fini(d);
+	free(d);
+	cpu->direct = NULL;
+}
+
+/* Is the state one that a Linux process of the host can be in, too? */
+static _Bool state_fits(const struct soft_cpu *cpu)
+{
+	const struct x86_state *s = &cpu->s;
+	const uint64_t cr4 =
+	    X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE | X86_CR4_FSGSBASE;
+
+	return soft_is64(cpu) && s->seg[X86_CS].selector == 0x33 &&
+	       s->seg[X86_SS].selector == 0x2b && !s->seg[X86_DS].selector &&
+	       !s->seg[X86_ES].selector && !s->seg[X86_FS].selector && !s->seg[X86_GS].selector &&
+	       !(s->rflags & (X86_AC | X86_TF | X86_NT | X86_IOPL)) && (s->rflags & X86_IF) &&
+	       (s->cr0 & (X86_CR0_PG | X86_CR0_EM | X86_CR0_TS)) == X86_CR0_PG &&
+	       (s->cr4 & cr4) == cr4 && !(s->cr4 & X86_CR4_LA57) && (s->xcr0 & 7) == 7 &&
+	       !(s->dr7 & 0xff) && !cpu->data_bp;
+}
+
+/* The guest may have mapped something where the stub is: then user code would see the wrong bytes.
+ */
+static _Bool region_free(struct soft_cpu *cpu, uint64_t base)
+{
+	struct soft_view v;
+	uint64_t phys = (cpu->s.cr3 & UINT64_C(0xffffffffff000)) + (base >> 39) * 8;
+	const struct soft_slot *slot = soft_ram_slot(&cpu->engine->ram, phys);
+
+	if (slot && !(__atomic_load_n((uint64_t *)(void *)(slot->host + (phys - slot->base)),
+				      __ATOMIC_RELAXED) &
+		      X86_PTE_P))
+		return 1;
+	for (uint64_t at = base; at < base + DIRECT_REGION; at += 4096)
+		if (soft_mmu_peek(cpu, at, &v))
+			return 0;
+	return 1;
+}
+
+static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
+{
+	struct soft_direct *d = cpu->direct;
+	const char *why;
+
+	if (s->helper.pid && !region_free(cpu, s->helper.base))
+		direct_helper_kill(&s->helper);
+	for (unsigned tries = 0; !s->helper.pid; tries++) {
+		if (tries == 4)
+			return 0;
+		if (direct_helper_start(cpu, &s->helper, &why)) {
+			d->refused = 1;
+			d->why = why;
+			return 0;
+		}
+		cpu->stats.direct_helpers++;
+		/* Nothing is mapped in a new one. */
+		direct_space_reset(s);
+		if (!region_free(cpu, s->helper.base))
+			direct_helper_kill(&s->helper);
+	}
+	return 1;
+}
+
+/* Takes back what the CPU had done of the instruction when the host's kernel took over. */
+static void instruction_undo(struct soft_cpu *cpu, const struct direct_exit *x)
+{
+	uint8_t byte = 0;
+
+	if (x->signal == SIGSYS) { /* by seccomp or by user dispatch */
+		/* In the vsyscall page it has not moved. */
+		if (cpu->s.rip < UINT64_C(1) << 63)
+			cpu->s.rip -= 2; /* SYSCALL, INT 0x80, SYSENTER */
+	} else if (x->signal == SIGTRAP && x->trap == X86_VEC_BP) {
+		soft_load_bytes(cpu, X86_CS, cpu->s.rip - 1, &byte, 1);
+		cpu->s.rip -= byte == 0xcc ? 1 : 2;
+	}
+}
+
+static void single_step_done(struct soft_cpu *cpu)
+{
+	uint8_t byte = 0;
+
+	if (cpu->s.rflags & X86_TF)
+		soft_raise_db(cpu, X86_DR6_BS, 0);
+	soft_load_bytes(cpu, X86_CS, cpu->s.rip - 1, &byte, 1);
+	if (byte == 0xf1) /* INT1 */
+		cpu->s.rip--;
+}
+
+/* What is to follow on the way that user code has stopped: true: go on in the helper. May raise. */
+static _Bool exit_answer(struct soft_cpu *cpu, struct direct_space *s, const struct direct_exit *x)
+{
+	if (cpu->s.rip - s->helper.base < DIRECT_REGION) {
+		/* It has jumped into the stub. What it has seen there, it may not use. */
+		direct_helper_kill(&s->helper);
+		cpu->direct->killed++;
+		return 0;
+	}
+	direct_selectors_in(cpu, &s->helper);
+	if (x->code <= 0 || x->signal == SIGUSR1) { /* not from the host's kernel */
+		cpu->direct->once = 0;
+		return 0;
+	}
+	cpu->stats.direct_exits++;
+	if (x->signal == SIGSEGV && x->trap == X86_VEC_PF) {
+		struct soft_direct *d = cpu->direct;
+		enum soft_access access = x->error & X86_PFERR_I   ? SOFT_EXEC
+					  : x->error & X86_PFERR_W ? SOFT_WRITE
+								   : SOFT_READ;
+		cpu->stats.direct_faults++;
+		d->expect = x->address;
+		d->expect_access = access;
+		d->expect_asid = cpu->asid;
+		_Bool mapped = direct_map_fault(cpu, s, x->address, access);
+		d->expect_asid = 0; /* it was no fault of the guest's */
+		return mapped && soft_is64(cpu) && cpu->s.seg[X86_CS].selector == 0x33;
+	}
+	if (x->signal == SIGSYS)
+		cpu->stats.direct_calls++;
+	if (x->signal == SIGTRAP && x->trap == X86_VEC_DB)
+		single_step_done(cpu);
+	instruction_undo(cpu, x);
+	return 0;
+}
+
+_Bool direct_run(struct soft_cpu *cpu)
+{
+	struct soft_direct *d = cpu->direct;
+	struct direct_exit x;
+
+	direct_choose_user(cpu);
+	if (d->once || d->refused || !state_fits(cpu) || !direct_choose_wants(cpu)) {
+		d->once = 0;
+		return 0;
+	}
+	struct direct_space *s = direct_space_get(cpu);
+	if (!helper_ready(cpu, s))
+		return 0;
+	cpu->stats.direct_entries++;
+	if (d->expect_asid == cpu->asid)
+		direct_map_expected(cpu, s, d->expect, d->expect_access);
+	d->expect_asid = 0;
+	for (_Bool more = 1; more;) {
+		if (!s->helper.pid)
+			return 1;
+		uint64_t begin = __rdtsc();
+		direct_regs_out(cpu, &s->helper);
+		if (!direct_space_run(cpu, s)) {
+			d->once = 1;
+			return 0;
+		}
+		direct_choose_left(cpu, __rdtsc() - begin);
+		if (!s->helper.pid || direct_regs_in(cpu, &s->helper, &x)) {
+			/* It died with the registers of user code: that program is at an end. */
+			direct_helper_kill(&s->helper);
+			d->refused = ++d->killed > KILLED_MAX;
+			soft_raise_err(cpu, X86_VEC_GP, 0);
+		}
+		d->once = 1; /* unless it is found below that the helper can go on */
+		if (!exit_answer(cpu, s, &x))
+			return 1;
+		d->once = 0;
+		more = !atomic_load(&cpu->base.link.events);
+	}
+	return 1;
+}

@@ -1,0 +1,144 @@
+/* direct.h: direct execution: ring-3 code of 64-bit guests on the real CPU, in helper processes.
+ *
+ * A helper is a process whose address space is that of the guest's user code: pages of the guest's
+ * RAM, mapped as the guest's page tables say, when they are touched. Anything else than plain user
+ * code (a system call, a fault, an interrupt) becomes a signal there; the helper stops with its
+ * registers in the signal frame, and the vCPU goes on in the layers below at that instruction. So
+ * nothing is emulated here: what the real CPU may not do is left to who can.
+ */
+#ifndef ENGINE_SOFT_DIRECT_H
+#define ENGINE_SOFT_DIRECT_H
+
+#include "engine/soft/core.h"
+#include "engine/soft/direct_abi.h"
+
+#define DIRECT_SPACES 8u
+
+/* A page in a helper: the guest-physical page address, and: */
+#define DIRECT_MAPPED BIT64(0)
+#define DIRECT_WRITE  BIT64(1)
+#define DIRECT_EXEC   BIT64(2)
+struct direct_leaf {
+	uint64_t region; /* linear address of its 2 MiB */
+	unsigned writable;
+	struct direct_leaf *next;
+	uint64_t page[512];
+};
+
+struct direct_helper {
+	int pid, pidfd; /* pid 0: none */
+	int event;
+	struct direct_shared *shared; /* hostile */
+	uint64_t base;
+	uint64_t token[3];
+	uint64_t frame;	 /* offset in the shared part of the frame it stopped with */
+	uint16_t cs, ss; /* as it stopped */
+};
+
+/* What one address space (soft_cpu.asid) has mapped. */
+struct direct_space {
+	struct direct_helper helper;
+	uint64_t asid; /* 0: none */
+	uint64_t used;
+	_Bool clear; /* unmap everything first */
+	unsigned ops;
+	struct direct_op op[DIRECT_OPS];
+	unsigned vmas; /* at most so many since the last clear */
+	struct direct_leaf *leaf[256];
+	struct direct_leaf *spare;
+	unsigned leaves;
+};
+
+/* Why the helper stopped. */
+struct direct_exit {
+	unsigned signal; /* 0: it is no more */
+	int code;	 /* si_code */
+	uint64_t trap, error, address;
+	_Bool vsyscall;
+};
+
+struct soft_direct {
+	struct direct_space space[DIRECT_SPACES];
+	_Atomic int running; /* pidfd of the helper that runs guest code, plus 1; 0: none */
+	int code;	     /* the stub's program, a memfd; or -1 */
+	const char *why;     /* ... for this reason */
+	_Bool refused;	     /* helpers cannot be made here */
+	_Bool always;	     /* whenever it is possible at all */
+	unsigned killed;
+	/* A fault of the guest's that a helper met: when its handler is done, the page will be
+	 * there. */
+	uint64_t expect, expect_asid;
+	enum soft_access expect_access;
+	_Bool once; /* the next instruction is for the layers below */
+	uint64_t clock;
+	/* Others' wishes; guarded by engine->code_lock, see soft_cache_take_pending. */
+	uint64_t revoke[32];
+	unsigned revokes;
+	_Bool revoke_all;
+	/* The chooser's: direct_choose.c */
+	struct direct_choose *choose;
+};
+
+int direct_init(struct soft_cpu *cpu);
+void direct_fini(struct soft_cpu *cpu);
+/* Runs user code if it may and should. False: nothing was done; the layers below take over. May
+ * raise. */
+_Bool direct_run(struct soft_cpu *cpu);
+
+/* Helper processes (direct_host.c). Returns 0 or a negative errno; `why` is set to a constant then.
+ */
+int direct_helper_start(struct soft_cpu *cpu, struct direct_helper *h, const char **why);
+void direct_helper_kill(struct direct_helper *h);
+/* Lets the helper do `ops`, take over the registers in its frame and run, until it stops. */
+void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
+		       unsigned ops, uint64_t spin);
+
+/* Registers (direct_regs.c): from the CPU to the frame and back. -1: what the frame says cannot be
+ * (a hostile helper). */
+void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h);
+int direct_regs_in(struct soft_cpu *cpu, struct direct_helper *h, struct direct_exit *exit);
+/* Segment registers that user code has loaded, through the guest's tables. May raise. */
+void direct_selectors_in(struct soft_cpu *cpu, const struct direct_helper *h);
+
+/* Mappings (direct_map.c) */
+struct direct_space *direct_space_get(struct soft_cpu *cpu);
+/* Guest code touched lin: maps it and what is around it. False: not for a helper. Raises the
+ * guest's faults. */
+_Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
+		       enum soft_access access);
+/* The same before guest code has touched lin again, where that is possible without a fault. */
+void direct_map_expected(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
+			 enum soft_access access);
+/* The translation of one page, or all of them (the ids of address spaces start over), are dropped.
+ */
+void direct_forget_page(struct soft_cpu *cpu, uint64_t lin);
+void direct_forget_all(struct soft_cpu *cpu);
+/* Nobody may write to a page (or, UINT64_MAX, any page) any more without a new fault. Returns when
+ * no helper of any vCPU does. Not under code_lock. */
+void direct_revoke(struct soft_engine *engine, struct soft_cpu *self, uint64_t phys);
+void direct_take_revoked(struct soft_cpu *cpu);
+void direct_space_fini(struct direct_space *s);
+/* The helper is new: it has nothing mapped. */
+void direct_space_reset(struct direct_space *s);
+/* Brings the helper's mappings up to date and lets it run until it stops (helper.pid is 0 when it
+ * is dead). False: the host has refused a mapping, and user code did not run. */
+_Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s);
+
+/* Is there something in the page that must not run natively (direct_scan.c)? `next`: the first two
+ * bytes behind it. */
+_Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next);
+
+/* The chooser (direct_choose.c): user code begins or goes on; it was left (`interrupted`: from
+ * outside, so that it goes on some time); should the helper have it; the helper has stopped after
+ * so many TSC cycles. */
+int direct_choose_init(struct soft_direct *d);
+void direct_choose_fini(struct soft_direct *d);
+void direct_choose_user(struct soft_cpu *cpu);
+void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted);
+_Bool direct_choose_wants(struct soft_cpu *cpu);
+void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles);
+
+/* Makes user code stop soon, having raised an event. Any thread. */
+void direct_kick(struct soft_cpu *cpu);
+
+#endif

@@ -1,0 +1,356 @@
+/* direct_host.c: helper processes: making one, letting it run, stopping it for certain.
+ *
+ * A helper is stopped when its event descriptor says so: only the stub's one system call at its one
+ * address can write there, and behind it the stub does nothing but wait. Memory that the helper
+ * shares is never evidence: guest code could have written it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/futex.h>
+#include <linux/seccomp.h>
+#include <poll.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "direct_stub.h"
+#include "engine/soft/direct.h"
+
+#define USER_TOP    UINT64_C(0x7ffffffff000)
+#define START_MS    10000
+#define KICK_ROUNDS 500 /* of 10 ms */
+
+struct filter {
+	struct sock_filter f[128];
+	unsigned n;
+};
+
+static void put(struct filter *p, uint16_t code, uint32_t k, unsigned jt, unsigned jf)
+{
+	p->f[p->n++] = (struct sock_filter){code, (uint8_t)jt, (uint8_t)jf, k};
+}
+
+#define DATA(field) ((uint32_t)offsetof(struct seccomp_data, field))
+#define HIGH	    4u
+
+/* Goes on when the 32 bits at `at` are `value`; else the call is a trap. */
+static void need(struct filter *p, uint32_t at, uint32_t value)
+{
+	put(p, BPF_LD | BPF_W | BPF_ABS, at, 0, 0);
+	put(p, BPF_JMP | BPF_JEQ | BPF_K, value, 1, 0);
+	put(p, BPF_RET | BPF_K, SECCOMP_RET_TRAP, 0, 0);
+}
+
+static void need64(struct filter *p, uint32_t at, uint64_t value)
+{
+	need(p, at, (uint32_t)value);
+	need(p, at + HIGH, (uint32_t)(value >> 32));
+}
+
+/* Opens the part for one system call; returns where to note its end. */
+static unsigned call_begin(struct filter *p, uint32_t nr, uint64_t ip)
+{
+	put(p, BPF_LD | BPF_W | BPF_ABS, DATA(nr), 0, 0);
+	unsigned at = p->n;
+	put(p, BPF_JMP | BPF_JEQ | BPF_K, nr, 0, 0);
+	need64(p, DATA(instruction_pointer), ip);
+	return at;
+}
+
+static void call_end(struct filter *p, unsigned at)
+{
+	put(p, BPF_RET | BPF_K, SECCOMP_RET_ALLOW, 0, 0);
+	p->f[at].jf = (uint8_t)(p->n - at - 1);
+}
+
+/*
+ * Lets through the five calls of the stub at their addresses. mmap and sigreturn ask for the token
+ * besides, as guest code can jump to these addresses, too; what it can do with the other three, it
+ * does to itself.
+ */
+static void filter_make(struct filter *p, const struct direct_helper *h)
+{
+	struct direct_layout at;
+	unsigned c;
+
+	memcpy(&at, direct_stub + DIRECT_FILE_OFFSET, sizeof(at));
+	p->n = 0;
+	need(p, DATA(arch), AUDIT_ARCH_X86_64);
+	c = call_begin(p, SYS_rt_sigreturn, h->base + at.leave);
+	need64(p, DATA(args[0]), h->token[0]);
+	need64(p, DATA(args[1]), h->token[1]);
+	need64(p, DATA(args[2]), h->token[2]);
+	call_end(p, c);
+	c = call_begin(p, SYS_write, h->base + at.tell);
+	need64(p, DATA(args[0]), DIRECT_FD_EVENT);
+	call_end(p, c);
+	c = call_begin(p, SYS_futex, h->base + at.wait);
+	need64(p, DATA(args[0]), h->base + DIRECT_CODE_SIZE + offsetof(struct direct_shared, go));
+	need64(p, DATA(args[1]), FUTEX_WAIT);
+	call_end(p, c);
+	c = call_begin(p, SYS_mmap, h->base + at.map);
+	need(p, DATA(args[2]) + HIGH, (uint32_t)h->token[0]);
+	need(p, DATA(args[3]) + HIGH, (uint32_t)h->token[1]);
+	need(p, DATA(args[4]) + HIGH, (uint32_t)h->token[2]);
+	call_end(p, c);
+	c = call_begin(p, SYS_munmap, h->base + at.unmap);
+	call_end(p, c);
+	put(p, BPF_RET | BPF_K, SECCOMP_RET_TRAP, 0, 0);
+}
+
+/* In a child that shares our memory until it is another program: nothing but system calls. */
+static NORETURN void child_exec(const int fds[4])
+{
+	static char *const none[] = {NULL};
+	sigset_t mask;
+
+	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	/* Where 0 to 3 are to be may be in use by one of the others: first out of the way. */
+	int high[4];
+	for (unsigned i = 0; i < 4; i++) {
+		high[i] = fcntl(fds[i], F_DUPFD, 16);
+		if (high[i] < 0)
+			_exit(3);
+	}
+	for (unsigned i = 0; i < 4; i++)
+		if (dup2(high[i], (int)i) < 0)
+			_exit(3);
+	if (syscall(SYS_close_range, 4, ~0u, 0))
+		_exit(4);
+	sigemptyset(&mask);
+	sigprocmask(SIG_SETMASK, &mask, NULL);
+	syscall(SYS_execveat, DIRECT_FD_CODE, "", none, none, AT_EMPTY_PATH);
+	_exit(5);
+}
+
+static int memory_file(const char *name, size_t size)
+{
+	/* Newer kernels want to be told that it is not, or is, a program. */
+	int fd = memfd_create(name, MFD_CLOEXEC | 0x10u /* MFD_EXEC */);
+
+	if (fd < 0)
+		fd = memfd_create(name, MFD_CLOEXEC);
+	if (fd >= 0 && ftruncate(fd, (off_t)size)) {
+		close(fd);
+		return -1;
+	}
+	return fd;
+}
+
+/* Waits for the helper to stop. False: it is no more, or `ms` have passed. */
+static _Bool wait_stopped(struct direct_helper *h, int ms)
+{
+	struct pollfd p[2] = {{.fd = h->event, .events = POLLIN},
+			      {.fd = h->pidfd, .events = POLLIN}};
+	uint64_t count;
+
+	for (;;) {
+		int n = poll(p, 2, ms);
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return 0;
+		if (p[0].revents & POLLIN && read(h->event, &count, sizeof(count)) == sizeof(count))
+			return 1;
+		if (p[1].revents)
+			return 0;
+	}
+}
+
+static void descriptors_close(struct direct_helper *h)
+{
+	if (h->pidfd >= 0)
+		close(h->pidfd);
+	if (h->event >= 0)
+		close(h->event);
+	if (h->shared)
+		munmap(h->shared, DIRECT_SHARED_SIZE);
+	h->shared = NULL;
+	h->pidfd = h->event = -1;
+	h->pid = 0;
+}
+
+void direct_helper_kill(struct direct_helper *h)
+{
+	siginfo_t info;
+
+	if (!h->pid)
+		return;
+	syscall(SYS_pidfd_send_signal, h->pidfd, SIGKILL, NULL, 0);
+	while (waitid(P_PIDFD, (id_t)h->pidfd, &info, WEXITED) && errno == EINTR)
+		;
+	descriptors_close(h);
+}
+
+static int program_file(struct soft_direct *d)
+{
+	if (d->code >= 0)
+		return 0;
+	int fd = memory_file("polyvisor-direct", 0);
+	if (fd < 0)
+		return -errno;
+	if (write(fd, direct_stub, sizeof(direct_stub)) != (ssize_t)sizeof(direct_stub)) {
+		close(fd);
+		return -ENOSPC;
+	}
+	d->code = fd;
+	return 0;
+}
+
+static int spawn(struct soft_cpu *cpu, struct direct_helper *h, int shared_fd)
+{
+	int fds[4] = {cpu->engine->ram.fd, shared_fd, h->event, cpu->direct->code};
+	sigset_t all, old;
+
+	/* No handler of ours may run in the child while it shares our memory. */
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	pid_t pid = vfork();
+	if (!pid)
+		child_exec(fds);
+	int error = errno;
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	if (pid < 0)
+		return -error;
+	h->pid = pid;
+	h->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (h->pidfd < 0) {
+		error = errno;
+		kill(pid, SIGKILL);
+		waitpid(pid, NULL, 0);
+		h->pid = 0;
+		return -error;
+	}
+	return 0;
+}
+
+/* Somewhere in the middle of user space, where programs, heaps and libraries are not; in a 512 GiB
+ * of its own, so that one look into the guest's page tables tells whether it is free. */
+static uint64_t base_choose(void)
+{
+	uint64_t r = 0;
+
+	if (getrandom(&r, sizeof(r), GRND_NONBLOCK) != sizeof(r))
+		r = (uint64_t)(uintptr_t)&r * UINT64_C(0x9e3779b97f4a7c15);
+	return (UINT64_C(64) + r % 80) << 39 | ((r >> 16) & 0x3fffff) << 12;
+}
+
+int direct_helper_start(struct soft_cpu *cpu, struct direct_helper *h, const char **why)
+{
+	struct direct_shared *s;
+	struct filter filter;
+	int fd, rc;
+
+	*h = (struct direct_helper){.pidfd = -1, .event = -1};
+	*why = "no memory file";
+	rc = program_file(cpu->direct);
+	if (rc)
+		return rc;
+	fd = memory_file("polyvisor-direct-state", DIRECT_SHARED_SIZE);
+	if (fd < 0)
+		return -errno;
+	s = mmap(NULL, DIRECT_SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	h->shared = s == MAP_FAILED ? NULL : s;
+	h->event = eventfd(0, EFD_CLOEXEC);
+	if (!h->shared || h->event < 0 ||
+	    getrandom(h->token, sizeof(h->token), GRND_NONBLOCK) != sizeof(h->token)) {
+		close(fd);
+		descriptors_close(h);
+		return -ENOMEM;
+	}
+	h->base = base_choose();
+	filter_make(&filter, h);
+	memcpy(s->filter, filter.f, filter.n * sizeof(filter.f[0]));
+	s->filter_len = (uint16_t)filter.n;
+	s->base = h->base;
+	s->top = USER_TOP;
+	*why = "a helper process could not be started";
+	rc = spawn(cpu, h, fd);
+	close(fd);
+	if (rc) {
+		descriptors_close(h);
+		return rc;
+	}
+	_Bool stopped = wait_stopped(h, START_MS);
+	if (!stopped || s->setup_error) {
+		rc = stopped ? s->setup_error : -ECHILD;
+		*why = !stopped		    ? "a helper process ended while it started"
+		       : s->setup_step == 6 ? "the host refuses seccomp filters"
+					    : "a helper process could not set itself up";
+		direct_helper_kill(h);
+		return rc;
+	}
+	memset(s->filter, 0, sizeof(s->filter));
+	h->frame = s->out_frame - h->base - DIRECT_CODE_SIZE;
+	return 0;
+}
+
+static void helper_go(struct direct_helper *h, uint32_t spin)
+{
+	struct direct_shared *s = h->shared;
+
+	memcpy(s->token, h->token, sizeof(s->token));
+	s->frame = h->base + DIRECT_CODE_SIZE + h->frame;
+	s->spin = spin;
+	atomic_store(&s->go, 1);
+	if (atomic_load(&s->asleep))
+		syscall(SYS_futex, &s->go, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+void direct_kick(struct soft_cpu *cpu)
+{
+	int running = atomic_load(&cpu->direct->running);
+
+	if (running)
+		syscall(SYS_pidfd_send_signal, running - 1, SIGUSR1, NULL, 0);
+}
+
+void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
+		       unsigned ops, uint64_t spin)
+{
+	struct soft_direct *d = cpu->direct;
+	struct pollfd p = {.fd = h->event, .events = POLLIN};
+	uint64_t count;
+	_Bool stopped = 0;
+
+	memcpy(h->shared->op, op, ops * sizeof(*op));
+	h->shared->ops = ops;
+	atomic_store(&d->running, h->pidfd + 1);
+	/* Who raises an event then looks at `running`; we look at events now. A signal to a helper
+	 * that still waits is taken when it goes. */
+	if (atomic_load(&cpu->base.link.events))
+		direct_kick(cpu);
+	helper_go(h, 200);
+	for (uint64_t until = __builtin_ia32_rdtsc() + spin; !stopped;) {
+		if (poll(&p, 1, 0) == 1 && read(h->event, &count, sizeof(count)) == sizeof(count))
+			stopped = 1;
+		else if (__builtin_ia32_rdtsc() >= until)
+			break;
+	}
+	for (unsigned rounds = 0; !stopped;) {
+		struct pollfd died = {.fd = h->pidfd, .events = POLLIN};
+		stopped = wait_stopped(h, 10);
+		if (stopped || poll(&died, 1, 0) == 1)
+			break;
+		/* The kick may have come before the last signal was handled; and who does not react
+		 * to any has got hold of its signal mask. */
+		if (atomic_load(&cpu->base.link.events)) {
+			direct_kick(cpu);
+			if (++rounds > KICK_ROUNDS)
+				break;
+		}
+	}
+	atomic_store(&d->running, 0);
+	if (!stopped) {
+		direct_helper_kill(h);
+		d->killed++;
+	}
+}

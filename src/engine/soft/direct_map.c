@@ -1,0 +1,408 @@
+/* direct_map.c: which pages of the guest a helper has mapped, and how it gets them.
+ *
+ * A space is what a helper has mapped for one address space of the guest, named by soft_cpu.asid.
+ * Dropping translations gives the guest's address space a new id (mmu.c), so a space with an old id
+ * is never entered again and is simply taken for another; only INVLPG names single pages. A page is
+ * mapped when it is touched, with those around it whose entries say that they were used: writable
+ * once its dirty bit is set, so that A and D are what a TLB's would be.
+ *
+ * Code that some vCPU has decoded and a page that a helper may write exclude each other: of both,
+ * ram.direct says so under code_lock, beside SOFT_PAGE_CODE. Decoding takes the right to write from
+ * all helpers first; a write to decoded code drops it first.
+ */
+#include <sched.h>
+#include <stdlib.h>
+#include "engine/soft/direct.h"
+
+#define USER_TOP   UINT64_C(0x7ffffffff000)
+#define LOWEST	   UINT64_C(0x10000) /* vm.mmap_min_addr as Linux distributions set it */
+#define VMAS_MAX   20000u
+#define LEAVES_MAX 4096u
+#define SPIN_US	   50u	/* to look for the helper's stop before sleeping */
+#define AROUND	   16u	/* pages */
+#define AROUND_BIG 512u /* in large pages, of data */
+
+static unsigned leaf_hash(uint64_t lin)
+{
+	return (unsigned)(((lin >> 21) * UINT64_C(0x9e3779b97f4a7c15)) >> 56);
+}
+
+static struct direct_leaf *leaf_find(const struct direct_space *s, uint64_t lin)
+{
+	struct direct_leaf *l = s->leaf[leaf_hash(lin)];
+
+	while (l && l->region != lin >> 21)
+		l = l->next;
+	return l;
+}
+
+static struct direct_leaf *leaf_get(struct direct_space *s, uint64_t lin)
+{
+	struct direct_leaf *l = leaf_find(s, lin);
+
+	if (l)
+		return l;
+	if (s->spare) {
+		l = s->spare;
+		s->spare = l->next;
+	} else if (s->leaves >= LEAVES_MAX || !(l = malloc(sizeof(*l)))) {
+		return NULL;
+	} else {
+		s->leaves++;
+	}
+	memset(l, 0, sizeof(*l));
+	l->region = lin >> 21;
+	l->next = s->leaf[leaf_hash(lin)];
+	s->leaf[leaf_hash(lin)] = l;
+	return l;
+}
+
+/* Forgets all mappings; the helper is told at its next entry. */
+static void space_clear(struct direct_space *s)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(s->leaf); i++)
+		while (s->leaf[i]) {
+			struct direct_leaf *l = s->leaf[i];
+			s->leaf[i] = l->next;
+			l->next = s->spare;
+			s->spare = l;
+		}
+	s->clear = 1;
+	s->ops = 0;
+	s->vmas = 0;
+}
+
+void direct_space_fini(struct direct_space *s)
+{
+	space_clear(s);
+	while (s->spare) {
+		struct direct_leaf *l = s->spare;
+		s->spare = l->next;
+		free(l);
+	}
+	s->leaves = 0;
+}
+
+static void op_add(struct direct_space *s, uint64_t addr, uint64_t len, uint64_t prot,
+		   uint64_t offset)
+{
+	s->op[s->ops++] = (struct direct_op){addr, len, prot, offset};
+	s->vmas++;
+}
+
+/* Is there room for `n` more operations beside the two that clear? Else everything is forgotten. */
+static _Bool ops_room(struct direct_space *s, unsigned n)
+{
+	if (s->ops + n <= DIRECT_OPS - 2 && s->vmas <= VMAS_MAX)
+		return 1;
+	space_clear(s);
+	return 0;
+}
+
+/* False: it was better to forget everything. */
+static _Bool unmap_page(struct direct_space *s, uint64_t lin)
+{
+	struct direct_leaf *l = leaf_find(s, lin);
+	uint64_t *page = l ? &l->page[(lin >> 12) % 512] : NULL;
+
+	if (!page || !*page)
+		return 1;
+	if (!ops_room(s, 1))
+		return 0;
+	l->writable -= !!(*page & DIRECT_WRITE);
+	*page = 0;
+	op_add(s, lin & ~UINT64_C(0xfff), 4096, 0, 0);
+	return 1;
+}
+
+void direct_forget_page(struct soft_cpu *cpu, uint64_t lin)
+{
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		if (cpu->direct->space[i].asid)
+			(void)unmap_page(&cpu->direct->space[i], lin);
+}
+
+void direct_forget_all(struct soft_cpu *cpu)
+{
+	for (unsigned i = 0; i < DIRECT_SPACES; i++) {
+		space_clear(&cpu->direct->space[i]);
+		cpu->direct->space[i].asid = 0;
+	}
+}
+
+struct direct_space *direct_space_get(struct soft_cpu *cpu)
+{
+	struct soft_direct *d = cpu->direct;
+	struct direct_space *s = &d->space[0];
+
+	for (unsigned i = 0; i < DIRECT_SPACES; i++) {
+		if (d->space[i].asid == cpu->asid) {
+			s = &d->space[i];
+			goto out;
+		}
+		if (d->space[i].used < s->used)
+			s = &d->space[i];
+	}
+	space_clear(s);
+	s->asid = cpu->asid;
+out:
+	s->used = ++d->clock;
+	return s;
+}
+
+static void revoke_in(struct direct_space *s, uint64_t phys)
+{
+	for (unsigned h = 0; h < ARRAY_SIZE(s->leaf); h++)
+		for (struct direct_leaf *l = s->leaf[h]; l; l = l->next)
+			for (unsigned i = 0; l->writable && i < 512; i++)
+				if (l->page[i] & DIRECT_WRITE &&
+				    (l->page[i] & ~UINT64_C(0xfff)) == phys &&
+				    !unmap_page(s, l->region << 21 | (uint64_t)i << 12))
+					return;
+}
+
+static void revoke_own(struct soft_cpu *cpu, uint64_t phys)
+{
+	for (unsigned i = 0; i < DIRECT_SPACES; i++) {
+		struct direct_space *s = &cpu->direct->space[i];
+		if (phys == UINT64_MAX)
+			space_clear(s);
+		else if (s->asid)
+			revoke_in(s, phys);
+	}
+}
+
+void direct_revoke(struct soft_engine *engine, struct soft_cpu *self, uint64_t phys)
+{
+	if (self)
+		revoke_own(self, phys);
+	lock_take(&engine->code_lock);
+	for (unsigned i = 0; i < engine->cpus; i++) {
+		struct soft_cpu *cpu = engine->cpu[i];
+		if (!cpu || cpu == self || !cpu->direct)
+			continue;
+		if (phys == UINT64_MAX || cpu->direct->revokes == ARRAY_SIZE(cpu->direct->revoke))
+			cpu->direct->revoke_all = 1;
+		else
+			cpu->direct->revoke[cpu->direct->revokes++] = phys;
+		cpu_link_raise(&cpu->base.link, CPU_EVENT_ENGINE);
+	}
+	lock_drop(&engine->code_lock);
+	/* Raised events have kicked; a helper that does not stop is killed by its vCPU. */
+	for (unsigned i = 0; i < engine->cpus; i++) {
+		struct soft_cpu *cpu = engine->cpu[i];
+		while (cpu && cpu != self && cpu->direct && atomic_load(&cpu->direct->running))
+			sched_yield();
+	}
+}
+
+void direct_take_revoked(struct soft_cpu *cpu)
+{
+	struct soft_direct *d = cpu->direct;
+	uint64_t list[ARRAY_SIZE(d->revoke)];
+	unsigned count;
+	_Bool all;
+
+	lock_take(&cpu->engine->code_lock);
+	count = d->revokes;
+	all = d->revoke_all;
+	memcpy(list, d->revoke, count * sizeof(list[0]));
+	d->revokes = 0;
+	d->revoke_all = 0;
+	lock_drop(&cpu->engine->code_lock);
+	if (all)
+		revoke_own(cpu, UINT64_MAX);
+	for (unsigned i = 0; i < count && !all; i++)
+		revoke_own(cpu, list[i]);
+}
+
+/* A page as the guest's tables give it to user code, without side effects; 0: not, or not so that a
+ * helper can have it. */
+static uint64_t page_peek(struct soft_cpu *cpu, uint64_t lin, uint64_t *offset, unsigned *shift)
+{
+	struct soft_engine *e = cpu->engine;
+	struct soft_view v;
+
+	if (lin < LOWEST || lin >= USER_TOP || !soft_mmu_peek(cpu, lin, &v) || !v.user ||
+	    !v.accessed)
+		return 0;
+	const struct soft_slot *slot = soft_ram_slot(&e->ram, v.phys);
+	if (!slot || v.phys == cpu->mmu->apic_page)
+		return 0;
+	*offset = slot->fd_offset + (v.phys - slot->base);
+	*shift = v.shift;
+	uint64_t page = v.phys | DIRECT_MAPPED;
+	if (v.writable && v.dirty && !soft_slot_readonly(slot))
+		page |= DIRECT_WRITE;
+	if (!v.nx)
+		page |= DIRECT_EXEC;
+	return page;
+}
+
+/* May helpers write to the page from now on? Not while its code is decoded or its writes logged. */
+static _Bool write_claim(struct soft_cpu *cpu, uint64_t phys, uint64_t lin, _Bool insist)
+{
+	struct soft_ram *ram = &cpu->engine->ram;
+	const struct soft_slot *slot = soft_ram_slot(ram, phys);
+	uint8_t *flags = soft_ram_flags(ram, slot, phys);
+	_Bool ok;
+
+	if (ram->direct[flags - ram->flags] && !__atomic_load_n(flags, __ATOMIC_ACQUIRE))
+		return 1; /* who takes it away waits for this vCPU to have looked at it */
+	if (insist && __atomic_load_n(flags, __ATOMIC_ACQUIRE))
+		soft_stored(cpu, flags, lin & ~UINT64_C(0xfff), 4096);
+	lock_take(&cpu->engine->code_lock);
+	ok = !__atomic_load_n(flags, __ATOMIC_ACQUIRE);
+	if (ok)
+		ram->direct[flags - ram->flags] = 1;
+	lock_drop(&cpu->engine->code_lock);
+	return ok;
+}
+
+static const uint8_t *host_of(struct soft_cpu *cpu, uint64_t phys)
+{
+	const struct soft_slot *slot = soft_ram_slot(&cpu->engine->ram, phys);
+
+	return slot ? slot->host + (phys - slot->base) : NULL;
+}
+
+/* What the helper gets of a page: without what it may not have. */
+static uint64_t page_trim(struct soft_cpu *cpu, uint64_t page, uint64_t lin, _Bool insist)
+{
+	uint64_t phys = page & ~UINT64_C(0xfff);
+
+	if (page & DIRECT_WRITE && !write_claim(cpu, phys, lin, insist))
+		page &= ~DIRECT_WRITE;
+	if (page & DIRECT_EXEC) {
+		static const uint8_t nothing[2];
+		struct soft_view v;
+		const uint8_t *next =
+		    soft_mmu_peek(cpu, lin + 4096, &v) ? host_of(cpu, v.phys) : NULL;
+		if (direct_sensitive(&cpu->cache->decoder[2], host_of(cpu, phys),
+				     next ? next : nothing))
+			page &= ~DIRECT_EXEC;
+	}
+	return page;
+}
+
+static uint64_t prot_of(uint64_t page)
+{
+	return 1u /* PROT_READ */ | (page & DIRECT_WRITE ? 2u : 0) | (page & DIRECT_EXEC ? 4u : 0);
+}
+
+/* Maps lin and what is around it as the tables are now. False: not for such an access. */
+static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
+			enum soft_access access)
+{
+	uint64_t offset, first, last, run = 0, run_offset = 0, run_prot = 0;
+	uint64_t base = s->helper.base;
+	unsigned shift, pages = 0;
+
+	lin &= ~UINT64_C(0xfff);
+	uint64_t page = page_peek(cpu, lin, &offset, &shift);
+	uint64_t want = access == SOFT_WRITE ? DIRECT_WRITE : access == SOFT_EXEC ? DIRECT_EXEC : 1;
+	if (!(page & want))
+		return 0;
+	page = page_trim(cpu, page, lin, access == SOFT_WRITE);
+	if (!(page & want))
+		return 0;
+	(void)ops_room(s, AROUND * 4);
+	unsigned around = shift > 12 && !(page & DIRECT_EXEC) ? AROUND_BIG : AROUND;
+	first = lin & ~(uint64_t)(around * 4096 - 1);
+	last = first + around * 4096 - 4096;
+	struct direct_leaf *leaf = leaf_get(s, lin);
+	if (!leaf) {
+		space_clear(s);
+		leaf = leaf_get(s, lin);
+		if (!leaf)
+			return 0;
+	}
+	for (uint64_t at = first;; at += 4096) {
+		uint64_t p = 0, o = 0, *have = &leaf->page[(at >> 12) % 512];
+		unsigned sh;
+		if (at == lin) {
+			p = page;
+			o = offset;
+		} else if (at <= last && !*have && (at < base || at >= base + DIRECT_REGION)) {
+			p = page_peek(cpu, at, &o, &sh);
+			if (p)
+				p = page_trim(cpu, p, at, 0);
+		}
+		_Bool joins = p && pages && o == run_offset + pages * UINT64_C(4096) &&
+			      prot_of(p) == run_prot;
+		/* In a large page the runs that decoded code or the stub break up have no bound. */
+		if (s->ops >= DIRECT_OPS - 4)
+			at = last + 4096;
+		if (pages && !joins) {
+			op_add(s, run, pages * UINT64_C(4096), run_prot, run_offset);
+			pages = 0;
+		}
+		if (at > last)
+			break;
+		if (!p)
+			continue;
+		leaf->writable += !!(p & DIRECT_WRITE) - !!(*have & DIRECT_WRITE);
+		*have = p;
+		if (!pages) {
+			run = at;
+			run_offset = o;
+			run_prot = prot_of(p);
+		}
+		pages++;
+	}
+	return 1;
+}
+
+_Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
+		       enum soft_access access)
+{
+	uint64_t phys;
+
+	/* Raises what the guest is to see; sets A and D. */
+	if (access == SOFT_EXEC)
+		(void)soft_mmu_fetch(cpu, lin);
+	else
+		(void)soft_mmu_get(cpu, SOFT_TLB_USER, X86_DS, lin, access, &phys);
+	return map_around(cpu, s, lin, access);
+}
+
+void direct_map_expected(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
+			 enum soft_access access)
+{
+	const struct direct_leaf *leaf = leaf_find(s, lin);
+	uint64_t page = leaf ? leaf->page[(lin >> 12) % 512] : 0;
+	uint64_t want = access == SOFT_WRITE ? DIRECT_WRITE : access == SOFT_EXEC ? DIRECT_EXEC : 1;
+
+	/* A and D are only looked at: the guest's handler has mostly set them. */
+	if (!(page & want))
+		(void)map_around(cpu, s, lin, access);
+}
+
+void direct_space_reset(struct direct_space *s)
+{
+	space_clear(s);
+	s->clear = 0;
+}
+
+_Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s)
+{
+	struct direct_helper *h = &s->helper;
+	struct direct_op op[DIRECT_OPS];
+	uint64_t end = h->base + DIRECT_REGION;
+	unsigned n = 0;
+
+	if (s->clear) {
+		op[n++] = (struct direct_op){0, h->base, 0, 0};
+		op[n++] = (struct direct_op){end, USER_TOP - end, 0, 0};
+	}
+	memcpy(&op[n], s->op, s->ops * sizeof(op[0]));
+	n += s->ops;
+	s->clear = 0;
+	s->ops = 0;
+	direct_helper_run(cpu, h, op, n, SPIN_US * soft_tsc_khz() / 1000);
+	if (!h->pid || !h->shared->out_failed)
+		return 1;
+	/* Too many mappings, most likely. */
+	space_clear(s);
+	return 0;
+}

@@ -1,0 +1,175 @@
+/* direct_regs.c: registers between the CPU and a helper's signal frame.
+ *
+ * The frame is what the host's kernel left on the signal stack: general registers, flags, and an
+ * XSAVE image in the standard form (Linux's struct rt_sigframe; SDM1 13.4). Guest code may have
+ * written to it before it was one, so what comes in is only ever a wish of user code about its own
+ * registers.
+ */
+#include <signal.h>
+#include <stddef.h>
+#include <ucontext.h>
+#include "engine/soft/direct.h"
+#include "engine/soft/sys.h"
+
+#define XSAVE_BV   512u
+#define XSAVE_YMM  576u
+#define XSAVE_SW   464u /* software's: a magic number, sizes, which components */
+#define XSAVE_SIZE 832u
+#define FX_XMM	   160u
+#define SW_MAGIC   0x46505853u
+#define USER_CS	   0x33u
+#define USER_SS	   0x2bu
+
+/* What user code may change by itself. RF is what the host pushed for its own fault. */
+#define FLAGS_IN ((uint64_t)(X86_ARITH | X86_TF | X86_DF | X86_AC | X86_ID))
+
+static const unsigned greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+				     REG_RSI, REG_RDI, REG_R8,	REG_R9,	 REG_R10, REG_R11,
+				     REG_R12, REG_R13, REG_R14, REG_R15};
+
+/* The frame's parts, if they lie in the shared part. */
+static _Bool frame_find(const struct direct_helper *h, ucontext_t **uc, siginfo_t **info,
+			uint8_t **xsave)
+{
+	uint8_t *shared = (uint8_t *)h->shared;
+	uint64_t low = h->base + DIRECT_CODE_SIZE, at;
+	/* Return address, context without glibc's own tail, siginfo. */
+	const uint64_t head = 8 + offsetof(ucontext_t, uc_sigmask) + 8;
+
+	if (h->frame < DIRECT_STACK ||
+	    h->frame > DIRECT_SHARED_SIZE - head - sizeof(siginfo_t) - XSAVE_SIZE || h->frame & 7)
+		return 0;
+	*uc = (ucontext_t *)(void *)(shared + h->frame + 8);
+	*info = (siginfo_t *)(void *)(shared + h->frame + head);
+	at = (uint64_t)(uintptr_t)(*uc)->uc_mcontext.fpregs - low;
+	if (at < DIRECT_STACK || at > DIRECT_SHARED_SIZE - XSAVE_SIZE || at & 63)
+		return 0;
+	*xsave = shared + at;
+	return 1;
+}
+
+void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h)
+{
+	struct direct_shared *s = h->shared;
+	const struct x86_state *x = &cpu->s;
+	ucontext_t *uc;
+	siginfo_t *info;
+	uint8_t *xsave;
+	uint64_t bv;
+
+	if (!frame_find(h, &uc, &info, &xsave))
+		return; /* found when it was read in */
+	for (unsigned i = 0; i < 16; i++)
+		uc->uc_mcontext.gregs[greg_of[i]] = (greg_t)x->gpr[i];
+	uc->uc_mcontext.gregs[REG_RIP] = (greg_t)x->rip;
+	uc->uc_mcontext.gregs[REG_EFL] = (greg_t)((soft_flags_get(cpu) & FLAGS_IN) | X86_IF);
+	uc->uc_mcontext.gregs[REG_CSGSFS] = (greg_t)((uint64_t)USER_CS | (uint64_t)USER_SS << 48);
+	memset(&uc->uc_sigmask, 0, 8);
+	memcpy(xsave, x->fpu.fx, X86_FX_MASK);
+	memcpy(xsave + X86_FX_ST, x->fpu.fx + X86_FX_ST, FX_XMM - X86_FX_ST);
+	for (unsigned i = 0; i < 16; i++) {
+		memcpy(xsave + FX_XMM + (size_t)i * 16, x->fpu.vec[i], 16);
+		memcpy(xsave + XSAVE_YMM + (size_t)i * 16, x->fpu.vec[i] + 16, 16);
+	}
+	/* Whatever else the host has is as after reset, but for the protection keys. */
+	memcpy(&bv, xsave + XSAVE_BV, 8);
+	bv = (bv & BIT64(9)) | X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
+	memcpy(xsave + XSAVE_BV, &bv, 8);
+	s->fs_base = x->seg[X86_FS].base;
+	s->gs_base = x->seg[X86_GS].base;
+}
+
+static void vectors_in(struct soft_cpu *cpu, const uint8_t *xsave)
+{
+	struct x86_fpu *f = &cpu->s.fpu;
+	uint64_t bv;
+
+	memcpy(&bv, xsave + XSAVE_BV, 8);
+	memcpy(f->fx, xsave, X86_FX_MXCSR);
+	memcpy(f->fx + X86_FX_ST, xsave + X86_FX_ST, FX_XMM - X86_FX_ST);
+	uint32_t mxcsr;
+	memcpy(&mxcsr, xsave + X86_FX_MXCSR, 4);
+	mxcsr &= 0xffff; /* a forged one; the others' upper bits are 0 */
+	memcpy(f->fx + X86_FX_MXCSR, &mxcsr, 4);
+	for (unsigned i = 0; i < 16; i++) {
+		memcpy(f->vec[i], xsave + FX_XMM + (size_t)i * 16, 16);
+		if (bv & X86_XCR0_AVX)
+			memcpy(f->vec[i] + 16, xsave + XSAVE_YMM + (size_t)i * 16, 16);
+		else
+			memset(f->vec[i] + 16, 0, 16);
+	}
+}
+
+/* User code loaded another code segment: a far jump or return. */
+static void code_segment_in(struct soft_cpu *cpu, uint16_t sel)
+{
+	struct sys_desc d;
+
+	if (!(sel & 0xfffc) || (sel & 3) != 3 || !sys_desc_read(cpu, sel, &d))
+		sys_gp(cpu, sel & 0xfffc);
+	struct x86_seg seg = seg_from_desc(sel, d.lo, 0);
+	if ((seg.attr & (X86_SEG_P | X86_SEG_S | 8)) != (X86_SEG_P | X86_SEG_S | 8))
+		sys_gp(cpu, sel & 0xfffc);
+	cpu->s.seg[X86_CS] = seg;
+	soft_mode_update(cpu);
+}
+
+void direct_selectors_in(struct soft_cpu *cpu, const struct direct_helper *h)
+{
+	static const uint8_t seg[4] = {X86_DS, X86_ES, X86_FS, X86_GS};
+	const struct direct_shared *s = h->shared;
+	uint16_t sel[4], cs = h->cs, ss = h->ss;
+
+	memcpy(sel, s->out_sel, sizeof(sel));
+	if (LIKELY(cs == USER_CS && ss == USER_SS && !(sel[0] | sel[1] | sel[2] | sel[3])))
+		return;
+	for (unsigned i = 0; i < 4; i++) {
+		if (!sel[i])
+			continue;
+		uint64_t base = cpu->s.seg[seg[i]].base;
+		sys_seg_load(cpu, seg[i], sel[i]);
+		if (seg[i] == X86_FS || seg[i] == X86_GS) /* may have been written since */
+			cpu->s.seg[seg[i]].base = base;
+	}
+	if (ss != USER_SS)
+		sys_seg_load(cpu, X86_SS, ss);
+	if (cs != USER_CS)
+		code_segment_in(cpu, cs);
+}
+
+int direct_regs_in(struct soft_cpu *cpu, struct direct_helper *h, struct direct_exit *exit)
+{
+	struct direct_shared *s = h->shared;
+	struct x86_state *x = &cpu->s;
+	greg_t g[NGREG];
+	ucontext_t *uc;
+	siginfo_t *info;
+	uint8_t *xsave;
+
+	h->frame = __atomic_load_n(&s->out_frame, __ATOMIC_ACQUIRE) - h->base - DIRECT_CODE_SIZE;
+	if (!frame_find(h, &uc, &info, &xsave))
+		return -1;
+	memcpy(g, uc->uc_mcontext.gregs, sizeof(g));
+	for (unsigned i = 0; i < 16; i++)
+		x->gpr[i] = (uint64_t)g[greg_of[i]];
+	x->rip = (uint64_t)g[REG_RIP];
+	soft_flags_set(cpu, (soft_flags_get(cpu) & ~FLAGS_IN) | ((uint64_t)g[REG_EFL] & FLAGS_IN) |
+				X86_FIXED);
+	vectors_in(cpu, xsave);
+	/* Bases that are not canonical cannot come from a CPU. */
+	if (soft_canonical(s->out_fs_base))
+		x->seg[X86_FS].base = s->out_fs_base;
+	if (soft_canonical(s->out_gs_base))
+		x->seg[X86_GS].base = s->out_gs_base;
+	h->cs = (uint16_t)g[REG_CSGSFS];
+	h->ss = (uint16_t)((uint64_t)g[REG_CSGSFS] >> 48);
+	*exit = (struct direct_exit){
+	    .signal = s->out_signal,
+	    .code = info->si_code,
+	    .trap = (uint64_t)g[REG_TRAPNO],
+	    .error = (uint64_t)g[REG_ERR],
+	    .address = (uint64_t)g[REG_CR2],
+	};
+	soft_mode_update(cpu);
+	return 0;
+}

@@ -1,0 +1,488 @@
+/* direct_test.c: tests of direct execution: user code in helper processes, and what it may not do.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#include "engine/soft/direct.h"
+#include "engine/soft/testboard.h"
+
+#define CODE(name, text)                                                                           \
+	extern const uint8_t name[], name##_end[];                                                 \
+	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
+
+#define USER_CODE  UINT64_C(0x40000)
+#define USER_DATA  UINT64_C(0x50000)
+#define USER_STACK UINT64_C(0x61000)
+#define LSTAR_PAGE (BOARD_HANDLERS + 0x80 * 16)
+
+static int setup(void **state)
+{
+	setenv("BOARD_SOFT", "direct", 1);
+	*state = board_new(1);
+	return 0;
+}
+static int teardown(void **state)
+{
+	board_free(*state);
+	return 0;
+}
+
+/* A Linux kernel's user mode: its selectors, its control bits, null data segments. */
+static void user_state(struct board *b, uint64_t rip)
+{
+	struct x86_state *s = &b->cpu->s;
+
+	board_user(b, rip);
+	s->seg[X86_CS].selector = 0x33;
+	s->seg[X86_SS].selector = 0x2b;
+	for (unsigned i = 0; i < 6; i++)
+		if (i != X86_CS && i != X86_SS)
+			s->seg[i] = (struct x86_seg){.attr = X86_SEG_UNUSABLE};
+	s->cr4 |= X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE | X86_CR4_FSGSBASE;
+	s->xcr0 = 7;
+	s->star = UINT64_C(0x0023000800000000);
+	s->lstar = LSTAR_PAGE;
+	s->sfmask = X86_IF | X86_TF;
+	s->gpr[X86_RSP] = USER_STACK;
+	soft_flags_set(b->cpu, X86_IF | X86_FIXED);
+	soft_mode_update(b->cpu);
+}
+
+static int run_user(struct board *b, const uint8_t *code, const uint8_t *end)
+{
+	board_load(b, USER_CODE, code, (size_t)(end - code));
+	user_state(b, USER_CODE);
+	return board_run(b);
+}
+#define RUN_USER(b, name) run_user(b, name, name##_end)
+
+/* Was user code let go at all? Where the host forbids helpers, nothing here can be tested. */
+static void ran(struct board *b)
+{
+	if (b->cpu->direct->refused) {
+		print_message("skipped: %s\n", b->cpu->direct->why);
+		skip();
+	}
+	assert_true(b->cpu->stats.direct_entries > 0);
+}
+
+CODE(all_registers, "fninit\n"
+		    "mov $0x50000, %edi\n"
+		    "movups (%rdi), %xmm3\n"
+		    "paddd %xmm3, %xmm3\n"
+		    "movups %xmm3, 16(%rdi)\n"
+		    "mov $1000, %ecx\n"
+		    "xor %eax, %eax\n"
+		    "1: add %rcx, %rax\n"
+		    "dec %ecx\n"
+		    "jnz 1b\n"
+		    "fld1\n"
+		    "fadd %st(0), %st(0)\n"
+		    "wrfsbase %rdi\n"
+		    "mov %fs:0, %rdx\n"
+		    "lea 7(%rax), %r15\n"
+		    "stc\n"
+		    "std\n"
+		    "syscall\n");
+static void user_code_runs_in_a_helper_and_its_registers_come_back(void **state)
+{
+	struct board *b = *state;
+	struct x86_state *s = &b->cpu->s;
+
+	board_write(b, USER_DATA, 8, UINT64_C(0x0000000300000005));
+	board_write(b, USER_DATA + 8, 8, 0);
+	assert_int_equal(RUN_USER(b, all_registers), 0x80);
+	ran(b);
+	assert_int_equal(s->gpr[X86_RAX], 500500);
+	assert_int_equal(s->gpr[X86_R15], 500507);
+	assert_int_equal(s->gpr[X86_RDX], UINT64_C(0x0000000300000005));
+	assert_int_equal(s->seg[X86_FS].base, USER_DATA);
+	assert_int_equal(s->gpr[X86_RCX],
+			 USER_CODE + (uint64_t)(all_registers_end - all_registers));
+	assert_int_equal(s->gpr[X86_R11] & (X86_CF | X86_DF | X86_IF), X86_CF | X86_DF | X86_IF);
+	assert_int_equal(board_read(b, USER_DATA + 16, 8), UINT64_C(0x000000060000000a));
+	uint64_t lane;
+	memcpy(&lane, s->fpu.vec[3], 8);
+	assert_int_equal(lane, UINT64_C(0x000000060000000a));
+	uint16_t exponent;
+	memcpy(&exponent, s->fpu.fx + X86_FX_ST + 8, 2);
+	assert_int_equal(exponent, 0x4000); /* 2.0 */
+}
+
+CODE(store, "mov $0x50000, %edi\n"
+	    "movl $1, 8(%rdi)\n"
+	    "syscall\n");
+static void a_write_to_a_readonly_page_faults_as_on_hardware(void **state)
+{
+	struct board *b = *state;
+
+	board_load(b, USER_CODE, store, (size_t)(store_end - store));
+	user_state(b, USER_CODE);
+	board_pte_set(b, USER_DATA, USER_DATA | X86_PTE_P | X86_PTE_U);
+	assert_int_equal(board_run(b), X86_VEC_PF);
+	ran(b);
+	assert_int_equal(b->cpu->s.cr2, USER_DATA + 8);
+	assert_int_equal(board_stack(b, 0), X86_PFERR_P | X86_PFERR_W | X86_PFERR_U);
+	assert_int_equal(board_stack(b, 1), USER_CODE + 5);
+	/* And when the kernel has made it writable, without a flush: none is needed for that. */
+	user_state(b, USER_CODE + 5);
+	b->cpu->s.gpr[X86_RDI] = USER_DATA;
+	board_pte_set(b, USER_DATA, USER_DATA | X86_PTE_P | X86_PTE_U | X86_PTE_W);
+	assert_int_equal(board_run(b), 0x80);
+	assert_int_equal(board_read(b, USER_DATA + 8, 4), 1);
+}
+
+CODE(load_then_store, "mov $0x50000, %edi\n"
+		      "mov (%rdi), %eax\n"
+		      "syscall\n"
+		      "mov %eax, (%rdi)\n"
+		      "syscall\n");
+static void accessed_and_dirty_are_set_when_a_cpu_would_set_them(void **state)
+{
+	struct board *b = *state;
+	const uint64_t ad = X86_PTE_A | X86_PTE_D;
+
+	board_load(b, USER_CODE, load_then_store, (size_t)(load_then_store_end - load_then_store));
+	user_state(b, USER_CODE);
+	board_pte_set(b, USER_DATA, USER_DATA | X86_PTE_P | X86_PTE_U | X86_PTE_W);
+	board_pte_set(b, USER_DATA + 0x1000, USER_DATA | X86_PTE_P | X86_PTE_U | X86_PTE_W);
+	assert_int_equal(board_run(b), 0x80);
+	ran(b);
+	assert_int_equal(board_pte(b, USER_DATA) & ad, X86_PTE_A);
+	assert_int_equal(board_pte(b, USER_DATA + 0x1000) & ad, 0);
+	user_state(b, USER_CODE + 9);
+	b->cpu->s.gpr[X86_RDI] = USER_DATA;
+	assert_int_equal(board_run(b), 0x80);
+	assert_int_equal(board_pte(b, USER_DATA) & ad, ad);
+}
+
+CODE(load, "mov $0x50000, %edi\n"
+	   "mov (%rdi), %rax\n"
+	   "syscall\n");
+static void a_flushed_page_is_read_through_its_new_entry(void **state)
+{
+	struct board *b = *state;
+
+	board_write(b, USER_DATA, 8, 111);
+	board_write(b, USER_DATA + 0x8000, 8, 222);
+	assert_int_equal(RUN_USER(b, load), 0x80);
+	ran(b);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 111);
+	uint64_t entries = b->cpu->stats.direct_entries;
+	/* INVLPG, with everything else as it was: the same address space goes on. */
+	board_pte_set(b, USER_DATA, (USER_DATA + 0x8000) | 7);
+	soft_tlb_flush_page(b->cpu, USER_DATA);
+	b->cpu->s.seg[X86_CS].attr = 0xa0fb;
+	b->cpu->s.seg[X86_CS].selector = 0x33;
+	b->cpu->s.seg[X86_SS] =
+	    (struct x86_seg){.limit = UINT32_MAX, .attr = 0xc0f3, .selector = 0x2b};
+	b->cpu->s.rip = USER_CODE;
+	soft_flags_set(b->cpu, X86_IF | X86_FIXED);
+	soft_mode_update(b->cpu);
+	b->cpu->s.activity = X86_RUNNING;
+	assert_int_equal(board_run(b), 0x80);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 222);
+	assert_true(b->cpu->stats.direct_entries > entries);
+}
+
+CODE(patch_own_code, "lea 2f(%rip), %rdi\n"
+		     "mov $5, %ecx\n"
+		     "xor %eax, %eax\n"
+		     "1: incb 1(%rdi)\n"
+		     "2: mov $1, %dl\n"
+		     "movzx %dl, %edx\n"
+		     "add %edx, %eax\n"
+		     "dec %ecx\n"
+		     "jnz 1b\n"
+		     "syscall\n");
+static void code_that_changes_itself_sees_its_changes(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_USER(b, patch_own_code), 0x80);
+	ran(b);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 2 + 3 + 4 + 5 + 6);
+}
+
+CODE(write_code, "mov $0x50000, %edi\n"
+		 "movb $0x77, 1(%rdi)\n"
+		 "syscall\n");
+static void code_written_by_a_helper_is_what_the_layers_below_run(void **state)
+{
+	struct board *b = *state;
+	static const uint8_t kernel[] = {0xb0, 0x11, 0xf4}; /* mov $0x11, %al; hlt */
+
+	for (unsigned round = 0; round < 3; round++) {
+		board_load(b, USER_DATA, kernel, sizeof(kernel));
+		board_long(b, USER_DATA);
+		assert_int_equal(board_run(b), -1);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX] & 0xff, 0x11);
+		assert_int_equal(RUN_USER(b, write_code), 0x80);
+		ran(b);
+		board_long(b, USER_DATA);
+		assert_int_equal(board_run(b), -1);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX] & 0xff, 0x77);
+	}
+}
+
+CODE(divide, "xor %ecx, %ecx\nnop\ndiv %ecx\n");
+CODE(undefined, "nop\nud2\n");
+CODE(breakpoint, "nop\nint3\n");
+CODE(breakpoint_long, "nop\n.byte 0xcd, 3\n");
+CODE(halt, "nop\nhlt\n");
+CODE(far_away, "movabs $0x8000000000000000, %rax\nnop\nmov (%rax), %rax\n");
+CODE(simd, "movl $0x1d00, -8(%rsp)\nldmxcsr -8(%rsp)\nxorps %xmm0, %xmm0\ndivss %xmm0, %xmm0\n");
+CODE(system_int, "nop\nint $0x80\n");
+static void every_fault_is_the_guests_at_its_instruction(void **state)
+{
+	struct board *b = *state;
+	static const struct {
+		const uint8_t *code, *end;
+		int vector;
+		uint64_t rip;
+		_Bool error;
+	} rows[] = {
+	    {divide, divide_end, X86_VEC_DE, 3, 0},
+	    {undefined, undefined_end, X86_VEC_UD, 1, 0},
+	    /* The gates are the kernel's alone: INT n is refused. */
+	    {breakpoint, breakpoint_end, X86_VEC_GP, 1, 1},
+	    {breakpoint_long, breakpoint_long_end, X86_VEC_GP, 1, 1},
+	    {system_int, system_int_end, X86_VEC_GP, 1, 1},
+	    {halt, halt_end, X86_VEC_GP, 1, 1},
+	    {far_away, far_away_end, X86_VEC_GP, 11, 1},
+	    {simd, simd_end, X86_VEC_XM, 16, 0},
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		assert_int_equal(run_user(b, rows[i].code, rows[i].end), rows[i].vector);
+		ran(b);
+		assert_int_equal(board_stack(b, rows[i].error), USER_CODE + rows[i].rip);
+	}
+}
+
+CODE(single_step, "pushf\n"
+		  "orl $0x100, (%rsp)\n"
+		  "popf\n"
+		  "inc %eax\n"
+		  "inc %eax\n");
+static void the_trap_flag_traps_after_the_next_instruction(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_USER(b, single_step), X86_VEC_DB);
+	ran(b);
+	assert_true(b->cpu->s.dr6 & X86_DR6_BS);
+	assert_int_equal(board_stack(b, 0), USER_CODE + 11);
+}
+
+CODE(identify, "mov $0x40000000, %eax\n"
+	       "cpuid\n"
+	       "mov %ebx, %r8d\n"
+	       "mov $1, %eax\n"
+	       "cpuid\n"
+	       "mov %ecx, %r9d\n"
+	       "syscall\n");
+static void cpuid_is_the_guests(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_USER(b, identify), 0x80);
+	uint64_t direct[2] = {b->cpu->s.gpr[X86_R8], b->cpu->s.gpr[X86_R9]};
+	setenv("BOARD_SOFT", "interp", 1);
+	struct board *other = board_new(1);
+	setenv("BOARD_SOFT", "direct", 1);
+	assert_int_equal(RUN_USER(other, identify), 0x80);
+	assert_int_equal(direct[0], other->cpu->s.gpr[X86_R8]);
+	assert_int_equal(direct[1], other->cpu->s.gpr[X86_R9]);
+	board_free(other);
+}
+
+CODE(any_call, "mov %r12d, %eax\nsyscall\n");
+CODE(any_call32, "mov %r12d, %eax\nint $0x80\n");
+static void no_system_call_of_the_guest_is_the_hosts(void **state)
+{
+	struct board *b = *state;
+
+	/* mmap, munmap, sigreturn, futex, write and exit among them, with any arguments. */
+	board_load(b, USER_CODE, any_call, (size_t)(any_call_end - any_call));
+	for (unsigned nr = 0; nr < 512; nr++) {
+		user_state(b, USER_CODE);
+		b->cpu->s.gpr[X86_R12] = nr;
+		assert_int_equal(board_run(b), 0x80);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], nr);
+	}
+	ran(b);
+	board_load(b, USER_CODE, any_call32, (size_t)(any_call32_end - any_call32));
+	for (unsigned nr = 0; nr < 64; nr++) {
+		user_state(b, USER_CODE);
+		b->cpu->s.gpr[X86_R12] = nr;
+		assert_int_equal(board_run(b), X86_VEC_GP);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], nr);
+	}
+	assert_int_equal(b->cpu->direct->killed, 0);
+}
+
+static struct direct_helper *helper_of(struct board *b)
+{
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		if (b->cpu->direct->space[i].helper.pid)
+			return &b->cpu->direct->space[i].helper;
+	return NULL;
+}
+
+CODE(jump_there, "mov %r12, %rax\njmp *%rax\n");
+static void who_jumps_into_the_stub_gets_a_page_fault(void **state)
+{
+	struct board *b = *state;
+
+	/* At every byte, with registers that make a system call of it where there is one. */
+	board_load(b, USER_CODE, jump_there, (size_t)(jump_there_end - jump_there));
+	for (unsigned off = 0; off < 0x700; off += 3) {
+		user_state(b, USER_CODE);
+		assert_int_equal(RUN_USER(b, load), 0x80); /* there is a helper */
+		ran(b);
+		uint64_t base = helper_of(b)->base;
+		board_load(b, USER_CODE, jump_there, (size_t)(jump_there_end - jump_there));
+		user_state(b, USER_CODE);
+		b->cpu->s.gpr[X86_R12] = base + off;
+		b->cpu->s.gpr[X86_RDI] = USER_DATA;
+		int vector = board_run(b);
+		/* Code that it runs into there may do other things first, to itself. */
+		assert_true(vector == X86_VEC_PF || vector == X86_VEC_GP || vector == 0x80 ||
+			    vector == X86_VEC_UD);
+		if (b->cpu->direct->killed > 32)
+			b->cpu->direct->killed = 0;
+	}
+}
+
+CODE(forever, "1: jmp 1b\n");
+static void *kick_later(void *arg)
+{
+	struct soft_cpu *cpu = arg;
+
+	while (!atomic_load(&cpu->direct->running))
+		sched_yield();
+	cpu_link_raise(&cpu->base.link, CPU_EVENT_KICK);
+	return NULL;
+}
+static void a_kick_stops_user_code_that_never_ends(void **state)
+{
+	struct board *b = *state;
+	pthread_t thread;
+
+	board_load(b, USER_CODE, forever, (size_t)(forever_end - forever));
+	assert_int_equal(RUN_USER(b, load), 0x80);
+	ran(b);
+	board_load(b, USER_CODE, forever, (size_t)(forever_end - forever));
+	user_state(b, USER_CODE);
+	assert_int_equal(pthread_create(&thread, NULL, kick_later, b->cpu), 0);
+	assert_int_equal(engine_soft.run(&b->cpu->base), RUN_KICKED);
+	pthread_join(thread, NULL);
+	cpu_link_clear(&b->cpu->base.link, CPU_EVENT_KICK);
+	assert_int_equal(b->cpu->s.rip, USER_CODE);
+}
+
+static void *kill_later(void *arg)
+{
+	struct soft_cpu *cpu = arg;
+
+	while (!atomic_load(&cpu->direct->running))
+		sched_yield();
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		if (cpu->direct->space[i].helper.pid)
+			kill(cpu->direct->space[i].helper.pid, SIGKILL);
+	return NULL;
+}
+static void a_killed_helper_ends_the_program_not_the_machine(void **state)
+{
+	struct board *b = *state;
+	pthread_t thread;
+
+	assert_int_equal(RUN_USER(b, load), 0x80);
+	ran(b);
+	board_load(b, USER_CODE, forever, (size_t)(forever_end - forever));
+	user_state(b, USER_CODE);
+	assert_int_equal(pthread_create(&thread, NULL, kill_later, b->cpu), 0);
+	assert_int_equal(board_run(b), X86_VEC_GP);
+	pthread_join(thread, NULL);
+	board_write(b, USER_DATA, 8, 5);
+	assert_int_equal(RUN_USER(b, load), 0x80);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 5);
+}
+
+static void no_helper_outlives_its_machine(void **state)
+{
+	setenv("BOARD_SOFT", "direct", 1);
+	struct board *b = board_new(1);
+
+	assert_int_equal(RUN_USER(b, load), 0x80);
+	int pid = b->cpu->direct->refused ? 0 : helper_of(b)->pid;
+	board_free(b);
+	if (pid) {
+		assert_int_equal(kill(pid, 0), -1);
+		assert_int_equal(errno, ESRCH);
+	}
+}
+
+CODE(has_cpuid, "mov %eax, %ebx\n.rept 30\nadd %rbx, %rax\n.endr\ncpuid\nret\n");
+CODE(has_none, ".rept 30\nadd %rbx, %rax\n.endr\nmov $0xa20f, %eax\nmov $0xa20f, %ebx\nret\n");
+CODE(has_lsl, ".rept 30\nadd %rbx, %rax\n.endr\nlsl %eax, %eax\nret\n");
+CODE(has_rdtscp, ".rept 30\nadd %rbx, %rax\n.endr\nrdtscp\nret\n");
+CODE(has_rdpid, ".rept 30\nadd %rbx, %rax\n.endr\nrdpid %rax\nret\n");
+static void instructions_that_would_tell_of_the_host_are_found(void **state)
+{
+	static const struct {
+		const uint8_t *code, *end;
+		_Bool is;
+	} rows[] = {
+	    {has_cpuid, has_cpuid_end, 1}, {has_none, has_none_end, 0},
+	    {has_lsl, has_lsl_end, 1},	   {has_rdtscp, has_rdtscp_end, 1},
+	    {has_rdpid, has_rdpid_end, 1},
+	};
+	static uint8_t page[4096];
+	ZydisDecoder d;
+
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		memset(page, 0x90, sizeof(page));
+		memcpy(page + 1000, rows[i].code, (size_t)(rows[i].end - rows[i].code));
+		assert_int_equal(direct_sensitive(&d, page, page), rows[i].is);
+	}
+	/* Across the end of a page. */
+	memset(page, 0x90, sizeof(page));
+	page[4095] = 0x0f;
+	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xa2"), 1);
+	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\x90\x90"), 0);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+	    T(user_code_runs_in_a_helper_and_its_registers_come_back),
+	    T(a_write_to_a_readonly_page_faults_as_on_hardware),
+	    T(accessed_and_dirty_are_set_when_a_cpu_would_set_them),
+	    T(a_flushed_page_is_read_through_its_new_entry),
+	    T(code_that_changes_itself_sees_its_changes),
+	    T(code_written_by_a_helper_is_what_the_layers_below_run),
+	    T(every_fault_is_the_guests_at_its_instruction),
+	    T(the_trap_flag_traps_after_the_next_instruction),
+	    T(cpuid_is_the_guests),
+	    T(no_system_call_of_the_guest_is_the_hosts),
+	    T(who_jumps_into_the_stub_gets_a_page_fault),
+	    T(a_kick_stops_user_code_that_never_ends),
+	    T(a_killed_helper_ends_the_program_not_the_machine),
+	    cmocka_unit_test(no_helper_outlives_its_machine),
+	    cmocka_unit_test(instructions_that_would_tell_of_the_host_are_found),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
