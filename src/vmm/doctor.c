@@ -1,4 +1,5 @@
 /* doctor.c: looks at the host: engines, CPU, memory, limits. */
+#include "engine/soft/probe.h"
 #include "vmm/doctor.h"
 
 #include <cpuid.h>
@@ -128,6 +129,19 @@ static void examine_vectors(struct examination *x)
 		report(x, "fsgsbase", DOCTOR_GOOD, "", "user programs may set the FS and GS bases");
 }
 
+static void examine_direct(struct examination *x)
+{
+	const char *why = soft_direct_probe();
+
+	if (why)
+		report(x, "direct", DOCTOR_NOTE, "User code of guests is translated here.",
+		       "no direct execution: %s", why);
+	else
+		report(x, "direct", DOCTOR_GOOD,
+		       "With '--soft direct' it runs on the CPU itself, in helper processes.",
+		       "user code of 64-bit guests may run in processes of this user");
+}
+
 static void examine_memory(struct examination *x)
 {
 	unsigned long long total =
@@ -186,6 +200,7 @@ unsigned doctor_examine(void (*fn)(void *opaque, const struct doctor_finding *fi
 	examine_engines(&x);
 	examine_cpu(&x);
 	examine_vectors(&x);
+	examine_direct(&x);
 	examine_memory(&x);
 	examine_kernel(&x);
 	return x.bad;

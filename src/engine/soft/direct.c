@@ -6,9 +6,12 @@
  */
 #include <signal.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 #include <x86intrin.h>
+#include "base/log.h"
 #include "engine/soft/direct.h"
+#include "engine/soft/probe.h"
 
 #define KILLED_MAX 64u
 
@@ -91,9 +94,11 @@ static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
 	for (unsigned tries = 0; !s->helper.pid; tries++) {
 		if (tries == 4)
 			return 0;
-		if (direct_helper_start(cpu, &s->helper, &why)) {
+		if (direct_helper_start(&s->helper, cpu->engine->ram.fd, &d->code, &why)) {
 			d->refused = 1;
 			d->why = why;
+			log_warn("CPU %u: %s: user code is translated instead", cpu->base.index,
+				 why);
 			return 0;
 		}
 		cpu->stats.direct_helpers++;
@@ -207,4 +212,22 @@ _Bool direct_run(struct soft_cpu *cpu)
 		more = !atomic_load(&cpu->base.link.events);
 	}
 	return 1;
+}
+
+const char *soft_direct_probe(void)
+{
+	struct direct_helper h;
+	const char *why = NULL;
+	int code = -1, ram = memfd_create("polyvisor-probe", MFD_CLOEXEC);
+
+	if (ram < 0)
+		return "no memory file";
+	if (!direct_helper_start(&h, ram, &code, &why)) {
+		direct_helper_kill(&h);
+		why = NULL;
+	}
+	close(ram);
+	if (code >= 0)
+		close(code);
+	return why;
 }

@@ -85,9 +85,10 @@ void direct_fini(struct soft_cpu *cpu);
  * raise. */
 _Bool direct_run(struct soft_cpu *cpu);
 
-/* Helper processes (direct_host.c). Returns 0 or a negative errno; `why` is set to a constant then.
+/* Helper processes (direct_host.c). `ram` is the memory file that they may map; `code` that of
+ * their program, made when it is -1. Returns 0 or a negative errno; *why is set to a constant then.
  */
-int direct_helper_start(struct soft_cpu *cpu, struct direct_helper *h, const char **why);
+int direct_helper_start(struct direct_helper *h, int ram, int *code, const char **why);
 void direct_helper_kill(struct direct_helper *h);
 /* Lets the helper do `ops`, take over the registers in its frame and run, until it stops. */
 void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,

@@ -14,6 +14,7 @@
 #include <sched.h>
 #include <signal.h>
 #include <stddef.h>
+#include <sys/auxv.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -190,9 +191,9 @@ void direct_helper_kill(struct direct_helper *h)
 	descriptors_close(h);
 }
 
-static int program_file(struct soft_direct *d)
+static int program_file(int *code)
 {
-	if (d->code >= 0)
+	if (*code >= 0)
 		return 0;
 	int fd = memory_file("polyvisor-direct", 0);
 	if (fd < 0)
@@ -201,13 +202,13 @@ static int program_file(struct soft_direct *d)
 		close(fd);
 		return -ENOSPC;
 	}
-	d->code = fd;
+	*code = fd;
 	return 0;
 }
 
-static int spawn(struct soft_cpu *cpu, struct direct_helper *h, int shared_fd)
+static int spawn(struct direct_helper *h, int ram, int shared, int code)
 {
-	int fds[4] = {cpu->engine->ram.fd, shared_fd, h->event, cpu->direct->code};
+	int fds[4] = {ram, shared, h->event, code};
 	sigset_t all, old;
 
 	/* No handler of ours may run in the child while it shares our memory. */
@@ -243,15 +244,18 @@ static uint64_t base_choose(void)
 	return (UINT64_C(64) + r % 80) << 39 | ((r >> 16) & 0x3fffff) << 12;
 }
 
-int direct_helper_start(struct soft_cpu *cpu, struct direct_helper *h, const char **why)
+int direct_helper_start(struct direct_helper *h, int ram, int *code, const char **why)
 {
 	struct direct_shared *s;
 	struct filter filter;
 	int fd, rc;
 
 	*h = (struct direct_helper){.pidfd = -1, .event = -1};
+	*why = "this CPU, or its kernel, has no FSGSBASE";
+	if (!(getauxval(AT_HWCAP2) & BIT32(1)))
+		return -ENOTSUP;
 	*why = "no memory file";
-	rc = program_file(cpu->direct);
+	rc = program_file(code);
 	if (rc)
 		return rc;
 	fd = memory_file("polyvisor-direct-state", DIRECT_SHARED_SIZE);
@@ -273,7 +277,7 @@ int direct_helper_start(struct soft_cpu *cpu, struct direct_helper *h, const cha
 	s->base = h->base;
 	s->top = USER_TOP;
 	*why = "a helper process could not be started";
-	rc = spawn(cpu, h, fd);
+	rc = spawn(h, ram, fd, *code);
 	close(fd);
 	if (rc) {
 		descriptors_close(h);

@@ -1,0 +1,9 @@
+/* probe.h: what this host lets the software engine do, for those who ask without a VM. */
+#ifndef ENGINE_SOFT_PROBE_H
+#define ENGINE_SOFT_PROBE_H
+
+/* Can user code run in helper processes? NULL: yes; else why not, a clause that is constant. Starts
+ * such a process and ends it. */
+const char *soft_direct_probe(void);
+
+#endif
