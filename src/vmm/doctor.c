@@ -1,6 +1,6 @@
 /* doctor.c: looks at the host: engines, CPU, memory, limits. */
-#include "engine/soft/probe.h"
 #include "vmm/doctor.h"
+#include "engine/soft/probe.h"
 
 #include <cpuid.h>
 #include <errno.h>

@@ -4,13 +4,13 @@
  * which the helper stopped, once more and exactly. Only two things have happened already when the
  * helper stops, and are taken back: the instruction pointer is behind a SYSCALL, INT n or INT3.
  */
+#include "engine/soft/direct.h"
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
 #include <x86intrin.h>
 #include "base/log.h"
-#include "engine/soft/direct.h"
 #include "engine/soft/probe.h"
 
 #define KILLED_MAX 64u

@@ -2,6 +2,7 @@
 #ifndef ENGINE_SOFT_DIRECT_ABI_H
 #define ENGINE_SOFT_DIRECT_ABI_H
 
+#include <stdatomic.h>
 #include <stdint.h>
 
 /*

@@ -4,6 +4,7 @@
  * address can write there, and behind it the stub does nothing but wait. Memory that the helper
  * shares is never evidence: guest code could have written it.
  */
+#include "engine/soft/direct.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/audit.h>
@@ -22,8 +23,7 @@
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
-#include "direct_stub.h"
-#include "engine/soft/direct.h"
+#include "engine/soft/direct_stub.h"
 
 #define USER_TOP    UINT64_C(0x7ffffffff000)
 #define START_MS    10000

@@ -14,6 +14,7 @@
 #include <linux/futex.h>
 #include <linux/prctl.h>
 #include <linux/seccomp.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
@@ -113,12 +114,12 @@ static inline void engine_tell(struct direct_shared *s)
 static inline void engine_wait(struct direct_shared *s)
 {
 	for (uint32_t i = s->spin; i; i--) {
-		if (__atomic_load_n(&s->go, __ATOMIC_ACQUIRE))
+		if (atomic_load_explicit(&s->go, memory_order_acquire))
 			return;
 		__builtin_ia32_pause();
 	}
-	__atomic_store_n(&s->asleep, 1, __ATOMIC_SEQ_CST);
-	while (!__atomic_load_n(&s->go, __ATOMIC_SEQ_CST)) {
+	atomic_store(&s->asleep, 1);
+	while (!atomic_load(&s->go)) {
 		register long r10 __asm__("r10") = 0;
 		long ret;
 		__asm__ volatile("syscall\n\t"
@@ -129,7 +130,7 @@ static inline void engine_wait(struct direct_shared *s)
 				   "d"(0l), "r"(r10)
 				 : "rcx", "r11", "memory");
 	}
-	__atomic_store_n(&s->asleep, 0, __ATOMIC_RELAXED);
+	atomic_store_explicit(&s->asleep, 0, memory_order_relaxed);
 }
 
 /* Every signal arrives here, with `frame` the kernel's signal frame. */
@@ -151,7 +152,7 @@ HIDDEN __attribute__((noreturn, used)) void direct_signal(uint64_t frame, uint64
 	s->out_failed = 0;
 	for (;;) {
 		s->one = 1;
-		__atomic_store_n(&s->go, 0, __ATOMIC_RELEASE);
+		atomic_store_explicit(&s->go, 0, memory_order_release);
 		engine_tell(s);
 		engine_wait(s);
 		uint32_t ops = s->ops, i = 0;
