@@ -15,6 +15,7 @@ enum option_code {
 	OPT_KERNEL = 256,
 	OPT_INITRD,
 	OPT_DISK,
+	OPT_FS,
 	OPT_CDROM,
 	OPT_APPEND,
 	OPT_CPUS,
@@ -50,6 +51,7 @@ static const struct option options[] = {
     {"kernel", required_argument, NULL, OPT_KERNEL},
     {"initrd", required_argument, NULL, OPT_INITRD},
     {"disk", required_argument, NULL, OPT_DISK},
+    {"fs", required_argument, NULL, OPT_FS},
     {"cdrom", required_argument, NULL, OPT_CDROM},
     {"append", required_argument, NULL, OPT_APPEND},
     {"firmware", required_argument, NULL, OPT_FIRMWARE},
@@ -119,9 +121,17 @@ static void print_help(void)
 	    "      discard=off      keep space that the guest discards (default: on)\n"
 	    "      direct           around the host's page cache\n"
 	    "      mmio             a memory-mapped device, found through ACPI, instead of PCI\n"
+	    "  --disk vhost-user=SOCKET[,queues=N][,mmio]\n"
+	    "                       a disk that another process serves, which listens there\n"
 	    "  --cdrom FILE         a CD or DVD image (ISO) in a virtio SCSI drive; booted from "
 	    "when\n"
 	    "                       no disk before it can be\n"
+	    "\n"
+	    "files of this host:\n"
+	    "  --fs vhost-user=SOCKET,tag=TAG[,queues=N]\n"
+	    "                       a file system that another process (virtiofsd) serves, which "
+	    "listens\n"
+	    "                       there; in the guest: mount -t virtiofs TAG DIRECTORY\n"
 	    "\n"
 	    "who the guest is (a NoCloud seed volume, as a last disk):\n"
 	    "  --hostname NAME      its host name\n"
@@ -273,6 +283,12 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 		if (spec_parse_disk(text, &spec->disk[spec->disk_count], &err))
 			return cli_usage_error("run", "%s", err.text);
 		spec->disk_count++;
+		return 0;
+	case OPT_FS:
+		if (spec->fs_count == SPEC_MAX_FS)
+			return cli_usage_error("run", "more than %d file systems", SPEC_MAX_FS);
+		if (spec_parse_fs(text, &spec->fs[spec->fs_count++], &err))
+			return cli_usage_error("run", "%s", err.text);
 		return 0;
 	case OPT_CDROM:
 		if (spec->disk_count == SPEC_MAX_DISKS)

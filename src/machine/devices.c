@@ -447,7 +447,9 @@ static int add_disks(struct machine *m, struct error *err)
 			       : machine_next_place(m, &blk.place, err);
 		blk.place.instance = i;
 		m->disk_slot[i] = (uint8_t)blk.place.slot;
-		if (!r)
+		if (!r && spec->vhost_user)
+			r = machine_add_vhost_disk(m, i, &blk.place, err);
+		else if (!r)
 			r = added(m, blk_new(&dev, &blk, err), &dev, NULL);
 	}
 	return r;
@@ -481,9 +483,12 @@ static int tell_firmware(struct machine *m, struct error *err)
 int machine_add_devices(struct machine *m, struct error *err)
 {
 	static int (*const steps[])(struct machine *, struct error *) = {
-	    add_lapics,	   add_interrupt_controllers, add_timers,      add_pci,		 add_serial,
-	    add_power,	   add_small_ports,	      add_personality, machine_add_nets, add_disks,
-	    tell_firmware,
+	    add_lapics,		  add_interrupt_controllers,
+	    add_timers,		  add_pci,
+	    add_serial,		  add_power,
+	    add_small_ports,	  add_personality,
+	    machine_add_nets,	  add_disks,
+	    machine_add_vhost_fs, tell_firmware,
 	};
 	int r = 0;
 

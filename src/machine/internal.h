@@ -57,4 +57,9 @@ NODISCARD int machine_next_place(struct machine *m, struct virtio_place *place, 
 /* devices_net.c */
 NODISCARD int machine_add_nets(struct machine *m, struct error *err);
 
+/* devices_vhost.c: a disk of another process's, and its file systems. */
+NODISCARD int machine_add_vhost_disk(struct machine *m, unsigned i,
+				     const struct virtio_place *place, struct error *err);
+NODISCARD int machine_add_vhost_fs(struct machine *m, struct error *err);
+
 #endif

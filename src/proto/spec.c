@@ -124,19 +124,83 @@ static int disk_option(const char *item, struct spec_disk *disk, struct error *e
 	return 0;
 }
 
+#define VHOST_USER "vhost-user="
+
+/* What follows "vhost-user=", or NULL. */
+static const char *socket_path(const char *text)
+{
+	size_t len = strlen(VHOST_USER);
+
+	return strncmp(text, VHOST_USER, len) ? NULL : text + len;
+}
+
 int spec_parse_disk(char *text, struct spec_disk *disk, struct error *err)
 {
 	struct spec_disk d = {.path = text};
 	char *rest = split_item(text);
-	int r = *text ? 0 : error_set(err, -EINVAL, "--disk: the name of the image is missing");
+	const char *socket = socket_path(text);
+	int r;
 
+	if (socket) {
+		d.path = socket;
+		d.vhost_user = 1;
+	}
+	r = *d.path ? 0 : error_set(err, -EINVAL, "--disk: the name of the image is missing");
 	while (!r && rest) {
 		char *item = rest;
 		rest = split_item(item);
 		r = disk_option(item, &d, err);
 	}
+	if (!r && socket && (d.read_only || d.serial || d.no_discard || d.direct))
+		r = error_set(err, -EINVAL,
+			      "--disk vhost-user: its back end decides all but queues=N and mmio");
 	if (!r)
 		*disk = d;
+	return r;
+}
+
+static int fs_option(const char *item, struct spec_fs *fs, struct error *err)
+{
+	uint64_t n;
+	int r;
+
+	if (!strncmp(item, "tag=", 4)) {
+		fs->tag = item + 4;
+		if (!item[4] || strlen(item + 4) > SPEC_MAX_TAG)
+			return error_set(err, -EINVAL, "--fs: tag '%s' does not have 1 to %d bytes",
+					 item + 4, SPEC_MAX_TAG);
+	} else if (!strncmp(item, "queues=", 7)) {
+		r = spec_parse_number("--fs: queues", item + 7, 1, SPEC_MAX_DISK_QUEUES, &n, err);
+		if (r)
+			return r;
+		fs->queues = (unsigned)n;
+	} else {
+		return error_set(err, -EINVAL, "--fs: '%s' is not one of tag=TAG, queues=N", item);
+	}
+	return 0;
+}
+
+int spec_parse_fs(char *text, struct spec_fs *out, struct error *err)
+{
+	char *rest = split_item(text);
+	struct spec_fs fs = {.path = socket_path(text)};
+	int r = 0;
+
+	if (!fs.path || !*fs.path)
+		return error_set(err, -EINVAL,
+				 "--fs '%s' is not vhost-user=SOCKET,tag=TAG: the socket of a back "
+				 "end such as virtiofsd",
+				 text);
+	while (!r && rest) {
+		char *item = rest;
+		rest = split_item(item);
+		r = fs_option(item, &fs, err);
+	}
+	if (!r && !fs.tag)
+		r = error_set(err, -EINVAL,
+			      "--fs needs tag=TAG: what the guest mounts the file system by");
+	if (!r)
+		*out = fs;
 	return r;
 }
 

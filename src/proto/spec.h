@@ -26,7 +26,7 @@ enum spec_unpack { SPEC_UNPACK_HOST, SPEC_UNPACK_GUEST };
 #define SPEC_MAX_SERIAL	     20
 
 struct spec_disk {
-	const char *path;
+	const char *path;   /* of an image, or of a socket */
 	const char *serial; /* up to SPEC_MAX_SERIAL bytes; NULL: none */
 	unsigned queues;    /* 0: one per CPU, up to four */
 	_Bool read_only;
@@ -34,6 +34,17 @@ struct spec_disk {
 	_Bool no_discard; /* space that the guest discards stays allocated */
 	_Bool mmio;	  /* memory-mapped instead of on the PCI bus */
 	_Bool direct;	  /* around the host's page cache */
+	_Bool vhost_user; /* another process's, which listens at `path` */
+};
+
+#define SPEC_MAX_FS  8
+#define SPEC_MAX_TAG 36
+
+/* A file system that another process serves over vhost-user. */
+struct spec_fs {
+	const char *path; /* of its socket */
+	const char *tag;  /* what the guest mounts it by; up to SPEC_MAX_TAG bytes */
+	unsigned queues;  /* for requests; 0: one */
 };
 
 #define SPEC_MAX_NETS	    8
@@ -67,6 +78,8 @@ struct vm_spec {
 	unsigned initrd_count;
 	struct spec_disk disk[SPEC_MAX_DISKS];
 	unsigned disk_count;
+	struct spec_fs fs[SPEC_MAX_FS];
+	unsigned fs_count;
 	/* The seed volume, a further disk: files, a file of public keys, a name; NULL for none. */
 	const char *user_data, *meta_data, *ssh_key, *hostname;
 	const char *append; /* kernel command line; "" for none */
@@ -105,12 +118,15 @@ void spec_init(struct vm_spec *spec);
 /* "512M", "2G", "1048576K", "256" (MiB, as users of other monitors expect). 0, or -EINVAL with a
  * sentence. */
 NODISCARD int spec_parse_memory(const char *text, uint64_t *bytes, struct error *err);
-/* "FILE[,ro][,serial=S][,queues=N][,discard=on|off][,direct][,mmio]"; ",," stands for a comma in
- * the file's name. Changes `text` and keeps pointers into it. 0, or -EINVAL with a sentence. */
+/* "FILE[,ro][,serial=S][,queues=N][,discard=on|off][,direct][,mmio]", or
+ * "vhost-user=SOCKET[,queues=N][,mmio]"; ",," stands for a comma in the file's name. Changes `text`
+ * and keeps pointers into it. 0, or -EINVAL with a sentence. */
 NODISCARD int spec_parse_disk(char *text, struct spec_disk *disk, struct error *err);
 /* "FILE[,FROM-TO]", addresses hexadecimal. Changes `text` and keeps pointers into it. 0, or -EINVAL
  * with a sentence. */
 NODISCARD int spec_parse_trace_blocks(char *text, struct vm_spec *spec, struct error *err);
+/* "vhost-user=SOCKET,tag=TAG[,queues=N]", in the same way. */
+NODISCARD int spec_parse_fs(char *text, struct spec_fs *fs, struct error *err);
 /* A whole decimal number in [min, max]. */
 NODISCARD int spec_parse_number(const char *what, const char *text, uint64_t min, uint64_t max,
 				uint64_t *out, struct error *err);

@@ -121,6 +121,39 @@ static void reads_disks_with_options_and_doubled_commas(void **state)
 	assert_string_equal(d.path, "a,b");
 }
 
+static void reads_what_other_processes_serve(void **state)
+{
+	struct spec_disk d;
+	struct spec_fs fs;
+	struct error err;
+	char disk[] = "vhost-user=/run/a,,b,queues=3,mmio", all[] = "vhost-user=s,tag=lab,queues=2";
+	char bad_disk[][40] = {"vhost-user=", "vhost-user=s,ro", "vhost-user=s,serial=1",
+			       "vhost-user=s,direct", "vhost-user=s,discard=off"};
+	char bad_fs[][64] = {
+	    "",
+	    "/srv",
+	    "vhost-user=,tag=a",
+	    "vhost-user=s",
+	    "vhost-user=s,tag=",
+	    "vhost-user=s,tag=0123456789012345678901234567890123456",
+	    "vhost-user=s,tag=a,queues=0",
+	    "vhost-user=s,tag=a,ro",
+	};
+
+	assert_int_equal(spec_parse_disk(disk, &d, &err), 0);
+	assert_true(d.vhost_user && d.mmio);
+	assert_string_equal(d.path, "/run/a,b");
+	assert_int_equal(d.queues, 3);
+	for (unsigned i = 0; i < ARRAY_SIZE(bad_disk); i++)
+		assert_int_equal(spec_parse_disk(bad_disk[i], &d, &err), -EINVAL);
+	assert_int_equal(spec_parse_fs(all, &fs, &err), 0);
+	assert_string_equal(fs.path, "s");
+	assert_string_equal(fs.tag, "lab");
+	assert_int_equal(fs.queues, 2);
+	for (unsigned i = 0; i < ARRAY_SIZE(bad_fs); i++)
+		assert_int_equal(spec_parse_fs(bad_fs[i], &fs, &err), -EINVAL);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -131,6 +164,7 @@ int main(void)
 	    cmocka_unit_test(refuses_a_machine_without_kernel_or_memory),
 	    cmocka_unit_test(reads_whole_numbers_in_a_range),
 	    cmocka_unit_test(reads_disks_with_options_and_doubled_commas),
+	    cmocka_unit_test(reads_what_other_processes_serve),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -298,6 +298,10 @@ static int vm_build(struct vm *vm, struct error *err)
 	memcpy(cfg.net, vm->net, sizeof(cfg.net));
 	if (!r)
 		r = vm_trace_open(vm, &cfg.trace, err);
+	if (!r)
+		r = vm_vhosts_open(vm, err);
+	memcpy(cfg.vhost_disk, vm->vhost_disk, sizeof(cfg.vhost_disk));
+	memcpy(cfg.vhost_fs, vm->vhost_fs, sizeof(cfg.vhost_fs));
 	cfg.engine = vm->ops;
 	cfg.console = vm->console;
 	if (!r)
@@ -385,6 +389,7 @@ void vm_free(struct vm *vm)
 	vm_trace_close(vm);
 	vm_disks_close(vm);
 	vm_nets_close(vm);
+	vm_vhosts_close(vm);
 	if (vm->loop)
 		loop_cancel(vm->loop, &vm->work);
 	chardev_free(vm->console);

@@ -41,7 +41,7 @@ int vm_disks_open(struct vm *vm, struct error *err)
 		    .direct = spec->direct,
 		};
 
-		r = disk_raw_open(&vm->disk[i], &cfg, err);
+		r = spec->vhost_user ? 0 : disk_raw_open(&vm->disk[i], &cfg, err);
 	}
 	if (seed >= 0)
 		close(seed);

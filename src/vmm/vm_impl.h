@@ -44,6 +44,7 @@ struct vm {
 	char seed_path[32];
 	FILE *trace_blocks, *perf_map; /* NULL: none */
 	struct net *net[SPEC_MAX_NETS];
+	struct vhost *vhost_disk[SPEC_MAX_DISKS], *vhost_fs[SPEC_MAX_FS]; /* NULL: none */
 	struct machine *machine;
 	struct control *control; /* NULL: none */
 	struct vm_gdb *gdb;	 /* NULL: none */
@@ -103,6 +104,10 @@ void vm_disks_close(struct vm *vm);
  */
 NODISCARD int vm_nets_open(struct vm *vm, struct error *err);
 void vm_nets_close(struct vm *vm); /* the machine is gone */
+
+/* vm_vhost.c: back ends in other processes. After a failure as with networks. */
+NODISCARD int vm_vhosts_open(struct vm *vm, struct error *err);
+void vm_vhosts_close(struct vm *vm); /* the machine is gone */
 
 /* vm_console.c: the terminal or pipes behind COM1. */
 NODISCARD int vm_console_open(struct vm *vm, struct error *err);

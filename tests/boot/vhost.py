@@ -1,0 +1,247 @@
+#!/usr/bin/env python3
+"""vhost.py: real guests on devices that other processes serve: QEMU's storage daemon, virtiofsd.
+
+usage: vhost.py POLYVISOR GUEST_DIR [CASE...]      exit status 77: all cases skipped, with their reasons
+"""
+import contextlib
+import hashlib
+import os
+import re
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import boot
+from boot import Failure, expect, run, with_modules
+
+
+class Skip(Exception):
+    pass
+
+
+def program(*names):
+    for name in names:
+        path = shutil.which(name)
+        if path:
+            return path
+    raise Skip(f"{names[0]} is not installed")
+
+
+class Daemon:
+    """A back end that listens at a socket; it can be killed and started again."""
+
+    def __init__(self, socket, command):
+        self.socket, self.command, self.process = socket, command, None
+        self.start()
+
+    def start(self):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self.socket)
+        self.log = tempfile.TemporaryFile()
+        self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self.log, stderr=self.log)
+        deadline = time.monotonic() + 20
+        while not os.path.exists(self.socket):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                self.log.seek(0)
+                raise Failure(f"{self.command[0]} does not listen:\n{self.log.read().decode(errors='replace')}")
+            time.sleep(0.02)
+
+    def kill(self):
+        self.process.kill()
+        self.process.wait()
+
+
+@contextlib.contextmanager
+def storage_daemon(tmp, size):
+    image, socket = f"{tmp}/image", f"{tmp}/blk.sock"
+    with open(image, "wb") as f:
+        f.truncate(size)
+    daemon = Daemon(socket, [program("qemu-storage-daemon"),
+                             "--blockdev", f"driver=file,node-name=file,filename={image}",
+                             "--export", "type=vhost-user-blk,id=e,node-name=file,addr.type=unix,"
+                             f"addr.path={socket},writable=on,num-queues=2"])
+    try:
+        yield daemon, image, f"vhost-user={socket}"
+    finally:
+        daemon.kill()
+
+
+@contextlib.contextmanager
+def virtiofsd(tmp):
+    shared, socket = f"{tmp}/shared", f"{tmp}/fs.sock"
+    os.mkdir(shared)
+    path = program("virtiofsd", "/usr/lib/qemu/virtiofsd", "/usr/libexec/virtiofsd")
+    old = b"fuse_lowlevel" in open(path, "rb").read()  # the one that came with QEMU has other options
+    if os.geteuid():
+        raise Skip("virtiofsd wants root")
+    options = ["-o", f"source={shared}", "-o", "sandbox=chroot"] if old else ["--shared-dir", shared, "--sandbox", "chroot"]
+    daemon = Daemon(socket, [path, f"--socket-path={socket}", *options])
+    try:
+        yield daemon, shared, f"vhost-user={socket},tag=lab"
+    finally:
+        daemon.kill()
+
+
+def digest(path):
+    with open(path, "rb") as f:
+        return hashlib.sha256(f.read()).hexdigest()
+
+
+def a_disk_keeps_a_file_system(polyvisor, guest):
+    work = ("mke2fs -F /dev/vda >/dev/null 2>&1 && mkdir /mnt && mount -t ext4 /dev/vda /mnt && "
+            "dd if=/dev/urandom of=/mnt/file bs=64k count=40 conv=fsync 2>/dev/null && sha256sum /mnt/file && "
+            "umount /mnt && echo 3 >/proc/sys/vm/drop_caches && mount -t ext4 /dev/vda /mnt && sha256sum /mnt/file && "
+            "umount /mnt && sha256sum /dev/vda && cat /proc/interrupts")
+    with tempfile.TemporaryDirectory() as tmp, storage_daemon(tmp, 32 << 20) as (_, image, disk):
+        status, text, err, seconds = run(polyvisor, guest, "cloud",
+                                         [*with_modules(guest, "cloud"), "--cpus", "2", "--disk", disk], f'polyvisor.run="{work}"')
+        expect(status == 0 and "polyvisor-run: status 0" in text, f"the guest failed (status {status})", text, err)
+        files = re.findall(r"([0-9a-f]{64})  /mnt/file", text)
+        expect(len(files) == 2 and files[0] == files[1], "what was read is not what was written", text, err)
+        expect(f"{digest(image)}  /dev/vda" in text, "what the guest has is not what is in the image", text, err)
+        boot.drivers_are_content(text, err, 2)
+    return seconds
+
+
+def a_disk_outlives_its_back_end(polyvisor, guest):
+    """The back end is killed twice while the guest writes, and started again: nothing is lost, nothing fails."""
+    work = ("dd if=/dev/urandom of=/tmp/r bs=64k count=400 2>/dev/null; echo writing; "
+            "for i in 1 2 3 4 5 6; do dd if=/tmp/r of=/dev/vda bs=64k oflag=direct conv=fsync 2>/dev/null || echo FAILED; done; "
+            "echo written; echo 3 >/proc/sys/vm/drop_caches; sha256sum /tmp/r /dev/vda; dmesg | tail -5")
+    with tempfile.TemporaryDirectory() as tmp, storage_daemon(tmp, 400 << 16) as (daemon, image, disk):
+        start = time.monotonic()
+        cmd = [polyvisor, "run", "--kernel", f"{guest}/vmlinuz-cloud", "--initrd", f"{guest}/initrd.cpio",
+               *with_modules(guest, "cloud"), *boot.ENGINE, "--disk", disk, "--append", f'console=ttyS0 quiet polyvisor.run="{work}"']
+        p = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        seen, kills = b"", 0
+        try:
+            while b"writing" not in seen:
+                expect(select.select([p.stdout], [], [], boot.TIMEOUT)[0], "the guest did not begin", seen.decode())
+                chunk = os.read(p.stdout.fileno(), 65536)
+                expect(chunk, "the guest ended", seen.decode())
+                seen += chunk
+            for _ in range(2):
+                time.sleep(0.3)
+                if not select.select([p.stdout], [], [], 0)[0]:
+                    kills += 1
+                daemon.kill()
+                time.sleep(0.2)
+                daemon.start()
+            rest, err = p.communicate(timeout=boot.TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise Failure("the guest did not end") from None
+        finally:
+            p.kill()
+        text = (seen + rest).decode(errors="replace")
+        sums = re.findall(r"([0-9a-f]{64})  /(?:tmp/r|dev/vda)", text)
+        expect(len(sums) == 2 and sums[0] == sums[1] == digest(image), "the disk is not what was written", text, err.decode())
+        expect(kills, "the guest was too quick to be disturbed", text)
+        expect("error" not in text.lower() and "FAILED" not in text, "the guest saw an error", text, err.decode())
+        expect(b"its back end is there again" in err, "nobody was told", text, err.decode())
+        return time.monotonic() - start
+
+
+def a_file_system_is_shared(polyvisor, guest):
+    """Both ways, through a new mount as well."""
+    with tempfile.TemporaryDirectory() as tmp, virtiofsd(tmp) as (_, shared, fs):
+        blob = os.urandom(3 << 20)
+        with open(f"{shared}/from-the-host", "wb") as f:
+            f.write(blob)
+        work = ("mkdir /mnt && mount -t virtiofs lab /mnt && sha256sum /mnt/from-the-host && "
+                "mkdir /mnt/dir && cat /mnt/from-the-host /mnt/from-the-host >/mnt/dir/twice && umount /mnt && "
+                "mount -t virtiofs lab /mnt && sha256sum /mnt/dir/twice && cat /proc/interrupts")
+        status, text, err, seconds = run(polyvisor, guest, "cloud",
+                                         [*with_modules(guest, "cloud"), "--cpus", "2", "--fs", fs], f'polyvisor.run="{work}"')
+        expect(status == 0 and "polyvisor-run: status 0" in text, f"the guest failed (status {status})", text, err)
+        twice = hashlib.sha256(blob + blob).hexdigest()
+        expect(hashlib.sha256(blob).hexdigest() in text and f"{twice}  /mnt/dir/twice" in text, "the guest read something else", text, err)
+        expect(digest(f"{shared}/dir/twice") == twice, "the host has something else", text, err)
+        expect(re.search(r"PCI-MSI.*virtio\d+-requests\.0", text), "no MSI-X interrupt for requests", text, err)
+    return seconds
+
+
+def a_lost_file_system_says_so_and_can_be_mounted_again(polyvisor, guest):
+    """virtiofsd dies: requests end with an error instead of waiting for ever, and a new mount uses a new one."""
+    work = ("mkdir /mnt && mount -t virtiofs lab /mnt && cat /mnt/file && echo mounted; "
+            "while cat /mnt/file >/dev/null 2>&1; do sleep 0.1; done; cat /mnt/file; umount /mnt; "
+            "until mount -t virtiofs lab /mnt 2>/dev/null; do sleep 0.2; done; cat /mnt/file; echo again >/mnt/new")
+    with tempfile.TemporaryDirectory() as tmp, virtiofsd(tmp) as (daemon, shared, fs):
+        with open(f"{shared}/file", "w") as f:
+            f.write("from-the-host\n")
+        start = time.monotonic()
+        cmd = [polyvisor, "run", "--kernel", f"{guest}/vmlinuz-cloud", "--initrd", f"{guest}/initrd.cpio",
+               *with_modules(guest, "cloud"), *boot.ENGINE, "--fs", fs, "--append", f'console=ttyS0 quiet polyvisor.run="{work}"']
+        p = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        seen = b""
+        try:
+            while b"mounted" not in seen:
+                expect(select.select([p.stdout], [], [], boot.TIMEOUT)[0], "it was not mounted", seen.decode())
+                chunk = os.read(p.stdout.fileno(), 65536)
+                expect(chunk, "the guest ended", seen.decode())
+                seen += chunk
+            daemon.kill()
+            time.sleep(0.8)
+            daemon.start()
+            rest, err = p.communicate(timeout=boot.TIMEOUT)
+        except subprocess.TimeoutExpired:
+            raise Failure("the guest did not end:\n" + seen.decode()) from None
+        finally:
+            p.kill()
+        text = (seen + rest).decode(errors="replace")
+        expect("not connected" in text, "the guest's request did not fail as that of an ended connection", text, err.decode())
+        expect(text.count("from-the-host") == 2, "it was not mounted again", text, err.decode())
+        expect(os.path.exists(f"{shared}/new"), "the new mount cannot be written", text, err.decode())
+        return time.monotonic() - start
+
+
+def refusals(polyvisor, guest):
+    """One clear sentence for a back end that is not there, or is none."""
+    def refused(options, sentence):
+        p = subprocess.run([polyvisor, "run", "--kernel", f"{guest}/vmlinuz-cloud", *options], stdin=subprocess.DEVNULL,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+        err = p.stderr.decode()
+        expect(p.returncode == 1 and sentence in err and err.count("\n") == 1, f"{options}: not '{sentence}'", "", err)
+
+    with tempfile.TemporaryDirectory() as tmp:
+        refused(["--disk", f"vhost-user={tmp}/none"], f"no vhost-user back end listens at '{tmp}/none'")
+        refused(["--fs", f"vhost-user={tmp}/none,tag=lab"], f"no vhost-user back end listens at '{tmp}/none'")
+        program("qemu-storage-daemon")
+        with storage_daemon(tmp, 1 << 20) as (_, _, disk):
+            refused(["--disk", f"{disk},queues=9"], "the vhost-user back end has 2 request queues, not 9")
+    return 0.0
+
+
+CASES = {
+    "errors": refusals,
+    "blk": a_disk_keeps_a_file_system,
+    "blk-again": a_disk_outlives_its_back_end,
+    "fs": a_file_system_is_shared,
+    "fs-lost": a_lost_file_system_says_so_and_can_be_mounted_again,
+}
+
+
+def main():
+    polyvisor, guest, cases = sys.argv[1], sys.argv[2], sys.argv[3:] or list(CASES)
+    run_now = []
+    skipped = {}
+    for case in cases:
+        def guarded(p, g, case=case):
+            try:
+                return CASES[case](p, g)
+            except Skip as e:
+                skipped[case] = e
+                print(f"skip {case}: {e}", flush=True)
+                return 0.0
+        run_now.append((case, guarded))
+    status = boot.run_cases(dict(run_now), polyvisor, guest, cases)
+    return 77 if not status and len(skipped) == len(cases) else status
+
+
+if __name__ == "__main__":
+    # A test that is ended leaves no daemon behind.
+    signal.signal(signal.SIGTERM, lambda *args: sys.exit(1))
+    sys.exit(main())
