@@ -43,6 +43,9 @@ struct cpuid_caps {
 	_Bool rdrand, rdseed, sha, aes, bmi, adx;
 	_Bool mtrr, mce, vme, monitor;
 	_Bool invariant_tsc;
+	/* No branch of the guest's kernel is executed as itself, so mitigations that consist of
+	 * particular branches protect nothing: docs/decisions/0004. */
+	_Bool own_branches;
 };
 
 struct cpuid_regs {

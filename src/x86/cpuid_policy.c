@@ -287,6 +287,9 @@ static void put_extended(struct build *b)
 	h.ecx &= BIT32(1) | BIT32(2);
 	if ((host(b, 1, 0).eax >> 20 & 0xff) >= 0xa)
 		h.eax |= BIT32(6);
+	/* SRSO_NO and Automatic IBRS: guests leave retpolines and guarded returns out. */
+	if (b->caps->own_branches)
+		h.eax |= BIT32(8) | BIT32(29);
 	leaf_put(b, 0x80000021, -1, (struct cpuid_regs){.eax = h.eax, .ecx = h.ecx});
 }
 

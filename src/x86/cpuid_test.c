@@ -111,6 +111,29 @@ static void follows_the_caps(void **state)
 	(void)state;
 }
 
+static void nothing(void *opaque, uint32_t leaf, uint32_t subleaf, struct cpuid_regs *out)
+{
+	everything(opaque, leaf, subleaf, out);
+	if (leaf == 0x80000021)
+		*out = (struct cpuid_regs){0};
+}
+
+static void needs_no_branch_mitigations_without_branches(void **state)
+{
+	struct cpuid_caps caps = all;
+	struct cpuid_policy p;
+
+	for (int own = 0; own < 2; own++) {
+		caps.own_branches = own;
+		assert_int_equal(cpuid_policy_init_from(&p, nothing, (void *)"AuthenticAMD", &caps,
+							1, 2500000, CPUID_HV_NONE, NULL),
+				 0);
+		assert_int_equal(cpuid_has(&p, 0x80000021, 0, CPUID_EAX, 29), own);
+		assert_int_equal(cpuid_has(&p, 0x80000021, 0, CPUID_EAX, 8), own);
+	}
+	(void)state;
+}
+
 static void xsave_sizes_follow_xcr0(void **state)
 {
 	struct cpuid_policy p = make("AuthenticAMD", &all, 1, CPUID_HV_NONE);
@@ -240,6 +263,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(hides_what_no_engine_has),
 	    cmocka_unit_test(follows_the_caps),
+	    cmocka_unit_test(needs_no_branch_mitigations_without_branches),
 	    cmocka_unit_test(xsave_sizes_follow_xcr0),
 	    cmocka_unit_test(state_bits_are_filled_in),
 	    cmocka_unit_test(topology_agrees_with_the_number_of_cpus),

@@ -65,6 +65,7 @@
 #define X86_EFER_NXE   BIT64(11)
 #define X86_EFER_SVME  BIT64(12)
 #define X86_EFER_FFXSR BIT64(14)
+#define X86_EFER_AIBRS BIT64(21) /* Automatic IBRS */
 
 #define X86_XCR0_X87	BIT64(0)
 #define X86_XCR0_SSE	BIT64(1)

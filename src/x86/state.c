@@ -81,7 +81,9 @@ static _Bool canonical(const struct x86_state *s, uint64_t a)
 	 X86_CR4_MCE | X86_CR4_PGE | X86_CR4_PCE | X86_CR4_OSFXSR | X86_CR4_OSXMMEXCPT |           \
 	 X86_CR4_UMIP | X86_CR4_LA57 | X86_CR4_FSGSBASE | X86_CR4_PCIDE | X86_CR4_OSXSAVE |        \
 	 X86_CR4_SMEP | X86_CR4_SMAP | X86_CR4_PKE)
-#define EFER_KNOWN (X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE | X86_EFER_FFXSR)
+#define EFER_KNOWN                                                                                 \
+	(X86_EFER_SCE | X86_EFER_LME | X86_EFER_LMA | X86_EFER_NXE | X86_EFER_FFXSR |              \
+	 X86_EFER_AIBRS)
 #define RFLAGS_KNOWN                                                                               \
 	(X86_ARITH | X86_FIXED | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT | X86_RF | X86_VM |  \
 	 X86_AC | X86_VIF | X86_VIP | X86_ID)

@@ -38,6 +38,7 @@ static void engine_caps(struct cpuid_caps *caps)
 	    .fma = 1,
 	    .pcid = 1,
 	    .invpcid = 1,
+	    .own_branches = 1,
 	    .smep = 1,
 	    .smap = 1,
 	    .umip = 1,

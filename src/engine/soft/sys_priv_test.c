@@ -145,6 +145,7 @@ static void msrs_by_vendor_and_reserved_bits(void **state)
 	    {MSR_EFER, X86_EFER_SCE, 0}, /* LME with paging on */
 	    {MSR_EFER, X86_EFER_LME | X86_EFER_SVME, 0},
 	    {MSR_EFER, X86_EFER_LME | BIT64(1), 0},
+	    {MSR_EFER, X86_EFER_LME | X86_EFER_AIBRS, 2},
 	    {MSR_PAT, 0x0007040600070406, 3},
 	    {MSR_PAT, 2, 0},
 	    {MSR_PAT, 0x0800000000000000, 0},
