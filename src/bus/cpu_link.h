@@ -17,6 +17,7 @@ enum cpu_event {
 	CPU_EVENT_KICK =
 	    1 << 8, /* leave guest code: somebody has a request for the vCPU's thread */
 	CPU_EVENT_ENGINE = 1 << 9, /* the engine's own (TLB or code shoot-down) */
+	CPU_EVENT_ONE = 1 << 10,   /* the engine's own: one block, then a look */
 };
 
 struct cpu_link {

@@ -146,7 +146,9 @@ static void print_help(void)
 	    "  --engine NAME        auto (default) looks at this host and says what it chose;\n"
 	    "                       kvm needs /dev/kvm; soft runs anywhere\n"
 	    "  --soft KIND          the soft engine's way: interp (default), an interpreter, or\n"
-	    "                       translate, a translator of 64-bit code (experimental); or\n"
+	    "                       translate, a translator of 64-bit code (experimental);\n"
+	    "                       lockstep, which runs both, compares them and stops at the\n"
+	    "                       first difference; or\n"
 	    "                       direct, which also runs user code on the CPU itself, in\n"
 	    "                       processes of its own, when that pays (experimental);\n"
 	    "                       direct-always does so whenever possible, for tests\n"
@@ -231,7 +233,8 @@ static const char *const engine_words[] = {"auto", "kvm", "soft"};
 static const char *const personality_words[] = {"none", "kvm"};
 static const char *const boot_words[] = {"auto", "linux64", "linux32", "pvh", "multiboot"};
 static const char *const unpack_words[] = {"host", "guest"};
-static const char *const soft_words[] = {"interp", "translate", "direct", "direct-always"};
+static const char *const soft_words[] = {"interp", "translate", "lockstep", "direct",
+					 "direct-always"};
 
 /* One option with a word from a list: the enums' order is the lists'. Returns -1 after an error. */
 static int apply_word(struct vm_spec *spec, int code, const char *text)

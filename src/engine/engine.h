@@ -71,8 +71,15 @@ struct engine_env {
 	void *opaque;
 };
 
-/* Each with what is before it below; DIRECT chooses while it runs, ALWAYS is for tests. */
-enum engine_options_soft { SOFT_INTERP, SOFT_TRANSLATE, SOFT_DIRECT, SOFT_DIRECT_ALWAYS };
+/* LOCKSTEP: every block by the two before it, compared; one CPU. DIRECT: the translator and user
+ * code on the CPU, chosen while it runs; ALWAYS is for tests. */
+enum engine_options_soft {
+	SOFT_INTERP,
+	SOFT_TRANSLATE,
+	SOFT_LOCKSTEP,
+	SOFT_DIRECT,
+	SOFT_DIRECT_ALWAYS
+};
 /* What the translator tells about itself, for those who work on it. Streams are the caller's. */
 struct engine_trace {
 	FILE *blocks;	   /* guest and host code of what is translated; NULL: no */
@@ -84,7 +91,8 @@ struct engine_config {
 	enum engine_options_soft soft;
 	struct engine_trace trace;
 	unsigned translate_at; /* at which execution a block is translated; 0: the default */
-	_Bool trace_int;       /* log every interrupt and exception delivered */
+	_Bool plant;	 /* the translator has a bug (ADC is SBB): for tests of what finds such */
+	_Bool trace_int; /* log every interrupt and exception delivered */
 };
 
 /* What a probe found; `why` is one clause for the person ("/dev/kvm runs SSE through an emulator").

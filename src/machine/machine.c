@@ -115,12 +115,14 @@ static void set_wall_clock(struct machine *m)
 
 static int make_cpus(struct machine *m, struct error *err)
 {
-	const struct engine_config cfg = {
-	    .soft = m->cfg.spec->soft == SPEC_SOFT_TRANSLATE	   ? SOFT_TRANSLATE
-		    : m->cfg.spec->soft == SPEC_SOFT_DIRECT	   ? SOFT_DIRECT
-		    : m->cfg.spec->soft == SPEC_SOFT_DIRECT_ALWAYS ? SOFT_DIRECT_ALWAYS
-								   : SOFT_INTERP,
-	    .trace = m->cfg.trace};
+	static const enum engine_options_soft soft[] = {
+	    [SPEC_SOFT_INTERP] = SOFT_INTERP,
+	    [SPEC_SOFT_TRANSLATE] = SOFT_TRANSLATE,
+	    [SPEC_SOFT_LOCKSTEP] = SOFT_LOCKSTEP,
+	    [SPEC_SOFT_DIRECT] = SOFT_DIRECT,
+	    [SPEC_SOFT_DIRECT_ALWAYS] = SOFT_DIRECT_ALWAYS,
+	};
+	const struct engine_config cfg = {.soft = soft[m->cfg.spec->soft], .trace = m->cfg.trace};
 	int r;
 
 	m->env = (struct engine_env){

@@ -298,5 +298,7 @@ int spec_check(const struct vm_spec *spec, struct error *err)
 	if (spec->cpus < 1 || spec->cpus > SPEC_MAX_CPUS)
 		return error_set(err, -EINVAL, "%u CPUs: a machine has 1 to %u", spec->cpus,
 				 SPEC_MAX_CPUS);
+	if (spec->soft == SPEC_SOFT_LOCKSTEP && spec->cpus != 1)
+		return error_set(err, -EINVAL, "--soft lockstep runs one CPU, not %u", spec->cpus);
 	return spec_check_nets(spec, err);
 }

@@ -1,6 +1,7 @@
 /* access.c: guest memory accesses that the TLB's fast path could not make. */
 #include <sys/mman.h>
 #include "engine/soft/core.h"
+#include "engine/soft/io.h"
 
 /* One piece of an access: within a page. */
 struct piece {
@@ -59,7 +60,7 @@ static unsigned pieces_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsign
 static uint64_t mmio_read(struct soft_cpu *cpu, uint64_t phys, unsigned size)
 {
 	cpu->stats.mmio++;
-	return exit_mmio_read(&cpu->base, phys, size);
+	return soft_mmio_read(cpu, phys, size);
 }
 
 static void mmio_write(struct soft_cpu *cpu, uint64_t phys, unsigned size, uint64_t value)
@@ -69,7 +70,7 @@ static void mmio_write(struct soft_cpu *cpu, uint64_t phys, unsigned size, uint6
 	    (phys & ~UINT64_C(0xfff)) != cpu->mmu->apic_page)
 		return;
 	cpu->stats.mmio++;
-	exit_mmio_write(&cpu->base, phys, size, value);
+	soft_mmio_write(cpu, phys, size, value);
 }
 
 /* The largest power of two that is no more than len and 8, and to which addr is aligned. Whole

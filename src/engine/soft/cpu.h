@@ -11,6 +11,7 @@
 struct soft_engine;
 struct soft_cache;
 struct soft_trans;
+struct soft_lockstep;
 struct soft_jump;
 struct soft_debug;
 struct soft_direct;
@@ -40,9 +41,10 @@ enum soft_tlb_kind { SOFT_TLB_KERNEL, SOFT_TLB_USER, SOFT_TLB_KERNEL_AC, SOFT_TL
 
 /* One byte per guest-physical page, shared by all vCPUs. Not zero: a store must tell. */
 enum soft_page {
-	SOFT_PAGE_CODE = 1, /* instructions of this page are in some decode cache */
-	SOFT_PAGE_LOG = 2,  /* the dirty log wants to hear of the next write */
-	SOFT_PAGE_SLOW = 4, /* not a page: a store through a bounce buffer */
+	SOFT_PAGE_CODE = 1,	/* instructions of this page are in some decode cache */
+	SOFT_PAGE_LOG = 2,	/* the dirty log wants to hear of the next write */
+	SOFT_PAGE_SLOW = 4,	/* not a page: a store through a bounce buffer */
+	SOFT_PAGE_LOCKSTEP = 8, /* lock-step wants to hear of every write */
 };
 
 /* An exception or interrupt on its way. */
@@ -119,6 +121,7 @@ struct soft_cpu {
 	struct soft_jump *jump_table;
 	struct soft_jump *jump_hit; /* an indirect call's target, while it pushes */
 	uint32_t trans_link; /* the branch that translated code was left by, to be linked; or 0 */
+	struct soft_lockstep *lockstep; /* or NULL */
 	struct soft_mmu *mmu;
 	struct soft_vec *vec; /* vec*.c's own, made by vec_init */
 	struct soft_stats stats;

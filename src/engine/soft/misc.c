@@ -1,6 +1,7 @@
 /* misc.c: flags, decimal arithmetic, ports, time stamps, random numbers, hints. */
 #include <sched.h>
 #include "engine/soft/op.h"
+#include "engine/soft/io.h"
 #include "engine/soft/system.h"
 
 static void nop(struct soft_cpu *cpu, const struct insn *i)
@@ -165,14 +166,14 @@ static void in(struct soft_cpu *cpu, const struct insn *i, uint16_t port)
 	sys_io_check(cpu, port, i->aux);
 	soft_io_breakpoint(cpu, port, i->aux);
 	cpu->stats.ports++;
-	insn_gpr_set(cpu, 0, i->aux, exit_port_read(&cpu->base, port, i->aux));
+	insn_gpr_set(cpu, 0, i->aux, soft_port_read(cpu, port, i->aux));
 }
 static void out(struct soft_cpu *cpu, const struct insn *i, uint16_t port)
 {
 	sys_io_check(cpu, port, i->aux);
 	soft_io_breakpoint(cpu, port, i->aux);
 	cpu->stats.ports++;
-	exit_port_write(&cpu->base, port, i->aux, cpu->s.gpr[X86_RAX] & size_mask(i->aux));
+	soft_port_write(cpu, port, i->aux, cpu->s.gpr[X86_RAX] & size_mask(i->aux));
 }
 static void in_i(struct soft_cpu *cpu, const struct insn *i)
 {
@@ -213,15 +214,12 @@ static void rdpid(struct soft_cpu *cpu, const struct insn *i)
 	*(uint64_t *)soft_reg(cpu, i->r1) = cpu->s.tsc_aux;
 }
 
-/* Random numbers are the host's. */
 #define RANDOM(name, w)                                                                            \
 	static void name##_##w(struct soft_cpu *cpu, const struct insn *i)                         \
 	{                                                                                          \
-		uint##w##_t v;                                                                     \
-		uint32_t af;                                                                       \
-		__asm__ volatile(#name " %0" FLAGS_SAVE : "=&r"(v), "=&a"(af) : : "cc");           \
-		REG_SET_##w(cpu, i->r1, v);                                                        \
-		cpu->af = af;                                                                      \
+		_Bool seed = sizeof(#name) == sizeof("rdseed") && #name[2] == 's';                 \
+		uint64_t v = soft_random(cpu, seed, w / 8, &cpu->af);                              \
+		REG_SET_##w(cpu, i->r1, (uint##w##_t)v);                                           \
 	}
 OP_WIDTHS_16(RANDOM, rdrand)
 OP_WIDTHS_16(RANDOM, rdseed)

@@ -19,6 +19,7 @@
 #include <sys/mman.h>
 #include "engine/soft/core.h"
 #include "engine/soft/direct.h"
+#include "engine/soft/lockstep.h"
 
 struct walk {
 	uint64_t lin;
@@ -252,8 +253,12 @@ static _Bool entry_set(struct soft_cpu *cpu, struct level *l, uint64_t bits, uns
 		ok = __atomic_compare_exchange_n((uint32_t *)l->host, &old, old | (uint32_t)bits, 0,
 						 __ATOMIC_SEQ_CST, __ATOMIC_RELAXED);
 	}
-	if (ok && UNLIKELY(*l->flags))
-		soft_stored(cpu, l->flags, l->phys, size);
+	if (ok && UNLIKELY(*l->flags)) {
+		if (cpu->lockstep)
+			lockstep_written(cpu, l->flags, (unsigned)l->phys & 0xfff, size);
+		if (*l->flags & ~SOFT_PAGE_LOCKSTEP)
+			soft_stored(cpu, l->flags, l->phys, size);
+	}
 	return ok;
 }
 

@@ -1,5 +1,6 @@
 /* ram.c: guest-physical memory as the engine sees it: slots, page flags, changes to code. */
 #include "engine/soft/core.h"
+#include "engine/soft/lockstep.h"
 
 const struct soft_slot *soft_ram_slot(const struct soft_ram *ram, uint64_t phys)
 {
@@ -32,6 +33,8 @@ void soft_stored(struct soft_cpu *cpu, uint8_t *flags, uint64_t lin, unsigned si
 	if (!soft_ram_slot_of_flags(&cpu->engine->ram, flags, &phys))
 		return;
 	phys |= lin & 0xfff;
+	if (UNLIKELY(cpu->lockstep != NULL))
+		lockstep_stored(cpu, flags, (unsigned)phys & 0xfff, size);
 	if (f & SOFT_PAGE_LOG) {
 		/* The flag goes first: a harvest between the two sees the mark next time. */
 		__atomic_and_fetch(flags, (uint8_t)~SOFT_PAGE_LOG, __ATOMIC_ACQ_REL);

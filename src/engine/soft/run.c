@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include "engine/soft/core.h"
 #include "engine/soft/direct.h"
+#include "engine/soft/lockstep.h"
 #include "engine/soft/system.h"
 #include "engine/soft/trans.h"
 
@@ -357,6 +358,8 @@ static int run_inner(struct soft_cpu *cpu)
 			direct_choose_kernel(cpu, 0);
 		if (UNLIKELY(cpu->slow || shadowed(cpu) || cpu->stepping))
 			step(cpu);
+		else if (UNLIKELY(cpu->lockstep != NULL) && soft_is64(cpu))
+			lockstep_run(cpu);
 		else if (cpu->direct && cpu->cpl == 3 && direct_run(cpu))
 			continue;
 		else if (cpu->trans && soft_is64(cpu))

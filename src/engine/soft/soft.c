@@ -11,6 +11,7 @@
 #include "base/buf.h"
 #include "engine/soft/core.h"
 #include "engine/soft/direct.h"
+#include "engine/soft/lockstep.h"
 #include "engine/soft/system.h"
 #include "engine/soft/trans.h"
 #include "engine/soft/vector.h"
@@ -104,6 +105,9 @@ static void gmem_written(void *opaque, struct gpa addr, size_t len)
 			__atomic_thread_fence(__ATOMIC_SEQ_CST);
 			if (__atomic_load_n(flags, __ATOMIC_RELAXED) & SOFT_PAGE_CODE)
 				soft_code_changed(e, NULL, flags, at, (unsigned)n);
+			if (e->cpu[0] && e->cpu[0]->lockstep)
+				lockstep_written(e->cpu[0], flags, (unsigned)at & 0xfff,
+						 (unsigned)n);
 		}
 		at += n;
 	}
@@ -151,6 +155,10 @@ static int engine_create(struct engine **engine, const struct engine_env *env,
 
 	if (!e)
 		return error_set(err, -ENOMEM, "no memory for the software engine");
+	if (cfg->soft == SOFT_LOCKSTEP && env->cpus > 1) {
+		free(e);
+		return error_set(err, -EINVAL, "lock-step is for one CPU, not %u", env->cpus);
+	}
 	e->base.ops = &engine_soft;
 	e->base.env = env;
 	e->base.cfg = *cfg;
@@ -179,6 +187,7 @@ static void cpu_destroy(struct vcpu *vcpu)
 		return;
 	cpu = soft_cpu_of(vcpu);
 	cpu->engine->cpu[vcpu->index] = NULL;
+	lockstep_fini(cpu);
 	direct_fini(cpu);
 	trans_fini(cpu);
 	vec_fini(cpu);
@@ -200,6 +209,7 @@ static int cpu_set_state(struct vcpu *vcpu, const struct x86_state *in)
 	soft_tsc_set(cpu, in->tsc);
 	soft_tlb_flush_all(cpu);
 	soft_mode_update(cpu);
+	lockstep_reset(cpu);
 	return 0;
 }
 
@@ -232,6 +242,7 @@ static int cpu_create(struct engine *engine, unsigned index, struct vcpu **vcpu,
 	cpu->engine = soft_of(engine);
 	if (soft_mmu_init(cpu) || soft_cache_init(cpu) || vec_init(cpu) ||
 	    (engine->cfg.soft >= SOFT_TRANSLATE && trans_init(cpu)) ||
+	    (engine->cfg.soft == SOFT_LOCKSTEP && lockstep_init(cpu)) ||
 	    (engine->cfg.soft >= SOFT_DIRECT && direct_init(cpu))) {
 		cpu_destroy(&cpu->base);
 		return error_set(err, -ENOMEM, "no memory for CPU %u", index);

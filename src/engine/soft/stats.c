@@ -2,6 +2,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include "base/buf.h"
+#include "engine/soft/lockstep.h"
 #include "engine/soft/trans.h"
 
 /* How many of the instructions that host code left to handlers are named. */
@@ -85,6 +86,13 @@ void soft_stats_write(const struct soft_cpu *cpu, struct wbuf *out)
 
 	put(out, cpu, all ? "retired" : "interpreted", cpu->stats.retired);
 	put_rows(out, cpu, common, ARRAY_SIZE(common));
+	if (cpu->lockstep) {
+		uint64_t blocks, repeated;
+
+		lockstep_counts(cpu, &blocks, &repeated);
+		put(out, cpu, "lockstep_blocks", blocks);
+		put(out, cpu, "lockstep_repeated", repeated);
+	}
 	if (!cpu->trans)
 		return;
 	put_rows(out, cpu, translator, ARRAY_SIZE(translator));

@@ -6,6 +6,7 @@
  * time.
  */
 #include "engine/soft/cond.h"
+#include "engine/soft/io.h"
 #include "engine/soft/op.h"
 #include "engine/soft/system.h"
 
@@ -137,7 +138,7 @@ static void ins_one(struct soft_cpu *cpu, const struct insn *i)
 	soft_probe(cpu, X86_ES, lin, i->aux, 1);
 	soft_io_breakpoint(cpu, port, i->aux);
 	cpu->stats.ports++;
-	write_n(cpu, lin, i->aux, exit_port_read(&cpu->base, port, i->aux));
+	write_n(cpu, lin, i->aux, soft_port_read(cpu, port, i->aux));
 	index_add(cpu, i, X86_RDI, step_of(cpu, i->aux));
 }
 static void outs_one(struct soft_cpu *cpu, const struct insn *i)
@@ -148,7 +149,7 @@ static void outs_one(struct soft_cpu *cpu, const struct insn *i)
 	uint64_t v = read_n(cpu, i->seg, src_lin(cpu, i, i->aux), i->aux);
 	soft_io_breakpoint(cpu, port, i->aux);
 	cpu->stats.ports++;
-	exit_port_write(&cpu->base, port, i->aux, v);
+	soft_port_write(cpu, port, i->aux, v);
 	index_add(cpu, i, X86_RSI, step_of(cpu, i->aux));
 }
 

@@ -1,5 +1,6 @@
 /* sys_cr.c: control, debug and extended control registers. */
 #include "engine/soft/sys.h"
+#include "engine/soft/io.h"
 
 static _Bool has(const struct soft_cpu *cpu, uint32_t leaf, enum cpuid_reg reg, unsigned bit)
 {
@@ -144,12 +145,9 @@ static void cr4_write(struct soft_cpu *cpu, uint64_t v)
 
 static void cr8_write(struct soft_cpu *cpu, uint64_t v)
 {
-	const struct cpu_apic *apic = &cpu->base.apic;
-
 	if (v > 15)
 		sys_gp(cpu, 0);
-	if (apic->ops)
-		apic->ops->set_cr8(apic->apic, (uint8_t)v);
+	soft_cr8_write(cpu, (uint8_t)v);
 }
 
 static uint64_t gpr_operand(struct soft_cpu *cpu, const struct insn *i)
@@ -179,15 +177,13 @@ void sys_insn_mov_to_cr(struct soft_cpu *cpu, const struct insn *i)
 
 void sys_insn_mov_from_cr(struct soft_cpu *cpu, const struct insn *i)
 {
-	const struct cpu_apic *apic = &cpu->base.apic;
-
 	sys_need_ring0(cpu);
 	switch (i->aux) {
 	case 0: gpr_result(cpu, i, cpu->s.cr0); break;
 	case 2: gpr_result(cpu, i, cpu->s.cr2); break;
 	case 3: gpr_result(cpu, i, cpu->s.cr3); break;
 	case 4: gpr_result(cpu, i, cpu->s.cr4); break;
-	case 8: gpr_result(cpu, i, apic->ops ? apic->ops->get_cr8(apic->apic) : 0); break;
+	case 8: gpr_result(cpu, i, soft_cr8_read(cpu)); break;
 	default: sys_ud(cpu);
 	}
 }

@@ -66,7 +66,8 @@ void sys_desc_set(struct soft_cpu *cpu, struct sys_desc *d, uint32_t set, uint32
 	_Atomic uint32_t *p = NULL;
 
 	soft_sys_probe(cpu, lin, 4, 1);
-	if (!(lin & 3) && !soft_translate(cpu, lin, &phys))
+	/* Lock-step has to hear of the store. */
+	if (!cpu->lockstep && !(lin & 3) && !soft_translate(cpu, lin, &phys))
 		p = gmem_ptr(mem, gpa(phys), 4, 1);
 	if (p && set)
 		atomic_fetch_or(p, set);

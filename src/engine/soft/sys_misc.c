@@ -1,5 +1,6 @@
 /* sys_misc.c: CPUID, HLT, TLB and cache control, bases, hypercalls, INIT and SIPI, port rights. */
 #include "engine/soft/sys.h"
+#include "engine/soft/io.h"
 
 static _Bool has(const struct soft_cpu *cpu, uint32_t leaf, enum cpuid_reg reg, unsigned bit)
 {
@@ -131,7 +132,7 @@ void sys_insn_hypercall(struct soft_cpu *cpu, const struct insn *i)
 	    .long_mode = soft_is64(cpu),
 	};
 
-	if (!exit_hypercall(&cpu->base, &r))
+	if (!soft_hypercall(cpu, &r))
 		sys_ud(cpu);
 	g[X86_RAX] = r.rax;
 	g[X86_RBX] = r.rbx;

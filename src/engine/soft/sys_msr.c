@@ -7,6 +7,7 @@
  * firmware has nothing special set; writing what they already hold is accepted.
  */
 #include "engine/soft/sys.h"
+#include "engine/soft/io.h"
 
 #define MSR_SMI_COUNT	    0x34u
 #define MSR_EBL_CR_POWERON  0x2au
@@ -186,7 +187,7 @@ static int read_intel(struct soft_cpu *cpu, uint32_t msr, uint64_t *v)
 	case MSR_SMI_COUNT: *v = cpu->s.smi_count; return 0;
 	case MSR_BIOS_SIGN: *v = UINT64_C(1) << 32; return 0;
 	case MSR_MISC_ENABLE: *v = cpu->s.misc_enable | MISC_ENABLE_NO_BTS_PEBS; return 0;
-	default: return exit_msr_read(&cpu->base, msr, v);
+	default: return soft_msr_read(cpu, msr, v);
 	}
 }
 
@@ -203,7 +204,7 @@ static int read_amd(struct soft_cpu *cpu, uint32_t msr, uint64_t *v)
 	case MSR_HWCR: *v = HWCR_TSC_FREQ_SEL; return 0;
 	case MSR_VM_CR: *v = BIT64(4); return 0;  /* SVM disabled */
 	case MSR_DE_CFG: *v = BIT64(1); return 0; /* LFENCE serializes */
-	default: return exit_msr_read(&cpu->base, msr, v);
+	default: return soft_msr_read(cpu, msr, v);
 	}
 }
 
@@ -304,11 +305,11 @@ static int write_intel(struct soft_cpu *cpu, uint32_t msr, uint64_t v)
 		cpu->s.misc_enable = v & MISC_ENABLE_WRITABLE;
 		return 0;
 	case MSR_APIC_BASE: {
-		int rc = exit_msr_write(&cpu->base, msr, v);
+		int rc = soft_msr_write(cpu, msr, v);
 		soft_mmu_apic(cpu);
 		return rc;
 	}
-	default: return exit_msr_write(&cpu->base, msr, v);
+	default: return soft_msr_write(cpu, msr, v);
 	}
 }
 
@@ -325,7 +326,7 @@ static int write_amd(struct soft_cpu *cpu, uint32_t msr, uint64_t v)
 	case MSR_AMD_TOP_MEM2:
 	case MSR_AMD_TSEG_ADDR: return v ? -1 : 0;
 	case MSR_HWCR: return v & ~(HWCR_HARMLESS | HWCR_TSC_FREQ_SEL) ? -1 : 0;
-	default: return exit_msr_write(&cpu->base, msr, v);
+	default: return soft_msr_write(cpu, msr, v);
 	}
 }
 

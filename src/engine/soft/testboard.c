@@ -160,14 +160,20 @@ static void idt_make(struct board *b, _Bool wide)
 	}
 }
 
+static enum engine_options_soft board_soft(const char *way, unsigned cpus)
+{
+	if (way && !strcmp(way, "translate"))
+		return SOFT_TRANSLATE;
+	if (way && !strcmp(way, "lockstep"))
+		return cpus == 1 ? SOFT_LOCKSTEP : SOFT_TRANSLATE;
+	return way && !strcmp(way, "direct") ? SOFT_DIRECT_ALWAYS : SOFT_INTERP;
+}
+
 struct board *board_new(unsigned cpus)
 {
 	struct gmem_config mem = {.ram_bytes = BOARD_RAM, .low_limit = BOARD_RAM};
 	const char *way = getenv("BOARD_SOFT");
-	struct engine_config cfg = {.soft = way && !strcmp(way, "translate") ? SOFT_TRANSLATE
-					    : way && !strcmp(way, "direct")  ? SOFT_DIRECT_ALWAYS
-									     : SOFT_INTERP,
-				    .translate_at = 1};
+	struct engine_config cfg = {.soft = board_soft(way, cpus), .translate_at = 1};
 	struct board *b = calloc(1, sizeof(*b));
 	struct board_dev *d = calloc(1, sizeof(*d));
 	struct cpuid_caps caps;

@@ -44,6 +44,15 @@ void trans_fini(struct soft_cpu *cpu);
 void trans_empty(struct soft_cpu *cpu);
 /* Executes blocks as blocks_run of run.c does, translating those that are hot. 64-bit mode only. */
 void trans_run(struct soft_cpu *cpu);
+/* The steps of that, for lock-step. Host code of b, translated now when it has become hot; NULL:
+ * interpreted. */
+const uint8_t *trans_code(struct soft_cpu *cpu, struct soft_block *b);
+/* Empties code memory when it is nearly full: then blocks are to be looked up anew. */
+_Bool trans_room(struct soft_cpu *cpu);
+/* Executes the block at rip. */
+enum trans_exit trans_enter(struct soft_cpu *cpu, const uint8_t *code);
+/* The branch at `site`, left for want of a target, goes straight to `to` from now on. */
+void trans_link(struct soft_cpu *cpu, uint32_t site, const struct soft_block *to);
 /* Where jumps go that the jump cache knows but that are not translated. */
 const uint8_t *trans_cold(const struct soft_trans *t);
 

@@ -445,6 +445,9 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 		    ZydisDecoderDecodeFull(decoder, bytes, tb->insn->len, &i.zi, i.ops));
 		if (known && i.zi.length != tb->insn->len)
 			return 0;
+		if (UNLIKELY(tb->cpu->engine->base.cfg.plant) &&
+		    i.zi.mnemonic == ZYDIS_MNEMONIC_ADC)
+			i.zi.opcode ^= 8;
 		tb->host[k] = tb->e.at;
 		tb->mnemonic = known ? i.zi.mnemonic : ZYDIS_MNEMONIC_INVALID;
 		if (last) {

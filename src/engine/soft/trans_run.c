@@ -74,8 +74,7 @@ const uint8_t *trans_cold(const struct soft_trans *t)
 	return t ? t->rx + t->cold : NULL;
 }
 
-/* Host code of b: translated now when it has become hot. */
-static const uint8_t *block_code(struct soft_cpu *cpu, struct soft_block *b)
+const uint8_t *trans_code(struct soft_cpu *cpu, struct soft_block *b)
 {
 	if (LIKELY(b->code != NULL) || (b->flags & BLOCK_ALONE) || ++b->heat < cpu->trans->hot)
 		return b->code;
@@ -90,8 +89,7 @@ static const uint8_t *block_code(struct soft_cpu *cpu, struct soft_block *b)
 	return b->code;
 }
 
-/* A branch that left host code for want of a target goes straight there from now on. */
-static void branch_link(struct soft_cpu *cpu, uint32_t site, const struct soft_block *to)
+void trans_link(struct soft_cpu *cpu, uint32_t site, const struct soft_block *to)
 {
 	const struct soft_trans *t = cpu->trans;
 
@@ -99,32 +97,44 @@ static void branch_link(struct soft_cpu *cpu, uint32_t site, const struct soft_b
 	emit_patch(t->rw + site, t->rw + (to->code - t->rx));
 }
 
+_Bool trans_room(struct soft_cpu *cpu)
+{
+	if (LIKELY(TRANS_CODE_BYTES - cpu->trans->used >= (64u << 10)))
+		return 0;
+	soft_cache_flush(cpu);
+	return 1;
+}
+
+enum trans_exit trans_enter(struct soft_cpu *cpu, const uint8_t *code)
+{
+	const struct soft_trans *t = cpu->trans;
+	unsigned (*enter)(struct soft_cpu *, const uint8_t *) =
+	    (unsigned (*)(struct soft_cpu *, const uint8_t *))(uintptr_t)(t->rx + t->enter);
+
+	cpu->page = cpu->s.rip & ~UINT64_C(0xfff);
+	cpu->trans_link = 0;
+	cpu->code_stop = 0;
+	cpu->cache->current = NULL;
+	cpu->stats.entries++;
+	return (enum trans_exit)enter(cpu, code + TRANS_POLL_BYTES);
+}
+
 void trans_run(struct soft_cpu *cpu)
 {
 	struct soft_cache *c = cpu->cache;
-	struct soft_trans *t = cpu->trans;
-	unsigned (*enter)(struct soft_cpu *, const uint8_t *) =
-	    (unsigned (*)(struct soft_cpu *, const uint8_t *))(uintptr_t)(t->rx + t->enter);
 	struct soft_block *b = soft_cache_lookup(cpu);
 	uint32_t site = 0;
 	uint64_t emptied = c->emptied;
 
 	for (;;) {
-		if (UNLIKELY(TRANS_CODE_BYTES - t->used < (64u << 10))) {
-			soft_cache_flush(cpu);
+		if (UNLIKELY(trans_room(cpu)))
 			b = soft_cache_lookup(cpu);
-		}
-		const uint8_t *code = block_code(cpu, b);
+		const uint8_t *code = trans_code(cpu, b);
 		if (site && code && c->emptied == emptied)
-			branch_link(cpu, site, b);
+			trans_link(cpu, site, b);
 		_Bool state;
 		if (code) {
-			cpu->page = cpu->s.rip & ~UINT64_C(0xfff);
-			cpu->trans_link = 0;
-			cpu->code_stop = 0;
-			c->current = NULL;
-			cpu->stats.entries++;
-			unsigned why = enter(cpu, code + TRANS_POLL_BYTES);
+			unsigned why = trans_enter(cpu, code);
 			state = why == TRANS_STATE;
 			site = cpu->trans_link;
 			/* At once: events must not keep the guest from getting on. */

@@ -8,6 +8,7 @@
 #include <time.h>
 #include <x86intrin.h>
 #include "engine/soft/core.h"
+#include "engine/soft/lockstep.h"
 
 static uint64_t host_ns(void)
 {
@@ -87,10 +88,23 @@ void soft_tsc_time(struct soft_engine *engine, _Bool running)
 
 uint64_t soft_tsc(struct soft_cpu *cpu)
 {
-	return soft_tsc_base(cpu->engine) + cpu->tsc_offset;
+	struct soft_io io = {.kind = SOFT_IO_TSC_READ};
+
+	if (UNLIKELY(cpu->lockstep != NULL) && lockstep_replay(cpu, &io))
+		return io.value;
+	io.value = soft_tsc_base(cpu->engine) + cpu->tsc_offset;
+	if (UNLIKELY(cpu->lockstep != NULL))
+		lockstep_record(cpu, &io);
+	return io.value;
 }
 
 void soft_tsc_set(struct soft_cpu *cpu, uint64_t value)
 {
+	struct soft_io io = {.kind = SOFT_IO_TSC_WRITE, .value = value};
+
+	if (UNLIKELY(cpu->lockstep != NULL) && lockstep_replay(cpu, &io))
+		return;
 	cpu->tsc_offset = value - soft_tsc_base(cpu->engine);
+	if (UNLIKELY(cpu->lockstep != NULL))
+		lockstep_record(cpu, &io);
 }
