@@ -141,6 +141,8 @@ static uint64_t features_read(const struct vdev *d)
 static void dev_add(struct vdev *d)
 {
 	put_name(d);
+	d->rings = RINGS;
+	d->vq = vq;
 	d->offered = features_read(d);
 	while (d->queues < QUEUES_MAX && queue_max(d, d->queues))
 		d->queues++;
@@ -297,7 +299,7 @@ void dev_negotiate(struct vdev *d, bool packed)
 {
 	dev_reset(d);
 	d->packed = packed;
-	d->features = packed ? d->offered : d->offered & ~F_PACKED;
+	d->features = (packed ? d->offered : d->offered & ~F_PACKED) & ~d->without;
 	dev_status_set(d, ST_ACK);
 	dev_status_set(d, ST_ACK | ST_DRIVER);
 	dev_features_set(d, d->features);
@@ -307,20 +309,21 @@ void dev_negotiate(struct vdev *d, bool packed)
 
 void queue_start(const struct vdev *d, unsigned q)
 {
-	uint64_t at = RINGS + 0x4000 * q;
+	struct vqueue *v = &d->vq[q];
+	uint64_t at = d->rings + 0x4000 * q;
 
-	vq[q] = (struct vqueue){.size = Q_SIZE,
-				.desc = at,
-				.avail = at + 0x2000,
-				.used = at + 0x3000,
-				.avail_wrap = 1,
-				.used_wrap = 1};
+	*v = (struct vqueue){.size = Q_SIZE,
+			     .desc = at,
+			     .avail = at + 0x2000,
+			     .used = at + 0x3000,
+			     .avail_wrap = 1,
+			     .used_wrap = 1};
 	memset((void *)at, 0, Q_SIZE * 16);
 	memset((void *)(at + 0x2000), 0, 64);
 	memset((void *)(at + 0x3000), 0, 256);
 	if (queue_max(d, q) < Q_SIZE)
-		vq[q].size = queue_max(d, q);
-	queue_set(d, q, vq[q].size, vq[q].desc, vq[q].avail, vq[q].used);
+		v->size = queue_max(d, q);
+	queue_set(d, q, v->size, v->desc, v->avail, v->used);
 	queue_enable(d, q, 1);
 	check_eq(queue_enabled(d, q), 1);
 }
@@ -388,9 +391,9 @@ static void put_packed(struct vdev *d, struct vqueue *v, unsigned id, const stru
 void chain_put(struct vdev *d, unsigned q, unsigned first, const struct vdesc *list, unsigned n)
 {
 	if (d->packed)
-		put_packed(d, &vq[q], first, list, n);
+		put_packed(d, &d->vq[q], first, list, n);
 	else
-		put_split(d, &vq[q], first, list, n);
+		put_split(d, &d->vq[q], first, list, n);
 }
 
 static bool used_packed(struct vqueue *v, uint32_t *id, uint32_t *len)
@@ -414,7 +417,7 @@ static bool used_packed(struct vqueue *v, uint32_t *id, uint32_t *len)
 
 bool chain_used(struct vdev *d, unsigned q, uint32_t *id, uint32_t *len)
 {
-	struct vqueue *v = &vq[q];
+	struct vqueue *v = &d->vq[q];
 	uint64_t at = v->used + 4 + 8 * (v->used_idx % v->size);
 
 	if (d->packed)

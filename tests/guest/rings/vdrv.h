@@ -35,6 +35,7 @@ enum {
 };
 #define F_INDIRECT   (1ull << 28)
 #define F_VERSION_1  (1ull << 32)
+#define F_EVENT_IDX  (1ull << 29)
 #define F_PACKED     (1ull << 34)
 #define F_RING_RESET (1ull << 40)
 
@@ -53,6 +54,12 @@ struct vdev {
 	char name[24];
 	uint64_t offered;
 	unsigned queues;
+
+	/* Where its rings are, 16 KiB for each queue, and what is known of them; all devices share
+	 * one place unless a test wants to use several at a time. */
+	uint64_t rings;
+	struct vqueue *vq;
+	uint64_t without; /* features that are not taken */
 
 	/* Since the last dev_start. */
 	uint64_t features;
@@ -75,7 +82,7 @@ struct vqueue {
 	bool avail_wrap, used_wrap;
 	uint16_t slots[Q_SIZE]; /* packed: that a chain took, by its id */
 };
-extern struct vqueue vq[QUEUES_MAX]; /* of the device that was started last */
+extern struct vqueue vq[QUEUES_MAX]; /* the shared one: of the device that was started last */
 
 /* What another CPU does meanwhile ends when this is set. */
 extern volatile bool meddle_stop;
