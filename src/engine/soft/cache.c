@@ -132,11 +132,6 @@ void soft_cache_forget_page(struct soft_cpu *cpu, uint64_t lin)
 		soft_cache_forget(cpu);
 }
 
-static struct soft_block *cross_block(struct soft_cross *x)
-{
-	return (struct soft_block *)x->block;
-}
-
 void soft_cache_flush(struct soft_cpu *cpu)
 {
 	struct soft_cache *c = cpu->cache;
@@ -144,7 +139,7 @@ void soft_cache_flush(struct soft_cpu *cpu)
 	memset(c->hash, 0, sizeof(c->hash));
 	memset(c->pages, 0, sizeof(c->pages));
 	for (unsigned i = 0; i < SOFT_CROSS_SIZE; i++)
-		cross_block(&c->cross[i])->count = 0;
+		c->cross[i].block = NULL;
 	c->used = 0;
 	c->emptied++;
 	c->current = NULL;
@@ -409,15 +404,18 @@ static struct soft_block *cross_lookup(struct soft_cpu *cpu, uint64_t lin)
 {
 	struct soft_cache *c = cpu->cache;
 	struct soft_cross *x = &c->cross[(lin ^ lin >> 12) % SOFT_CROSS_SIZE];
-	struct soft_block *b = cross_block(x);
+	struct soft_block *b = x->block;
 	uint8_t bytes[16] = {0};
 	unsigned first = MIN(15u, (unsigned)(GMEM_PAGE_SIZE - (lin & 0xfff))), have;
 	struct insn insn;
 
-	if (b->count && x->lin == lin && x->mode == cpu->mode) {
+	if (b && x->lin == lin && x->mode == cpu->mode) {
 		fetch_bytes(cpu, lin, bytes, b->bytes);
-		if (!memcmp(bytes, x->bytes, b->bytes))
+		if (!memcmp(bytes, x->bytes, b->bytes)) {
+			if (b->code)
+				soft_cache_cross_jump(cpu, b);
 			return b;
+		}
 	}
 	/* Byte by byte from the page's end on, as only bytes that are needed may fault. */
 	have = fetch_bytes(cpu, lin, bytes, first);
@@ -425,14 +423,36 @@ static struct soft_block *cross_lookup(struct soft_cpu *cpu, uint64_t lin)
 		fetch_bytes(cpu, lin + have, bytes + have, 1);
 		have++;
 	}
+	/* Host code of a block keeps pointers to it. */
+	if (!b || b->code)
+		b = arena_take(cpu, sizeof(*b) + sizeof(struct insn));
+	if (!b) {
+		soft_cache_flush(cpu);
+		b = arena_take(cpu, sizeof(*b) + sizeof(struct insn));
+	}
 	memcpy(x->bytes, bytes, sizeof(x->bytes));
 	x->lin = lin;
 	x->mode = cpu->mode;
-	b->bytes = insn.len;
-	b->count = 1;
-	b->flags = (insn.flags & (INSN_BRANCH | INSN_END)) | INSN_STATE | BLOCK_ALONE;
+	x->block = b;
+	*b = (struct soft_block){
+	    .mode = cpu->mode,
+	    .off = (uint16_t)(lin & 0xfff),
+	    .bytes = insn.len,
+	    .count = 1,
+	    .flags = (insn.flags & (INSN_BRANCH | INSN_END)) | INSN_STATE | BLOCK_ALONE,
+	};
 	b->insn[0] = insn;
 	return b;
+}
+
+void soft_cache_cross_jump(struct soft_cpu *cpu, const struct soft_block *b)
+{
+	struct soft_jump *j = soft_cache_jump(cpu->cache, cpu->s.rip);
+
+	j->lin = cpu->s.rip;
+	j->key = cpu->cache->jump_key;
+	j->block = NULL;
+	j->code = b->code;
 }
 
 struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)
@@ -442,7 +462,7 @@ struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)
 	    soft_is64(cpu) ? cpu->s.rip : (uint32_t)(cpu->s.seg[X86_CS].base + cpu->s.rip);
 	struct soft_jump *j = &c->jump[(lin ^ lin >> 12) % SOFT_JUMP_SIZE];
 
-	if (LIKELY(j->lin == lin && j->key == c->jump_key))
+	if (LIKELY(j->lin == lin && j->key == c->jump_key && j->block))
 		return j->block;
 	cpu->stats.lookups++;
 	c->current = NULL;

@@ -101,7 +101,7 @@ static inline uint8_t *soft_ram_flags(const struct soft_ram *ram, const struct s
 #define SOFT_BLOCK_HASH	 65536u
 #define SOFT_PAGE_HASH	 8192u
 #define SOFT_JUMP_SIZE	 4096u
-#define SOFT_CROSS_SIZE	 64u
+#define SOFT_CROSS_SIZE	 256u
 #define SOFT_PENDING_MAX 32u
 
 #define BLOCK_ALONE 0x8000 /* belongs to no page: never linked to */
@@ -125,15 +125,17 @@ struct soft_code_page {
 };
 struct soft_jump {
 	uint64_t lin, key;
-	struct soft_block *block;
+	struct soft_block
+	    *block; /* NULL: to be looked up; `code` looks for itself whether it is valid */
 	const uint8_t *code; /* what translated code jumps to */
 };
-/* An instruction that lies in two pages: valid when the bytes are still these. */
+/* An instruction that lies in two pages: valid when the bytes are still these. The block is in the
+ * arena; translated code of it outlives its place here. */
 struct soft_cross {
 	uint64_t lin;
 	uint32_t mode;
 	uint8_t bytes[16];
-	alignas(8) uint8_t block[sizeof(struct soft_block) + sizeof(struct insn)];
+	struct soft_block *block; /* or NULL */
 };
 struct soft_cache {
 	uint8_t *arena;
@@ -159,8 +161,15 @@ static ALWAYS_INLINE struct soft_jump *soft_cache_jump(struct soft_cache *c, uin
 }
 int soft_cache_init(struct soft_cpu *cpu);
 void soft_cache_fini(struct soft_cpu *cpu);
+/* The bytes of a block in two pages that was just looked up at lin. */
+static inline const uint8_t *soft_cache_cross_bytes(const struct soft_cache *c, uint64_t lin)
+{
+	return c->cross[(lin ^ lin >> 12) % SOFT_CROSS_SIZE].bytes;
+}
 /* The block at cpu->s.rip; raises fetch faults. */
 struct soft_block *soft_cache_lookup(struct soft_cpu *cpu);
+/* Host code finds the code of the block at rip, which lies in two pages, by itself. */
+void soft_cache_cross_jump(struct soft_cpu *cpu, const struct soft_block *b);
 /* Blocks found by linear address are looked up anew: mode, asid or translations changed. */
 void soft_cache_rekey(struct soft_cpu *cpu);
 void soft_cache_forget(struct soft_cpu *cpu); /* new generation of linear addresses */

@@ -86,21 +86,22 @@ struct soft_cpu {
 	 * other bits are rubbish. s.rflags's arithmetic bits are stale: use soft_flags_get and
 	 * soft_flags_set. */
 	uint32_t af;
-	uint32_t mode;	      /* enum soft_mode bits: what decoding depends on */
-	uint64_t asid;	      /* the address space's id, below 4096; see mmu.c */
-	struct soft_tlb *tlb; /* the one in use */
-	uint8_t *rmw;	      /* flags of the page of the read-modify-write under way */
-	uint8_t cpl;	      /* cached by soft_mode_update from SS's DPL */
-	uint8_t slow;	      /* enum soft_slow: step singly */
-	uint8_t data_bp;      /* DR7 has a data breakpoint */
-	uint8_t align_check;  /* CR0.AM, EFLAGS.AC, ring 3 */
-	uint8_t io_bp;	      /* CR4.DE, and DR7 has a port breakpoint */
-	uint8_t pauses;	      /* PAUSE instructions, to yield now and then */
-	uint8_t code_stop;    /* decoded code was dropped: translated code has to look anew */
-	uint8_t vec_live;     /* enum trans_live: what of s.fpu is in host registers; 0 in C */
-	uint64_t page;	      /* linear address of the page that translated code runs in */
-	uint64_t jump_key;    /* the cache's, for translated code */
-	struct x86_state s;   /* rip, gpr and the rest are live here */
+	uint32_t mode;		      /* enum soft_mode bits: what decoding depends on */
+	uint64_t asid;		      /* the address space's id, below 4096; see mmu.c */
+	struct soft_tlb *tlb;	      /* the one in use */
+	struct soft_itlb_entry *itlb; /* likewise, for fetching */
+	uint8_t *rmw;		      /* flags of the page of the read-modify-write under way */
+	uint8_t cpl;		      /* cached by soft_mode_update from SS's DPL */
+	uint8_t slow;		      /* enum soft_slow: step singly */
+	uint8_t data_bp;	      /* DR7 has a data breakpoint */
+	uint8_t align_check;	      /* CR0.AM, EFLAGS.AC, ring 3 */
+	uint8_t io_bp;		      /* CR4.DE, and DR7 has a port breakpoint */
+	uint8_t pauses;		      /* PAUSE instructions, to yield now and then */
+	uint8_t code_stop;  /* decoded code was dropped: translated code has to look anew */
+	uint8_t vec_live;   /* enum trans_live: what of s.fpu is in host registers; 0 in C */
+	uint64_t page;	    /* linear address of the page that translated code runs in */
+	uint64_t jump_key;  /* the cache's, for translated code */
+	struct x86_state s; /* rip, gpr and the rest are live here */
 
 	struct soft_event exc;	      /* raised, not delivered */
 	struct soft_event delivering; /* being delivered: a fault now is a double fault */

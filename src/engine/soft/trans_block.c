@@ -425,6 +425,69 @@ static void block_count(struct tb *tb, unsigned n)
 	emit_op64(&tb->e, 0x89, H_R11, T_FIELD(stats.retired));
 }
 
+/* RAX: the ITLB's entry of the page that begins `ahead` bytes after this one, R11: its tag. */
+static void fetch_entry(struct tb *tb, int32_t ahead)
+{
+	struct emit *e = &tb->e;
+
+	emit_op64(e, 0x8b, H_R11, T_FIELD(page));
+	if (ahead)
+		emit_lea(e, H_R11, rm_mem(H_R11, H_NONE, 0, ahead));
+	emit_mov(e, H_RAX, H_R11);
+	emit_op32(e, 0xc1, 5, rm_reg(H_RAX)); /* shr eax, 7 */
+	emit_byte(e, 12 - 5);
+	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_ITLB_SIZE - 1) << 5, 0);
+	emit_op64(e, 0x03, H_RAX, T_FIELD(itlb));
+	emit_op64(e, 0x0b, H_R11, T_FIELD(asid));
+}
+_Static_assert(sizeof(struct soft_itlb_entry) == 32, "the index is shifted for it");
+
+static void stop_unless_equal(struct tb *tb)
+{
+	tb_late(tb, LATE_STOP, emit_jcc(&tb->e, CC_NZ))->next = tb->at;
+}
+
+/* Leaves the block unless these are the `n` bytes at an offset from the page whose ITLB entry is
+ * at hand. */
+static void fetch_compare(struct tb *tb, unsigned off, const uint8_t *bytes, unsigned n)
+{
+	struct emit *e = &tb->e;
+
+	emit_op64(e, 0x3b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_itlb_entry, tag)));
+	stop_unless_equal(tb);
+	emit_op64(e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_itlb_entry, host)));
+	emit_op64(e, 0x85, H_R11, rm_reg(H_R11)); /* no RAM? */
+	tb_late(tb, LATE_STOP, emit_jcc(e, CC_Z))->next = tb->at;
+	while (n) {
+		unsigned size = n >= 4 ? 4 : 1;
+		emit_modrm(e,
+			   &(struct emit_op){
+			       .opcode = size == 4 ? 0x81 : 0x80, .reg_is_op = 1, .reg = ALU_CMP},
+			   rm_mem(H_R11, H_NONE, 0, (int32_t)off));
+		for (unsigned k = 0; k < size; k++)
+			emit_byte(e, bytes[k]);
+		stop_unless_equal(tb);
+		off += size;
+		bytes += size;
+		n -= size;
+	}
+}
+
+/*
+ * An instruction in two pages. Nothing is marked for it: its bytes are compared each time, as they
+ * are found by fetching, and so its code is right wherever they are found. Who comes here after
+ * they changed goes out; that lookup finds what is there now.
+ */
+static void cross_check(struct tb *tb, const struct soft_block *b, const uint8_t *bytes)
+{
+	unsigned first = GMEM_PAGE_SIZE - b->off;
+
+	fetch_entry(tb, 0);
+	fetch_compare(tb, b->off, bytes, first);
+	fetch_entry(tb, GMEM_PAGE_SIZE);
+	fetch_compare(tb, 0, bytes + first, b->bytes - first);
+}
+
 _Static_assert(offsetof(struct soft_cpu, base.link.events) > 255 + TRANS_BIAS, "a long form");
 
 /* Everything, at tb->at. False: memory is not what was decoded. */
@@ -434,6 +497,8 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 	_Bool ended = 0;
 
 	block_poll(tb);
+	if (b->flags & BLOCK_ALONE)
+		cross_check(tb, b, bytes);
 	block_count(tb, b->count);
 	for (unsigned k = 0; k < b->count; k++) {
 		struct tb_insn i;
@@ -482,9 +547,18 @@ const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
 	uint8_t bytes[SOFT_BLOCK_MAX * 15];
 	struct tb tb; /* large: what is out of line is filled in as it comes */
 
-	if (!page->host || (page->phys | (cpu->s.rip & 0xfff)) != b->phys)
+	if (!page->host)
 		return NULL;
-	memcpy(bytes, page->host + b->off, b->bytes);
+	if (b->flags & BLOCK_ALONE) {
+		if (b->off + b->bytes <= GMEM_PAGE_SIZE ||
+		    !soft_mmu_fetch(cpu, cpu->s.rip + b->bytes - 1)->host)
+			return NULL;
+		memcpy(bytes, soft_cache_cross_bytes(cpu->cache, cpu->s.rip), b->bytes);
+	} else {
+		if ((page->phys | (cpu->s.rip & 0xfff)) != b->phys)
+			return NULL;
+		memcpy(bytes, page->host + b->off, b->bytes);
+	}
 	tb.cpu = cpu;
 	tb.t = t;
 	tb.at = b->off;

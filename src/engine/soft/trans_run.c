@@ -76,12 +76,16 @@ const uint8_t *trans_cold(const struct soft_trans *t)
 
 const uint8_t *trans_code(struct soft_cpu *cpu, struct soft_block *b)
 {
-	if (LIKELY(b->code != NULL) || (b->flags & BLOCK_ALONE) || ++b->heat < cpu->trans->hot)
+	if (LIKELY(b->code != NULL) || ++b->heat < cpu->trans->hot)
 		return b->code;
 	b->heat = 0;
 	b->code = trans_block(cpu, b);
 	if (b->code) {
 		cpu->stats.translated++;
+		if (b->flags & BLOCK_ALONE) {
+			soft_cache_cross_jump(cpu, b);
+			return b->code;
+		}
 		struct soft_jump *j = soft_cache_jump(cpu->cache, cpu->s.rip);
 		if (j->block == b)
 			j->code = b->code;

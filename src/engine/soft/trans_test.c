@@ -190,6 +190,36 @@ CODE(victim_code,
      "1: add (%rbx), %rsi; add (%rdx), %rsi; dec %ecx; jnz 1b;"
      "mov $0x103100, %edi; mov (%rdi), %rax; add $0x1000, %rax; mov %rax, (%rdi); invlpg (%rbx);"
      "mov (%rbx), %rax; hlt");
+/* A jump in two pages, with no other code in the second one, which is written; then another one
+ * comes in its place. */
+CODE(pages_code, "mov $50, %ecx; xor %eax, %eax; mov $0x20ffd, %ebx; 1: call *%rbx; cmp $20, %ecx;"
+		 "jne 2f; movb $1, 0x21000; 2: cmp $10, %ecx; jne 3f; movq $0x22003, 0x103108;"
+		 "invlpg 0x21000; 3: dec %ecx; jnz 1b; hlt");
+static void an_instruction_in_two_pages_is_what_it_is_now(void **state)
+{
+	struct board *b = *state;
+
+	board_write(b, 0x20ffd, 8, 0xeffee9); /* jmp 0x30000 */
+	board_write(b, 0x22000, 4, 2);
+	board_write(b, 0x30000, 4, 0xc301c083); /* add $1, %eax; ret */
+	board_write(b, 0x40000, 4, 0xc340c083);
+	board_write(b, 0x50000, 4, 0xc365c083);
+	assert_int_equal(RUN_LONG(b, pages_code), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 31 + 10 * 0x40 + 9 * 0x65);
+	assert_true(b->cpu->stats.cold < 10);
+	assert_true(b->cpu->stats.entries < 60);
+	/* It is gone: a fault in the midst of translated code. */
+	board_pte_set(b, 0x21000, 0);
+	b->cpu->s.gpr[X86_RBX] = 0x20ffd;
+	soft_tlb_flush_page(b->cpu, 0x21000);
+	board_load(b, BOARD_CODE, (const uint8_t *)"\xff\xd3", 2);
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RBX] = 0x20ffd;
+	assert_int_equal(board_run(b), X86_VEC_PF);
+	assert_int_equal(b->cpu->s.cr2, 0x21000);
+	assert_int_equal(board_stack(b, 1), 0x20ffd);
+}
+
 static void pages_that_share_an_index_stay_and_go_alike(void **state)
 {
 	struct board *b = *state;
@@ -368,6 +398,7 @@ int main(void)
 	    T(a_store_into_the_running_block_is_seen_at_once),
 	    T(indirect_calls_go_where_they_should),
 	    T(a_push_into_code_leaves_for_where_it_was_going),
+	    T(an_instruction_in_two_pages_is_what_it_is_now),
 	    T(pages_that_share_an_index_stay_and_go_alike),
 	    T(repeated_strings_do_what_they_do_one_by_one),
 	    T(a_pair_is_exchanged_and_must_be_aligned),
