@@ -7,6 +7,7 @@
 
 #include "base/unix_socket.h"
 #include "cli/cli.h"
+#include "proto/spec.h"
 #include "vmm/control_client.h"
 #include "vmm/rundir.h"
 
@@ -19,31 +20,36 @@ static const struct option options[] = {
 
 static void print_help(void)
 {
-	fputs("usage: polyvisor ctl [--json] NAME COMMAND [ARGUMENT=VALUE...]\n"
-	      "       polyvisor ctl [--json] --socket PATH COMMAND [ARGUMENT=VALUE...]\n"
-	      "\n"
-	      "Sends a command to a VM that was started with --name NAME or --control PATH.\n"
-	      "\n"
-	      "  status             state, engine, size and clocks\n"
-	      "  pause, resume      stops the CPUs and the guest's time; lets them go on\n"
-	      "  power-button       presses the power button once\n"
-	      "  stop [grace=N]     presses it, and ends the VM after N seconds if need be\n"
-	      "  reset              resets the machine\n"
-	      "  nmi [cpu=N]        sends a non-maskable interrupt (CPU 0)\n"
-	      "  devices            the devices with their addresses\n"
-	      "  statistics         counters, memory and CPU time\n"
-	      "  events             prints what happens until the VM ends\n"
-	      "  commands           the commands that this VM knows\n"
-	      "  quit               ends the VM at once\n"
-	      "\n"
-	      "  -s, --socket PATH  the control socket, instead of a name\n"
-	      "  -j, --json         the answer as the protocol has it (docs/control-protocol.md)\n"
-	      "\n"
-	      "exit status: 0 done; 1 no such VM, or it could not; 2 wrong command line\n"
-	      "\n"
-	      "example:\n"
-	      "  polyvisor ctl web1 stop grace=30\n",
-	      stdout);
+	fputs(
+	    "usage: polyvisor ctl [--json] NAME COMMAND [ARGUMENT=VALUE...]\n"
+	    "       polyvisor ctl [--json] --socket PATH COMMAND [ARGUMENT=VALUE...]\n"
+	    "\n"
+	    "Sends a command to a VM that was started with --name NAME or --control PATH.\n"
+	    "\n"
+	    "  status             state, engine, size and clocks\n"
+	    "  pause, resume      stops the CPUs and the guest's time; lets them go on\n"
+	    "  power-button       presses the power button once\n"
+	    "  stop [grace=N]     presses it, and ends the VM after N seconds if need be\n"
+	    "  reset              resets the machine\n"
+	    "  nmi [cpu=N]        sends a non-maskable interrupt (CPU 0)\n"
+	    "  balloon [SIZE]     memory that the guest lends to the host: asks for SIZE (as for\n"
+	    "                     -m; 0: give all back), and says how much it is now;\n"
+	    "                     stats_interval=N asks for its figures every N seconds\n"
+	    "  devices            the devices with their addresses\n"
+	    "  statistics         counters, memory and CPU time\n"
+	    "  events             prints what happens until the VM ends\n"
+	    "  commands           the commands that this VM knows\n"
+	    "  quit               ends the VM at once\n"
+	    "\n"
+	    "  -s, --socket PATH  the control socket, instead of a name\n"
+	    "  -j, --json         the answer as the protocol has it (docs/control-protocol.md)\n"
+	    "\n"
+	    "exit status: 0 done; 1 no such VM, or it could not; 2 wrong command line\n"
+	    "\n"
+	    "example:\n"
+	    "  polyvisor ctl web1 stop grace=30\n"
+	    "  polyvisor ctl web1 balloon 256M\n",
+	    stdout);
 }
 
 static void print_scalar(const json_t *v)
@@ -148,12 +154,34 @@ static void print_status(const json_t *s)
 	printf("pid:         %lld\n", number_of(s, "pid"));
 }
 
+static void print_size(const char *what, const json_t *object, const char *key)
+{
+	if (json_object_get(object, key))
+		printf("%-17s%.1f MiB\n", what, (double)number_of(object, key) / (1 << 20));
+}
+
+static void print_balloon(const json_t *b)
+{
+	const json_t *guest = json_object_get(b, "guest");
+
+	print_size("asked for:", b, "target_bytes");
+	print_size("in the balloon:", b, "actual_bytes");
+	if (!json_is_true(json_object_get(b, "driver")))
+		printf("the guest has no driver for it, or has not started it yet\n");
+	print_size("freed, reported:", b, "reported_bytes");
+	print_size("guest's total:", guest, "total_bytes");
+	print_size("guest's free:", guest, "free_bytes");
+	print_size("available:", guest, "available_bytes");
+}
+
 static void print_result(const char *command, json_t *result)
 {
 	if (!strcmp(command, "status"))
 		print_status(result);
 	else if (!strcmp(command, "devices"))
 		print_devices(result);
+	else if (!strcmp(command, "balloon"))
+		print_balloon(result);
 	else if (!strcmp(command, "commands"))
 		print_commands(result);
 	else
@@ -204,8 +232,22 @@ static int follow_events(struct control_client *c, _Bool json)
 	return STATUS_HOST;
 }
 
+/* "balloon 256M" is what a person types for "balloon bytes=268435456". False after an error. */
+static _Bool parse_size(const char *text, json_t *arguments)
+{
+	struct error err;
+	uint64_t bytes;
+
+	if (spec_parse_memory(text, &bytes, &err)) {
+		cli_usage_error("ctl", "%s", err.text);
+		return 0;
+	}
+	bytes = MIN(bytes, (uint64_t)INT64_MAX);
+	return !json_object_set_new(arguments, "bytes", json_integer((json_int_t)bytes));
+}
+
 /* "name=value" words: a value that is JSON (a number, true) is taken as such, else as text. */
-static json_t *parse_arguments(char **words, int count)
+static json_t *parse_arguments(const char *command, char **words, int count)
 {
 	json_t *arguments = json_object();
 
@@ -213,6 +255,12 @@ static json_t *parse_arguments(char **words, int count)
 		char *value = strchr(words[i], '=');
 		json_t *v;
 
+		if (!value && !strcmp(command, "balloon")) {
+			if (parse_size(words[i], arguments))
+				continue;
+			json_decref(arguments);
+			return NULL;
+		}
 		if (!value || value == words[i]) {
 			cli_usage_error("ctl", "'%s' is not of the form ARGUMENT=VALUE", words[i]);
 			json_decref(arguments);
@@ -311,7 +359,7 @@ int cmd_ctl(int argc, char **argv)
 		return cli_usage_error("ctl", "which VM? Give its name, or --socket PATH");
 	if (optind == argc)
 		return cli_usage_error("ctl", "which command?");
-	arguments = parse_arguments(argv + optind + 1, argc - optind - 1);
+	arguments = parse_arguments(argv[optind], argv + optind + 1, argc - optind - 1);
 	if (!arguments)
 		return STATUS_USAGE;
 	status = name ? find_socket(name, path, sizeof(path)) : 0;

@@ -41,6 +41,8 @@ enum option_code {
 	OPT_HOSTNAME,
 	OPT_NET,
 	OPT_PUBLISH,
+	OPT_BALLOON,
+	OPT_RNG,
 	OPT_GDB,
 	OPT_GDB_WAIT,
 	OPT_TRACE_BLOCKS,
@@ -62,6 +64,8 @@ static const struct option options[] = {
     {"hostname", required_argument, NULL, OPT_HOSTNAME},
     {"net", required_argument, NULL, OPT_NET},
     {"publish", required_argument, NULL, OPT_PUBLISH},
+    {"balloon", required_argument, NULL, OPT_BALLOON},
+    {"rng", required_argument, NULL, OPT_RNG},
     {"memory", required_argument, NULL, 'm'},
     {"cpus", required_argument, NULL, OPT_CPUS},
     {"engine", required_argument, NULL, OPT_ENGINE},
@@ -142,6 +146,17 @@ static void print_help(void)
 	    "the machine:\n"
 	    "  -m, --memory SIZE    RAM, for example 256M or 2G; a bare number is MiB (default "
 	    "512M)\n"
+	    "  --balloon [SIZE][,OPTION...]  memory that the guest lends to the host: from the "
+	    "start\n"
+	    "                       (default 0), and as 'polyvisor ctl NAME balloon SIZE' says\n"
+	    "      deflate-on-oom   the guest takes it back rather than kill processes\n"
+	    "      free-page-reporting  memory that the guest frees is the host's again, by "
+	    "itself\n"
+	    "      stats=SECONDS    how often the guest is asked for its figures (default 10; 0: "
+	    "never)\n"
+	    "  --balloon none       no balloon\n"
+	    "  --rng rate=SIZE|none random numbers of this host's at most so many bytes a second\n"
+	    "                       (default: no limit), or not at all\n"
 	    "  --cpus N             1 to 64 virtual CPUs (default 1)\n"
 	    "  --engine NAME        auto (default) looks at this host and says what it chose;\n"
 	    "                       kvm needs /dev/kvm; soft runs anywhere\n"
@@ -317,6 +332,14 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 			return cli_usage_error("run", "more than %d published ports",
 					       SPEC_MAX_PUBLISH);
 		if (spec_parse_publish(text, &spec->publish[spec->publish_count++], &err))
+			return cli_usage_error("run", "%s", err.text);
+		return 0;
+	case OPT_BALLOON:
+		if (spec_parse_balloon(text, &spec->balloon, &err))
+			return cli_usage_error("run", "%s", err.text);
+		return 0;
+	case OPT_RNG:
+		if (spec_parse_rng(text, &spec->rng, &err))
 			return cli_usage_error("run", "%s", err.text);
 		return 0;
 	case 'm':

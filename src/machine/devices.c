@@ -488,7 +488,8 @@ int machine_add_devices(struct machine *m, struct error *err)
 	    add_serial,		  add_power,
 	    add_small_ports,	  add_personality,
 	    machine_add_nets,	  add_disks,
-	    machine_add_vhost_fs, tell_firmware,
+	    machine_add_vhost_fs, machine_add_virtio,
+	    tell_firmware,
 	};
 	int r = 0;
 

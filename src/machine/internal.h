@@ -28,6 +28,7 @@ struct machine {
 	struct device *lapic[ENGINE_MAX_CPUS];
 	struct device *console_uart;
 	struct device *pic, *ioapic, *hpet, *pci, *pm, *fw_cfg, *kvmclock;
+	struct device *balloon; /* NULL: none */
 	uint8_t disk_slot[SPEC_MAX_DISKS];
 	unsigned next_slot;	/* PCI slot of the next device that is added */
 	struct device *devices; /* all of them; saved in this order, freed in the reverse */
@@ -54,8 +55,9 @@ void machine_quiesce(struct machine *m);
 struct virtio_place;
 NODISCARD int machine_next_place(struct machine *m, struct virtio_place *place, struct error *err);
 
-/* devices_net.c */
+/* devices_net.c, devices_virtio.c */
 NODISCARD int machine_add_nets(struct machine *m, struct error *err);
+NODISCARD int machine_add_virtio(struct machine *m, struct error *err);
 
 /* devices_vhost.c: a disk of another process's, and its file systems. */
 NODISCARD int machine_add_vhost_disk(struct machine *m, unsigned i,

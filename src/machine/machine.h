@@ -7,6 +7,7 @@
 #include "backend/net.h"
 #include "backend/vhost.h"
 #include "bus/power.h"
+#include "dev/virtio/balloon.h"
 #include "engine/vcpu.h"
 #include "machine/layout.h"
 #include "machine/loader.h"
@@ -48,6 +49,11 @@ _Bool machine_press_power(struct machine *m);
 
 /* A break condition on the console's serial line. */
 void machine_send_break(struct machine *m);
+
+/* The memory balloon, as dev/virtio/balloon.h has it. -ENODEV: the machine has none. */
+NODISCARD int machine_balloon_get(struct machine *m, struct balloon_status *status);
+NODISCARD int machine_balloon_set(struct machine *m, uint64_t target_bytes);
+NODISCARD int machine_balloon_poll(struct machine *m, unsigned interval_s);
 
 unsigned machine_cpus(const struct machine *m);
 struct vcpu *machine_vcpu(struct machine *m, unsigned index);

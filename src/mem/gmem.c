@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
@@ -330,6 +331,26 @@ int gmem_fill(struct gmem *gm, struct gpa addr, uint8_t byte, size_t len)
 
 		n = slot_run(slot, at.v, left);
 		memset(slot->host + (at.v - slot->base), byte, n);
+	}
+	gmem_dirty(gm, addr, len);
+	return 0;
+}
+
+int gmem_discard(struct gmem *gm, struct gpa addr, size_t len)
+{
+	if (addr.v % GMEM_PAGE_SIZE || len % GMEM_PAGE_SIZE)
+		return -EINVAL;
+	if (!range_ok(gm, addr.v, len, GMEM_READONLY))
+		return -EFAULT;
+	for (size_t left = len, n; left; left -= n) {
+		uint64_t at = addr.v + (len - left);
+		const struct gmem_slot *slot = gmem_slot_at(gm, gpa(at));
+
+		n = slot_run(slot, at, left);
+		/* Takes the pages out of every mapping of the memfd, KVM's among them. */
+		if (fallocate(gm->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+			      (off_t)(slot->fd_offset + (at - slot->base)), (off_t)n))
+			memset(slot->host + (at - slot->base), 0, n);
 	}
 	gmem_dirty(gm, addr, len);
 	return 0;

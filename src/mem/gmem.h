@@ -88,6 +88,15 @@ NODISCARD int gmem_fill(struct gmem *gm, struct gpa addr, uint8_t byte, size_t l
 void *gmem_ptr(const struct gmem *gm, struct gpa addr, size_t len, _Bool write);
 
 /*
+ * Gives the host memory behind these pages back (a balloon's work): they read as zeroes from now on
+ * and take memory again when they are touched. Whoever reads or writes them meanwhile, a vCPU or
+ * the host's disk code, goes on without a fault. Like a device's write for engines and dirty log.
+ * -EFAULT when a page is not writable RAM, -EINVAL when the range is not whole pages; nothing is
+ * done then. The time it takes grows with the memory that was there: the caller bounds `len`.
+ */
+NODISCARD int gmem_discard(struct gmem *gm, struct gpa addr, size_t len);
+
+/*
  * Called after every store that does not come from a vCPU's own engine path (gmem_write does it):
  * marks pages dirty while logging is on, and tells the listener (an engine that caches code) what
  * changed. Any thread.

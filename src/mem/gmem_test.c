@@ -5,6 +5,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 #include <cmocka.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -190,6 +191,46 @@ static void tells_the_listener_what_changed(void **state)
 	gmem_free(gm);
 }
 
+static uint64_t allocated(const struct gmem *gm)
+{
+	struct stat st;
+
+	assert_int_equal(fstat(gmem_fd(gm), &st), 0);
+	return (uint64_t)st.st_blocks * 512;
+}
+
+static void discarded_pages_are_zero_and_the_hosts_again(void **state)
+{
+	struct gmem *gm = ram_new(4 * MIB, 2 * MIB);
+	struct heard h = {0};
+	uint8_t byte = 0xee;
+
+	assert_int_equal(gmem_fill(gm, gpa(0), 0x55, 2 * MIB), 0);
+	assert_int_equal(gmem_fill(gm, gpa(4 * GIB), 0x55, 2 * MIB), 0);
+	assert_int_equal(allocated(gm), 4 * MIB);
+	gmem_set_listener(gm, hear, &h);
+	assert_int_equal(gmem_discard(gm, gpa(4096), 8192), 0);
+	assert_int_equal(gmem_discard(gm, gpa(4 * GIB), 1 * MIB), 0);
+	assert_int_equal(allocated(gm), 3 * MIB - 8192);
+	assert_int_equal(h.calls, 2);
+	assert_true(h.addr == 4 * GIB && h.len == 1 * MIB);
+	assert_int_equal(gmem_read(gm, gpa(4095), &byte, 1), 0);
+	assert_int_equal(byte, 0x55);
+	assert_int_equal(gmem_read(gm, gpa(4096), &byte, 1), 0);
+	assert_int_equal(byte, 0);
+	assert_int_equal(gmem_read(gm, gpa(3 * 4096), &byte, 1), 0);
+	assert_int_equal(byte, 0x55);
+	assert_int_equal(gmem_read(gm, gpa(4 * GIB), &byte, 1), 0);
+	assert_int_equal(byte, 0);
+	assert_int_equal(gmem_discard(gm, gpa(1), 4096), -EINVAL);
+	assert_int_equal(gmem_discard(gm, gpa(0), 100), -EINVAL);
+	assert_int_equal(gmem_discard(gm, gpa(1 * MIB), 2 * MIB), -EFAULT);
+	assert_int_equal(h.calls, 2);
+	assert_int_equal(gmem_read(gm, gpa(1 * MIB), &byte, 1), 0);
+	assert_int_equal(byte, 0x55);
+	gmem_free(gm);
+}
+
 static void logs_dirty_pages_and_hands_each_out_once(void **state)
 {
 	struct gmem *gm = ram_new(1 * MIB, 3 * GIB);
@@ -363,6 +404,7 @@ int main(void)
 	    cmocka_unit_test(rom_takes_loads_but_no_writes),
 	    cmocka_unit_test(refuses_overlapping_and_odd_ranges),
 	    cmocka_unit_test(tells_the_listener_what_changed),
+	    cmocka_unit_test(discarded_pages_are_zero_and_the_hosts_again),
 	    cmocka_unit_test(logs_dirty_pages_and_hands_each_out_once),
 	    cmocka_unit_test(starting_the_log_again_clears_it),
 	    cmocka_unit_test(scatter_lists_follow_the_ranges),

@@ -15,6 +15,7 @@ void spec_init(struct vm_spec *spec)
 	spec->engine = "auto";
 	spec->personality = PERSONALITY_KVM;
 	spec->grace_seconds = 10;
+	spec->balloon.stats_seconds = 10;
 }
 
 /* The digits at the start of `text`; false when there are none or they do not fit 64 bits. */
@@ -300,5 +301,6 @@ int spec_check(const struct vm_spec *spec, struct error *err)
 				 SPEC_MAX_CPUS);
 	if (spec->soft == SPEC_SOFT_LOCKSTEP && spec->cpus != 1)
 		return error_set(err, -EINVAL, "--soft lockstep runs one CPU, not %u", spec->cpus);
-	return spec_check_nets(spec, err);
+	r = spec_check_virtio(spec, err);
+	return r ? r : spec_check_nets(spec, err);
 }

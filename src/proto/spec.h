@@ -76,6 +76,30 @@ struct spec_publish {
 	uint16_t host_port, guest_port;
 };
 
+#define SPEC_MAX_PORTS	   16
+#define SPEC_MAX_PORT_NAME 63
+
+enum spec_console { SPEC_CONSOLE_SERIAL, SPEC_CONSOLE_VIRTIO };
+
+/* A named port of the guest's and the Unix socket of this host that leads to it. */
+struct spec_port {
+	const char *name, *path;
+};
+
+#define SPEC_MAX_INTERVAL 86400
+
+struct spec_balloon {
+	_Bool absent, deflate_on_oom, free_page_reporting;
+	uint64_t bytes; /* taken from the guest from the start */
+	unsigned stats_seconds;
+};
+
+/* Random numbers for the guest. */
+struct spec_rng {
+	_Bool absent;
+	uint64_t rate; /* bytes a second; 0: no limit */
+};
+
 /* Strings are borrowed: they live as long as the command line. */
 struct vm_spec {
 	const char *kernel;
@@ -100,6 +124,11 @@ struct vm_spec {
 	unsigned net_count;
 	struct spec_publish publish[SPEC_MAX_PUBLISH];
 	unsigned publish_count;
+	enum spec_console console; /* what the terminal is connected to */
+	struct spec_port port[SPEC_MAX_PORTS];
+	unsigned port_count;
+	struct spec_balloon balloon;
+	struct spec_rng rng;
 	_Bool boot_menu;	/* the firmware shows its menu */
 	const char *name;	/* found by it in the user's runtime directory; NULL: no name */
 	const char *control;	/* path of the control socket; NULL: by name, or none */
@@ -142,6 +171,13 @@ NODISCARD int spec_parse_number(const char *what, const char *text, uint64_t min
 NODISCARD int spec_parse_net(const char *text, struct spec_net *net, struct error *err);
 NODISCARD int spec_parse_publish(const char *text, struct spec_publish *publish, struct error *err);
 NODISCARD int spec_check_nets(const struct vm_spec *spec, struct error *err);
+
+/* spec_virtio.c. "NAME=unix:PATH": changes `text` and keeps pointers into it; "none" or
+ * "[SIZE][,deflate-on-oom][,free-page-reporting][,stats=SECONDS]"; "none" or "rate=SIZE". */
+NODISCARD int spec_parse_port(char *text, struct spec_port *port, struct error *err);
+NODISCARD int spec_parse_balloon(const char *text, struct spec_balloon *balloon, struct error *err);
+NODISCARD int spec_parse_rng(const char *text, struct spec_rng *rng, struct error *err);
+NODISCARD int spec_check_virtio(const struct vm_spec *spec, struct error *err);
 
 /* Is every field something the product can do? 0, or -EINVAL with a sentence. */
 NODISCARD int spec_check(const struct vm_spec *spec, struct error *err);

@@ -197,7 +197,7 @@ static json_t *cmd_statistics(void *opaque, json_t *arguments, struct control_er
 {
 	struct vm *vm = opaque;
 	struct rusage usage = {0};
-	json_t *counters = NULL;
+	json_t *counters = NULL, *balloon = vm_balloon_json(vm);
 	struct wbuf out;
 
 	wbuf_init(&out, 512 << 10);
@@ -210,10 +210,17 @@ static json_t *cmd_statistics(void *opaque, json_t *arguments, struct control_er
 		counters = counters_json((char *)out.data);
 	wbuf_fini(&out);
 	getrusage(RUSAGE_SELF, &usage);
-	return json_pack("{s:o, s:o, s:o, s:o}", "counters", counters, "memory", memory_json(vm),
-			 "cpu_user_ns", int_json(timeval_ns(&usage.ru_utime)), "cpu_system_ns",
+	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "counters", counters, "memory",
+			 memory_json(vm), "balloon", balloon ? balloon : json_null(), "cpu_user_ns",
+			 int_json(timeval_ns(&usage.ru_utime)), "cpu_system_ns",
 			 int_json(timeval_ns(&usage.ru_stime)));
 }
+
+static const struct control_arg balloon_args[] = {
+    {"bytes", CONTROL_INTEGER, 0, 0, INT64_MAX},
+    {"stats_interval", CONTROL_INTEGER, 0, 0, BALLOON_INTERVAL_MAX},
+    {NULL},
+};
 
 static const struct control_command commands[] = {
     {"status", "the VM's state, engine, size and clocks", NULL, cmd_status},
@@ -226,6 +233,8 @@ static const struct control_command commands[] = {
     {"nmi", "sends a non-maskable interrupt to a CPU", nmi_args, cmd_nmi},
     {"devices", "the devices with their addresses", NULL, cmd_devices},
     {"statistics", "counters, memory and CPU time", NULL, cmd_statistics},
+    {"balloon", "memory that the guest lends to the host: how much it shall be, and is",
+     balloon_args, vm_balloon_command},
     {"quit", "ends the VM at once", NULL, cmd_quit},
 };
 

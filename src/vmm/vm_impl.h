@@ -112,6 +112,10 @@ void vm_vhosts_close(struct vm *vm); /* the machine is gone */
 /* vm_console.c: the terminal or pipes behind COM1. */
 NODISCARD int vm_console_open(struct vm *vm, struct error *err);
 
+/* vm_balloon.c: the control socket's command, and its part of the statistics (NULL: no balloon). */
+json_t *vm_balloon_command(void *opaque, json_t *arguments, struct control_error *err);
+json_t *vm_balloon_json(struct vm *vm);
+
 /* vm_stats.c: "name value" lines: exits and the engine's counters. */
 void vm_stats_write(struct vm *vm, struct wbuf *out);
 void vm_stats_print(struct vm *vm);

@@ -104,7 +104,7 @@ def the_socket_speaks_the_protocol():
         assert ask(g, "resume")["result"] == {"state": "running"}
         assert json.loads(f.readline())["event"] == "resumed"
         vm.wait_for(b"Linux version")
-        error = ask(g, "balloon", bytes=1)["error"]
+        error = ask(g, "inflate", bytes=1)["error"]
         assert error["code"] == "unknown-command" and "statistics" in error["message"]
         assert ask(g, "nmi", cpu=1)["error"]["code"] == "bad-argument"
         assert ask(g, "reset")["result"] == {}

@@ -1,0 +1,112 @@
+/* fuzz_small.c: the entropy device and the balloon as a guest reaches them: registers, rings,
+ * chains, resets, saves in the middle. */
+#include "dev/virtio/testing.h"
+
+#include <stdlib.h>
+
+#include "base/log.h"
+#include "dev/virtio/balloon.h"
+#include "dev/virtio/rng.h"
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
+
+#define QUEUES 5
+
+static void setup(struct vt *t, uint8_t how)
+{
+	struct virtio_place place = vt_init(t);
+	const struct rng_config rng = {
+	    .place = place, .clock = t->b.clock, .rate = how & 2 ? 1000 : 0};
+	const struct balloon_config balloon = {.place = place,
+					       .clock = t->b.clock,
+					       .target_bytes = how & 2 ? 1 << 16 : 0,
+					       .deflate_on_oom = 1,
+					       .free_page_reports = !(how & 4),
+					       .interval_s = how & 8 ? 1 : 0};
+	int r = how & 1 ? rng_new(&t->dev, &rng, NULL) : balloon_new(&t->dev, &balloon, NULL);
+
+	if (r)
+		abort();
+	vt_power_on(t);
+}
+
+/* As a driver that does everything right so far, with some of what is offered. */
+static void start(struct vt *t, uint32_t features)
+{
+	uint64_t offered = vt_offered(t);
+
+	vt_start(t, offered & ~(VIRTIO_F_RING_PACKED | features), virtio_of(t->dev)->queues);
+}
+
+static void save_and_load(struct vt *t)
+{
+	struct wbuf w;
+
+	bench_save(t->dev, &w);
+	if (bench_load(t->dev, w.data, w.len))
+		abort();
+	wbuf_fini(&w);
+}
+
+static void operate(struct vt *t, uint32_t what)
+{
+	struct balloon_status s;
+
+	if (virtio_of(t->dev)->id != VIRTIO_ID_BALLOON)
+		return;
+	balloon_get(t->dev, &s);
+	balloon_poll(t->dev, what & 3);
+	if (s.actual_bytes > BENCH_RAM || (balloon_set(t->dev, what) && what <= BENCH_RAM))
+		abort();
+}
+
+static void step(struct vt *t, uint8_t op, uint16_t where, uint32_t what)
+{
+	unsigned q = where % QUEUES % virtio_of(t->dev)->queues;
+
+	switch (op % 10) {
+	case 0: vt_out(t, where % 0x48, 1u << (what & 1), what >> 8); break;
+	case 1: vt_notify(t, q); break;
+	case 2: (void)!gmem_write(t->b.mem, gpa(VT_DATA + where % 0x1000), &what, 4); break;
+	case 3: (void)!gmem_write(t->b.mem, gpa(VT_RING(q) + (what & 0xfff)), &where, 2); break;
+	case 4: /* a descriptor, and on some of them a chain is offered */
+		vt_desc(t, q, where >> 8 & 3,
+			what & 0x80 ? VT_DATA : (uint64_t)(what & 0x1ff) << 12, what >> 16,
+			where >> 10 & 3, where >> 12 & 3);
+		if (where & 0x8000)
+			vt_offer(t, q, where >> 8 & 3);
+		vt_notify(t, q);
+		break;
+	case 5: clock_advance(t->b.clock, (uint64_t)what << 3); break;
+	case 6: start(t, what & 0x3f); break;
+	case 7: save_and_load(t); break;
+	case 8: operate(t, what); break;
+	case 9: vt_out(t, 0x2000 + where % 0x14, 1u << (what & 1), what >> 8); break;
+	}
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
+{
+	struct vt t;
+
+	if (!len)
+		return 0;
+	log_set_level(LOG_ERROR);
+	setup(&t, data[0]);
+	start(&t, 0);
+	for (data++, len--; len >= 7; data += 7, len -= 7) {
+		uint16_t where;
+		uint32_t what;
+
+		memcpy(&where, data + 1, 2);
+		memcpy(&what, data + 3, 4);
+		step(&t, data[0], where, what);
+		if (virtio_in_flight(virtio_of(t.dev))) /* nothing is ever kept */
+			abort();
+	}
+	device_reset(t.dev, RESET_SYSTEM);
+	vt_power_on(&t);
+	start(&t, 0);
+	vt_fini(&t);
+	return 0;
+}

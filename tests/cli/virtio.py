@@ -1,0 +1,145 @@
+#!/usr/bin/env python3
+"""virtio.py: Debian's drivers with the entropy device and the balloon.
+
+usage: virtio.py POLYVISOR GUEST_DIR [TEST...]
+"""
+import json
+import os
+import re
+import sys
+import time
+
+from harness import GUEST, KERNEL, Vm, main, polyvisor, test, wait_until
+
+SOFT = ["--soft", os.environ.get("BOOT_SOFT", "interp")]
+MIB = 1 << 20
+
+
+def guest(*args, kernel="cloud"):
+    return Vm("--initrd", f"{GUEST}/modules-{kernel}.cpio", *SOFT, *args, shell=True, kernel=f"{GUEST}/vmlinuz-{kernel}")
+
+
+def run(vm, command, timeout=60):
+    """The output of a command in the guest's shell."""
+    n = time.monotonic_ns()  # in the echo of what is typed there are quotes between the words and it
+    vm.say(f"echo begin''{n}; {command}; echo end''{n}\n".encode())
+    vm.wait_for(f"\nend{n}\r\n".encode(), timeout)
+    return vm.seen.decode(errors="replace").replace("\r", "").split(f"\nbegin{n}\n")[1].split(f"\nend{n}\n")[0]
+
+
+def meminfo(vm):
+    return {k: int(v) // 1024 for k, v in re.findall(r"(\w+): +(\d+) kB", run(vm, "grep Mem /proc/meminfo"))}
+
+
+def balloon(name, *args):
+    p = polyvisor("ctl", "--json", name, "balloon", *args)
+    assert p.returncode == 0, p
+    return json.loads(p.stdout)
+
+
+def resident(vm):
+    """MiB of guest RAM and all that this host keeps for the process."""
+    text = open(f"/proc/{vm.p.pid}/status").read()
+    return int(re.search(r"VmRSS:\s+(\d+)", text).group(1)) // 1024
+
+
+def drivers_are_content(vm):
+    log = run(vm, "dmesg | grep -iE 'virtio|hwrng|balloon|BUG|Call Trace|oom'")
+    for bad in ("fail", "error", "BUG", "Call Trace", "Out of memory"):
+        assert bad not in log, log
+    return run(vm, "cat /proc/interrupts")
+
+
+@test
+def the_guest_gets_random_numbers():
+    with guest("--rng", "rate=64K") as vm:
+        vm.wait_for(b"guest:~# ")
+        assert run(vm, "cat /sys/class/misc/hw_random/rng_current").strip() == "virtio_rng.0"
+        out = run(vm, "dd if=/dev/hwrng bs=1024 count=16 2>/dev/null | sort -u | wc -c; dd if=/dev/hwrng bs=1k count=128 of=/dev/null")
+        assert int(out.split()[0]) > 15000, out
+        assert "crng" in run(vm, "dmesg | grep -i crng")
+        assert re.search(r"PCI-MSI.*virtio\d+-input", drivers_are_content(vm))
+
+
+@test
+def the_balloon_takes_memory_and_gives_it_back():
+    with guest("-m", "512M", "--cpus", "2", "--name", "bal") as vm:
+        vm.wait_for(b"guest:~# ")
+        # The guest has touched its memory once.
+        run(vm, "mount -t tmpfs -o size=300m none /mnt 2>/dev/null || mkdir /mnt && mount -t tmpfs -o size=300m none /mnt; "
+                "dd if=/dev/zero of=/mnt/fill bs=1M count=256 2>/dev/null; rm /mnt/fill")
+        before, full = meminfo(vm), resident(vm)
+        assert balloon("bal")["actual_bytes"] == 0 and balloon("bal")["driver"]
+        assert balloon("bal", "256M")["target_bytes"] == 256 * MIB
+        wait_until(lambda: balloon("bal")["actual_bytes"] == 256 * MIB, 60)
+        wait_until(lambda: resident(vm) < full - 200, 10)
+        inside, small = meminfo(vm), resident(vm)
+        assert abs(before["MemTotal"] - inside["MemTotal"] - 256) <= 1, (before, inside)
+        assert inside["MemFree"] < before["MemFree"] - 200, (before, inside)
+        told = json.loads(polyvisor("ctl", "-j", "bal", "statistics").stdout)["balloon"]
+        assert told["actual_bytes"] == 256 * MIB and told["inflated_bytes"] >= 256 * MIB
+        wait_until(lambda: abs(balloon("bal")["guest"]["free_bytes"] // MIB - inside["MemFree"]) < 30)
+        assert "asked for:       0.0 MiB" in polyvisor("ctl", "bal", "balloon", "0").stdout
+        wait_until(lambda: balloon("bal")["actual_bytes"] == 0, 60)
+        after = meminfo(vm)
+        assert after["MemTotal"] == before["MemTotal"], (before, after)
+        # And it is there to be used.
+        run(vm, "dd if=/dev/zero of=/mnt/fill bs=1M count=256 2>/dev/null")
+        assert resident(vm) > small + 200
+        assert re.search(r"PCI-MSI.*virtio\d+-inflate", drivers_are_content(vm))
+        print(f"     resident {full} -> {small} MiB")
+
+
+@test
+def freed_pages_go_back_to_the_host():
+    with guest("-m", "512M", "--balloon", "free-page-reporting", "--name", "fpr") as vm:
+        vm.wait_for(b"guest:~# ")
+        run(vm, "mkdir /mnt; mount -t tmpfs -o size=300m none /mnt; dd if=/dev/zero of=/mnt/fill bs=1M count=256 2>/dev/null")
+        full = resident(vm)
+        run(vm, "rm /mnt/fill")
+        wait_until(lambda: resident(vm) < full - 200, 60)
+        small = resident(vm)
+        assert balloon("fpr")["reported_bytes"] > 200 * MIB
+        run(vm, "dd if=/dev/urandom of=/mnt/fill bs=1M count=4 2>/dev/null; sha256sum /mnt/fill >/tmp/s; sleep 3; sha256sum -c /tmp/s")
+        drivers_are_content(vm)
+        print(f"     resident {full} -> {small} MiB")
+
+
+@test
+def a_guest_short_of_memory_takes_it_back_from_the_balloon():
+    with guest("-m", "256M", "--balloon", "160M,deflate-on-oom,stats=1", "--name", "oom") as vm:
+        vm.wait_for(b"guest:~# ")
+        wait_until(lambda: balloon("oom")["actual_bytes"] > 100 * MIB, 60)
+        before = balloon("oom")["actual_bytes"]
+        out = run(vm, "mkdir /mnt; mount -t tmpfs -o size=200m none /mnt; dd if=/dev/zero of=/mnt/fill bs=1M count=120 && echo filled")
+        assert "filled" in out, out
+        assert balloon("oom")["actual_bytes"] < before
+        assert "Killed" not in run(vm, "dmesg | grep -i killed || true")
+
+
+@test
+def a_vm_without_them_says_so():
+    with guest("--balloon", "none", "--rng", "none", "--name", "bare", "--paused"):
+        wait_until(lambda: polyvisor("ctl", "bare", "status").returncode == 0)
+        p = polyvisor("ctl", "bare", "balloon")
+        assert p.returncode == 1 and "without a balloon" in p.stderr, p
+        listed = polyvisor("ctl", "bare", "devices").stdout
+        assert "virtio-balloon" not in listed and "virtio-rng" not in listed
+        assert json.loads(polyvisor("ctl", "-j", "bare", "statistics").stdout)["balloon"] is None
+
+
+@test
+def wrong_use_is_one_sentence():
+    for args, words in ((["--balloon", "1G"], "more than the guest's"), (["--balloon", "x"], "--balloon"), (["--balloon", "64M,x"], "'x'"),
+                        (["--rng", "rate=0"], "--rng"), (["--rng", "fast"], "--rng")):
+        p = polyvisor("run", "--kernel", KERNEL, *args)
+        assert p.returncode == 2 and words in p.stderr and not p.stdout, (args, p)
+    with guest("--name", "use", "--paused"):
+        wait_until(lambda: polyvisor("ctl", "use", "status").returncode == 0)
+        for args, words in ((["1T"], "cannot lend"), (["much"], "memory size"), (["bytes=-1"], "bytes"), (["stats_interval=x"], "stats_interval")):
+            p = polyvisor("ctl", "use", "balloon", *args)
+            assert p.returncode == 2 and words in p.stderr and not p.stdout, (args, p)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
