@@ -133,6 +133,14 @@ NODISCARD int net_user_publish(struct net *net, const struct net_publish *publis
 
 /* ---- a tap interface that exists and that this user may open ---- */
 NODISCARD int net_tap_new(struct net **net, struct loop *loop, const char *name, struct error *err);
+/* Somebody else (the host's kernel) moves the frames, by way of the descriptor: nothing is read or
+ * sent here any more, only offloads are still set. */
+void net_tap_hand_over(struct net *net);
+int net_tap_fd(const struct net *net);
+
+/* ---- frames that another process moves (vhost-user): only what it can do is known here ---- */
+struct vhost;
+NODISCARD int net_vhost_new(struct net **net, const struct vhost *vhost, struct error *err);
 
 /* ---- a switch between VMs of one user: every port knows every other ---- */
 

@@ -275,6 +275,16 @@ static int tap_open(const char *name, struct error *err)
 	return fd;
 }
 
+void net_tap_hand_over(struct net *net)
+{
+	loop_fd_del(tap_of(net)->loop, &tap_of(net)->fd);
+}
+
+int net_tap_fd(const struct net *net)
+{
+	return container_of(net, struct net_tap, net)->fd.fd;
+}
+
 int net_tap_new(struct net **out, struct loop *loop, const char *name, struct error *err)
 {
 	int fd = tap_open(name, err);

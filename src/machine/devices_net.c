@@ -14,6 +14,8 @@ int machine_add_nets(struct machine *m, struct error *err)
 		struct vnet_config cfg = {
 		    .net = m->cfg.net[i],
 		    .pairs = spec->net[i].queues,
+		    .vhost = m->cfg.vhost_net[i],
+		    .clock = m->clock,
 		};
 		struct device *dev;
 		int r;

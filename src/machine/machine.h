@@ -19,10 +19,12 @@ struct machine_config {
 	struct chardev *console;	   /* COM1's other side; not owned */
 	struct disk *disk[SPEC_MAX_DISKS]; /* as spec->disk; not owned */
 	struct net *net[SPEC_MAX_NETS];	   /* the other sides of spec->net; not owned */
-	/* Connected back ends of those of spec->disk and spec->fs that have one; not owned. */
+	/* Connected back ends of those of spec->disk, spec->fs and spec->net that have one; not
+	 * owned. */
 	struct vhost *vhost_disk[SPEC_MAX_DISKS];
 	struct vhost *vhost_fs[SPEC_MAX_FS];
-	struct power_sink power; /* power-off, reset, panic, debug exit */
+	struct vhost *vhost_net[SPEC_MAX_NETS]; /* beside net[] */
+	struct power_sink power;		/* power-off, reset, panic, debug exit */
 	enum clock_mode
 	    clock; /* CLOCK_STOPPED for a VM that starts paused, CLOCK_MANUAL for tests */
 	struct engine_trace trace;

@@ -57,12 +57,22 @@ struct spec_fs {
 #define SPEC_MAX_NET_QUEUES 8
 #define SPEC_MAX_PUBLISH    32
 
-enum spec_net_kind { SPEC_NET_NONE, SPEC_NET_USER, SPEC_NET_TAP, SPEC_NET_SWITCH };
+enum spec_net_kind {
+	SPEC_NET_NONE,
+	SPEC_NET_USER,
+	SPEC_NET_TAP,
+	SPEC_NET_SWITCH,
+	SPEC_NET_VHOST_USER
+};
+enum spec_vhost { SPEC_VHOST_OFF, SPEC_VHOST_ON, SPEC_VHOST_AUTO };
+#define SPEC_MAX_SOCKET 108
 
 /* A network card and what it is connected to. */
 struct spec_net {
 	enum spec_net_kind kind;
-	char name[33]; /* tap, switch */
+	char name[33];		    /* tap, switch */
+	char path[SPEC_MAX_SOCKET]; /* vhost-user */
+	enum spec_vhost vhost;	    /* tap: frames are the host kernel's to move */
 	_Bool restricted, has_mac;
 	uint8_t mac[6];
 	unsigned queues; /* pairs of them */
@@ -166,7 +176,8 @@ NODISCARD int spec_parse_fs(char *text, struct spec_fs *fs, struct error *err);
 NODISCARD int spec_parse_number(const char *what, const char *text, uint64_t min, uint64_t max,
 				uint64_t *out, struct error *err);
 
-/* spec_net.c: "user,restrict=on", "tap=NAME,mac=...", "switch=NAME", "none"; and
+/* spec_net.c: "user,restrict=on", "tap=NAME,vhost,mac=...", "switch=NAME", "vhost-user=SOCKET",
+ * "none"; and
  * "[ADDRESS:]HOST:GUEST[/udp]". The command line's word is in the sentence. */
 NODISCARD int spec_parse_net(const char *text, struct spec_net *net, struct error *err);
 NODISCARD int spec_parse_publish(const char *text, struct spec_publish *publish, struct error *err);

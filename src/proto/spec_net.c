@@ -48,12 +48,23 @@ static int parse_kind(const char *key, const char *value, struct spec_net *net, 
 		net->kind = SPEC_NET_SWITCH;
 		return parse_name(key, value, net, err);
 	}
+	if (!strcmp(key, "vhost-user")) {
+		net->kind = SPEC_NET_VHOST_USER;
+		if (!value || !*value || strlen(value) >= sizeof(net->path))
+			return error_set(err, -EINVAL,
+					 "--net vhost-user=SOCKET: a path of 1 to %zu characters",
+					 sizeof(net->path) - 1);
+		memcpy(net->path, value, strlen(value) + 1);
+		return 0;
+	}
 	if (!value && (!strcmp(key, "user") || !strcmp(key, "none"))) {
 		net->kind = key[0] == 'u' ? SPEC_NET_USER : SPEC_NET_NONE;
 		return 0;
 	}
 	return error_set(err, -EINVAL,
-			 "--net '%s' is not one of user, tap=NAME, switch=NAME or none", key);
+			 "--net '%s' is not one of user, tap=NAME, switch=NAME, vhost-user=SOCKET "
+			 "or none",
+			 key);
 }
 
 static int parse_restrict(const char *value, struct spec_net *net, struct error *err)
@@ -64,6 +75,38 @@ static int parse_restrict(const char *value, struct spec_net *net, struct error 
 	return 0;
 }
 
+static int parse_vhost(const char *value, struct spec_net *net, struct error *err)
+{
+	static const char *const words[] = {"off", "on", "auto"};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(words); i++) {
+		if (value && strcmp(value, words[i]))
+			continue;
+		net->vhost = value ? (enum spec_vhost)i : SPEC_VHOST_ON;
+		return 0;
+	}
+	return error_set(err, -EINVAL, "--net vhost=%s: on, off or auto", value);
+}
+
+static const char *kind_word(const struct spec_net *net)
+{
+	switch (net->kind) {
+	case SPEC_NET_USER: return "user";
+	case SPEC_NET_TAP: return "tap";
+	case SPEC_NET_VHOST_USER: return "vhost-user";
+	default: return "switch";
+	}
+}
+
+static const char *kind_options(const struct spec_net *net)
+{
+	switch (net->kind) {
+	case SPEC_NET_USER: return "are restrict, mtu, mac and queues";
+	case SPEC_NET_TAP: return "are vhost, mac and queues";
+	default: return "are mac and queues";
+	}
+}
+
 static int parse_option(const char *key, const char *value, struct spec_net *net, struct error *err)
 {
 	uint64_t n;
@@ -71,6 +114,8 @@ static int parse_option(const char *key, const char *value, struct spec_net *net
 
 	if (net->kind == SPEC_NET_NONE)
 		return error_set(err, -EINVAL, "--net none takes no options");
+	if (net->kind == SPEC_NET_TAP && !strcmp(key, "vhost"))
+		return parse_vhost(value, net, err);
 	if (!value)
 		return error_set(err, -EINVAL, "--net option '%s' needs a value: %s=...", key, key);
 	if (!strcmp(key, "mac"))
@@ -87,13 +132,8 @@ static int parse_option(const char *key, const char *value, struct spec_net *net
 		net->mtu = r ? net->mtu : (unsigned)n;
 		return r;
 	}
-	return error_set(err, -EINVAL, "--net %s has no option '%s'; there %s",
-			 net->kind == SPEC_NET_USER  ? "user"
-			 : net->kind == SPEC_NET_TAP ? "tap"
-						     : "switch",
-			 key,
-			 net->kind == SPEC_NET_USER ? "are restrict, mtu, mac and queues"
-						    : "are mac and queues");
+	return error_set(err, -EINVAL, "--net %s has no option '%s'; there %s", kind_word(net), key,
+			 kind_options(net));
 }
 
 int spec_parse_net(const char *text, struct spec_net *out, struct error *err)
@@ -184,6 +224,10 @@ int spec_check_nets(const struct vm_spec *spec, struct error *err)
 	for (unsigned i = 0; i < spec->net_count; i++) {
 		user |= spec->net[i].kind == SPEC_NET_USER;
 		none |= spec->net[i].kind == SPEC_NET_NONE;
+		if (spec->net[i].vhost != SPEC_VHOST_OFF && spec->net[i].queues > 1)
+			return error_set(err, -EINVAL,
+					 "--net tap: vhost goes with one queue pair; leave out "
+					 "vhost or queues");
 	}
 	if (none && spec->net_count > 1)
 		return error_set(err, -EINVAL, "--net none contradicts the other --net options");

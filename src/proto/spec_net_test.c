@@ -25,6 +25,16 @@ static void reads_every_kind_of_card(void **state)
 	assert_int_equal(n.kind, SPEC_NET_TAP);
 	assert_string_equal(n.name, "tap0");
 	assert_int_equal(n.queues, 4);
+	assert_int_equal(n.vhost, SPEC_VHOST_OFF);
+	assert_int_equal(spec_parse_net("tap=tap0,vhost", &n, NULL), 0);
+	assert_int_equal(n.vhost, SPEC_VHOST_ON);
+	assert_int_equal(spec_parse_net("tap=tap0,vhost=auto", &n, NULL), 0);
+	assert_int_equal(n.vhost, SPEC_VHOST_AUTO);
+	assert_int_equal(spec_parse_net("tap=tap0,vhost=off", &n, NULL), 0);
+	assert_int_equal(n.vhost, SPEC_VHOST_OFF);
+	assert_int_equal(spec_parse_net("vhost-user=/run/net.sock,queues=2", &n, NULL), 0);
+	assert_int_equal(n.kind, SPEC_NET_VHOST_USER);
+	assert_string_equal(n.path, "/run/net.sock");
 	assert_int_equal(spec_parse_net("switch=lab", &n, NULL), 0);
 	assert_int_equal(n.kind, SPEC_NET_SWITCH);
 	assert_int_equal(spec_parse_net("none", &n, NULL), 0);
@@ -52,6 +62,11 @@ static void refuses_what_is_no_card_with_a_sentence(void **state)
 	    "user,queues=0",
 	    "user,queues=9",
 	    "tap=a,restrict=on",
+	    "tap=a,vhost=maybe",
+	    "user,vhost=on",
+	    "vhost-user",
+	    "vhost-user=",
+	    "vhost-user=a,mtu=1500",
 	    "user,mtu=100",
 	    "user,colour=red",
 	    "tap=a-name-that-is-far-too-long-for-any-interface-of-a-host",
@@ -103,6 +118,11 @@ static void none_and_publish_need_a_fitting_list(void **state)
 	spec_init(&spec);
 	spec.net_count = 1;
 	spec.net[0].kind = SPEC_NET_TAP;
+	assert_int_equal(spec_check_nets(&spec, NULL), 0);
+	spec.net[0].vhost = SPEC_VHOST_AUTO;
+	spec.net[0].queues = 2;
+	assert_int_equal(spec_check_nets(&spec, NULL), -EINVAL);
+	spec.net[0].queues = 1;
 	assert_int_equal(spec_check_nets(&spec, NULL), 0);
 	spec.publish_count = 1;
 	assert_int_equal(spec_check_nets(&spec, NULL), -EINVAL);

@@ -302,6 +302,7 @@ static int vm_build(struct vm *vm, struct error *err)
 		r = vm_vhosts_open(vm, err);
 	memcpy(cfg.vhost_disk, vm->vhost_disk, sizeof(cfg.vhost_disk));
 	memcpy(cfg.vhost_fs, vm->vhost_fs, sizeof(cfg.vhost_fs));
+	memcpy(cfg.vhost_net, vm->vhost_net, sizeof(cfg.vhost_net));
 	cfg.engine = vm->ops;
 	cfg.console = vm->console;
 	if (!r)

@@ -45,6 +45,7 @@ struct vm {
 	FILE *trace_blocks, *perf_map; /* NULL: none */
 	struct net *net[SPEC_MAX_NETS];
 	struct vhost *vhost_disk[SPEC_MAX_DISKS], *vhost_fs[SPEC_MAX_FS]; /* NULL: none */
+	struct vhost *vhost_net[SPEC_MAX_NETS];
 	struct machine *machine;
 	struct control *control; /* NULL: none */
 	struct vm_gdb *gdb;	 /* NULL: none */

@@ -5,6 +5,9 @@
 #include <string.h>
 #include <sys/random.h>
 
+#include "backend/vhost.h"
+#include "base/log.h"
+
 /*
  * Addresses of cards that were given none. On a user network the card is alone, so that it can be
  * the same in every run, which guests like that remember their cards. A tap's follows from its name
@@ -14,9 +17,9 @@ static int make_mac(struct spec_net *net, unsigned index, struct error *err)
 {
 	uint32_t v = 0x123456 + index;
 
-	if (net->kind == SPEC_NET_TAP) {
+	if (net->kind == SPEC_NET_TAP || net->kind == SPEC_NET_VHOST_USER) {
 		v = 2166136261u; /* FNV-1a */
-		for (const char *c = net->name; *c; c++)
+		for (const char *c = net->kind == SPEC_NET_TAP ? net->name : net->path; *c; c++)
 			v = (v ^ (uint8_t)*c) * 16777619;
 	} else if (net->kind == SPEC_NET_SWITCH) {
 		if (getrandom(&v, sizeof(v), 0) != sizeof(v))
@@ -53,7 +56,45 @@ static uint64_t guest_now_ns(void *opaque)
 	return vm->machine ? clock_now_ns(machine_clock(vm->machine)) : 0;
 }
 
-static int open_one(struct vm *vm, const struct spec_net *spec, struct net **net, struct error *err)
+/* The host's kernel moves the tap's frames where it can. */
+static int open_tap(struct vm *vm, const struct spec_net *spec, struct net **net,
+		    struct vhost **vhost, struct error *err)
+{
+	struct error why;
+	int r = net_tap_new(net, vm->loop, spec->name, err);
+
+	if (r || spec->vhost == SPEC_VHOST_OFF)
+		return r;
+	r = vhost_kernel_new(vhost, net_tap_fd(*net), NULL, err);
+	if (r)
+		return r;
+	r = vhost_connect(*vhost, &why);
+	if (!r) {
+		net_tap_hand_over(*net);
+		return 0;
+	}
+	if (spec->vhost == SPEC_VHOST_ON)
+		return error_set(err, r, "tap interface '%s': %s", spec->name, why.text);
+	if (!vm->spec.quiet)
+		log_say("tap interface '%s' without vhost: %s", spec->name, why.text);
+	vhost_free(*vhost);
+	*vhost = NULL;
+	return 0;
+}
+
+static int open_vhost_user(const struct spec_net *spec, struct net **net, struct vhost **vhost,
+			   struct error *err)
+{
+	const struct vhost_user_config cfg = {.path = spec->path};
+	int r = vhost_user_new(vhost, &cfg, err);
+
+	if (!r)
+		r = vhost_connect(*vhost, err);
+	return r ? r : net_vhost_new(net, *vhost, err);
+}
+
+static int open_one(struct vm *vm, const struct spec_net *spec, struct net **net,
+		    struct vhost **vhost, struct error *err)
 {
 	const struct net_user_config user = {.restricted = spec->restricted,
 					     .mtu = spec->mtu,
@@ -63,7 +104,8 @@ static int open_one(struct vm *vm, const struct spec_net *spec, struct net **net
 
 	switch (spec->kind) {
 	case SPEC_NET_USER: return net_user_new(net, vm->loop, &user, err);
-	case SPEC_NET_TAP: return net_tap_new(net, vm->loop, spec->name, err);
+	case SPEC_NET_TAP: return open_tap(vm, spec, net, vhost, err);
+	case SPEC_NET_VHOST_USER: return open_vhost_user(spec, net, vhost, err);
 	case SPEC_NET_SWITCH: return net_switch_new(net, vm->loop, spec->name, NULL, err);
 	case SPEC_NET_NONE: break;
 	}
@@ -79,7 +121,7 @@ int vm_nets_open(struct vm *vm, struct error *err)
 		int r = spec->has_mac ? 0 : make_mac(spec, i, err);
 
 		if (!r)
-			r = open_one(vm, spec, &vm->net[i], err);
+			r = open_one(vm, spec, &vm->net[i], &vm->vhost_net[i], err);
 		if (!r && spec->kind == SPEC_NET_USER && !published) {
 			r = publish_all(vm->net[i], &vm->spec, err);
 			published = 1;
@@ -93,6 +135,8 @@ int vm_nets_open(struct vm *vm, struct error *err)
 void vm_nets_close(struct vm *vm)
 {
 	for (unsigned i = 0; i < SPEC_MAX_NETS; i++) {
+		vhost_free(vm->vhost_net[i]);
+		vm->vhost_net[i] = NULL;
 		net_free(vm->net[i]);
 		vm->net[i] = NULL;
 	}

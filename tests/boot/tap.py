@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 
 import boot
 from boot import Failure, expect, interact, with_modules
@@ -126,6 +127,40 @@ def two_vms_on_a_bridge(polyvisor, guest):
     return 0.0
 
 
+def served_by_another_process(polyvisor, guest, queues, kernel="cloud"):
+    """The same, with a vhost-user back end between card and tap."""
+    with tempfile.TemporaryDirectory() as tmp:
+        tap = Tap("pv0", "10.9.0.1")
+        peer = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vhost_net_peer.py")
+        p = subprocess.Popen([sys.executable, peer, f"{tmp}/net.sock", "pv0"], stdin=subprocess.DEVNULL)
+        try:
+            deadline = time.monotonic() + 20
+            while not os.path.exists(f"{tmp}/net.sock"):
+                if p.poll() is not None or time.monotonic() > deadline:
+                    raise Failure("the back end does not listen")
+                time.sleep(0.02)
+            return both_ways(polyvisor, guest, f"vhost-user={tmp}/net.sock,queues={queues}", kernel, 2, tap)
+        finally:
+            p.kill()
+            p.wait()
+
+
+def vhost_where_there_is_none(polyvisor, guest):
+    """/dev/vhost-net: auto does without, on says so."""
+    if os.path.exists("/dev/vhost-net"):
+        return both_ways(polyvisor, guest, "tap=pv0,vhost=on")
+    tap = Tap("pv0")
+    p = subprocess.run([polyvisor, "run", "--kernel", f"{guest}/vmlinuz-cloud", "--net", "tap=pv0,vhost"],
+                       stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=60)
+    err = p.stderr.decode()
+    expect(p.returncode == 1 and "this host has no /dev/vhost-net" in err and err.count("\n") == 1, "no clear sentence", "", err)
+    status, text, err, seconds = boot.run(polyvisor, guest, "cloud",
+                                          [*with_modules(guest, "cloud"), "--net", "tap=pv0,vhost=auto"], "polyvisor.selfcheck")
+    tap.close()
+    expect(status == 0 and "without vhost: this host has no /dev/vhost-net" in err, "no sentence, or no boot", text, err)
+    return seconds
+
+
 def refusals(polyvisor, guest):
     """One clear sentence each for what a tap may lack."""
     def refused(card, sentence, prefix=()):
@@ -167,6 +202,9 @@ CASES = {
     "tap": lambda p, g: both_ways(p, g, "tap=pv0"),
     "tap-mq": lambda p, g: both_ways(p, g, "tap=pv0,queues=2", "generic", 2),
     "bridge": two_vms_on_a_bridge,
+    "vhost-user": lambda p, g: served_by_another_process(p, g, 1),
+    "vhost-user-mq": lambda p, g: served_by_another_process(p, g, 2, "generic"),
+    "vhost": vhost_where_there_is_none,
 }
 
 

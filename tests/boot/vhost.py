@@ -109,10 +109,10 @@ def a_disk_keeps_a_file_system(polyvisor, guest):
 
 def a_disk_outlives_its_back_end(polyvisor, guest):
     """The back end is killed twice while the guest writes, and started again: nothing is lost, nothing fails."""
-    work = ("dd if=/dev/urandom of=/tmp/r bs=64k count=400 2>/dev/null; echo writing; "
-            "for i in 1 2 3 4 5 6; do dd if=/tmp/r of=/dev/vda bs=64k oflag=direct conv=fsync 2>/dev/null || echo FAILED; done; "
+    work = ("dd if=/dev/urandom of=/tmp/r bs=64k count=160 2>/dev/null; echo writing; "
+            "for i in 1 2 3 4 5 6 7 8; do dd if=/tmp/r of=/dev/vda bs=64k oflag=direct conv=fsync 2>/dev/null || echo FAILED; done; "
             "echo written; echo 3 >/proc/sys/vm/drop_caches; sha256sum /tmp/r /dev/vda; dmesg | tail -5")
-    with tempfile.TemporaryDirectory() as tmp, storage_daemon(tmp, 400 << 16) as (daemon, image, disk):
+    with tempfile.TemporaryDirectory() as tmp, storage_daemon(tmp, 160 << 16) as (daemon, image, disk):
         start = time.monotonic()
         cmd = [polyvisor, "run", "--kernel", f"{guest}/vmlinuz-cloud", "--initrd", f"{guest}/initrd.cpio",
                *with_modules(guest, "cloud"), *boot.ENGINE, "--disk", disk, "--append", f'console=ttyS0 quiet polyvisor.run="{work}"']
@@ -124,8 +124,8 @@ def a_disk_outlives_its_back_end(polyvisor, guest):
                 chunk = os.read(p.stdout.fileno(), 65536)
                 expect(chunk, "the guest ended", seen.decode())
                 seen += chunk
-            for _ in range(2):
-                time.sleep(0.3)
+            for n in range(2):
+                time.sleep(0.1 * n)
                 if not select.select([p.stdout], [], [], 0)[0]:
                     kills += 1
                 daemon.kill()

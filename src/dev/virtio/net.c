@@ -32,8 +32,14 @@ static uint64_t features_of(const struct vnet *n)
 		f |= net_caps(n->net) & map[i].can ? map[i].host : 0;
 		f |= net_gives(n->net) & map[i].can ? map[i].guest : 0;
 	}
-	if (f & NET_F_GUEST_ALL)
+	if (n->outside) {
+		/* What filters by VLAN, and changes offloads in the middle, is not outside. */
+		f &= ~NET_F_CTRL_VLAN;
+		if (!(vhost_features(n->vh.v) & NET_F_MRG_RXBUF))
+			f &= ~NET_F_MRG_RXBUF;
+	} else if (f & NET_F_GUEST_ALL) {
 		f |= NET_F_CTRL_GUEST_OFFLOADS;
+	}
 	if (net_mtu(n->net))
 		f |= NET_F_MTU;
 	return n->pairs_max > 1 ? f | NET_F_MQ : f;
@@ -67,11 +73,16 @@ static _Bool vnet_features(struct virtio_dev *vd, uint64_t f)
 
 /* ---- what the transport and the driver ask for ---- */
 
+static uint16_t link_status(const struct vnet *n)
+{
+	return net_link(n->net) && !n->away ? VNET_LINK_UP : 0;
+}
+
 static void config_fill(const struct vnet *n, uint8_t *c)
 {
 	memset(c, 0, CFG_SIZE);
 	memcpy(c + CFG_MAC, n->own_mac, NET_MAC_LEN);
-	store_le16(c + CFG_STATUS, net_link(n->net) ? VNET_LINK_UP : 0);
+	store_le16(c + CFG_STATUS, link_status(n));
 	store_le16(c + CFG_PAIRS, (uint16_t)n->pairs_max);
 	store_le16(c + CFG_MTU, (uint16_t)net_mtu(n->net));
 }
@@ -98,14 +109,16 @@ static void vnet_status(struct virtio_dev *vd)
 {
 	struct vnet *n = vnet_of(vd);
 
-	if (n->live == virtio_ready(vd))
-		return;
-	n->live = !n->live;
-	if (!n->live)
-		return;
-	n->guest_offloads = vd->features & NET_F_GUEST_ALL;
-	vnet_offloads_apply(n);
-	net_kick(n->net);
+	if (n->live != virtio_ready(vd)) {
+		n->live = !n->live;
+		if (n->live) {
+			n->guest_offloads = vd->features & NET_F_GUEST_ALL;
+			vnet_offloads_apply(n);
+			net_kick(n->net);
+		}
+	}
+	if (n->outside)
+		vhost_dev_status(&n->vh);
 }
 
 static void vnet_notify(struct virtio_dev *vd, unsigned q)
@@ -115,6 +128,9 @@ static void vnet_notify(struct virtio_dev *vd, unsigned q)
 	if (q == ctrl_queue(n)) {
 		if (virtio_has(vd, NET_F_CTRL_VQ))
 			vnet_ctrl_run(n);
+	} else if (n->outside) {
+		if (q < data_queues(n))
+			vhost_dev_notify(&n->vh, q);
 	} else if (q & 1) {
 		vq_notify_disable(&vd->vq[q]);
 		net_want_send(n->net);
@@ -127,7 +143,7 @@ static void vnet_post_load(struct virtio_dev *vd)
 {
 	struct vnet *n = vnet_of(vd);
 
-	store_le16(vd->config + CFG_STATUS, net_link(n->net) ? VNET_LINK_UP : 0);
+	store_le16(vd->config + CFG_STATUS, link_status(n));
 	memset(n->flows, 0, sizeof(n->flows));
 	n->tx_turn = 0;
 	n->live = virtio_ready(vd);
@@ -170,14 +186,85 @@ static void client_can_send(void *opaque)
 		net_want_send(n->net);
 }
 
+static void link_tell(struct vnet *n)
+{
+	store_le16(n->vd.config + CFG_STATUS, link_status(n));
+	virtio_config_changed(&n->vd);
+}
+
 static void client_link_changed(void *opaque)
 {
 	struct vnet *n = opaque;
 
 	lock_take(&n->vd.pci.dev.lock);
-	store_le16(n->vd.config + CFG_STATUS, net_link(n->net) ? VNET_LINK_UP : 0);
-	virtio_config_changed(&n->vd);
+	link_tell(n);
 	lock_drop(&n->vd.pci.dev.lock);
+}
+
+/* ---- a back end outside, under the device's lock ---- */
+
+static unsigned outside_queues(const struct vhost_dev *vh)
+{
+	return data_queues(container_of(vh, struct vnet, vh));
+}
+
+static unsigned outside_enabled(const struct vhost_dev *vh)
+{
+	return 2u * container_of(vh, struct vnet, vh)->pairs;
+}
+
+static void outside_set_away(struct vhost_dev *vh, _Bool away)
+{
+	struct vnet *n = container_of(vh, struct vnet, vh);
+
+	if (n->away == away)
+		return;
+	n->away = away;
+	link_tell(n);
+}
+
+static void outside_up(struct vhost_dev *vh)
+{
+	outside_set_away(vh, 0);
+}
+
+static void outside_lost(struct vhost_dev *vh)
+{
+	outside_set_away(vh, 1);
+}
+
+static const struct vhost_dev_hooks outside_hooks = {
+    .queues = outside_queues,
+    .enabled = outside_enabled,
+    .up = outside_up,
+    .lost = outside_lost,
+};
+
+static int outside_init(struct vnet *n, const struct vnet_config *cfg, struct error *err)
+{
+	const struct vhost_dev_config vh = {
+	    .vd = &n->vd,
+	    .v = cfg->vhost,
+	    .queues = 2 * cfg->pairs,
+	    .clock = cfg->clock,
+	    .hooks = &outside_hooks,
+	};
+
+	return vhost_dev_init(&n->vh, &vh, err);
+}
+
+static int outside_check(const struct vnet_config *cfg, struct error *err)
+{
+	unsigned max = vhost_rings_max(cfg->vhost);
+
+	if (!(vhost_features(cfg->vhost) & VIRTIO_F_VERSION_1))
+		return error_set(err, -EINVAL,
+				 "the network card's back end does not know virtio 1");
+	if (cfg->pairs > max)
+		return error_set(err, -EINVAL,
+				 "the network card's back end has %u queue pairs, not %u", max,
+				 cfg->pairs);
+	return 0;
 }
 
 /* ---- the device's class ---- */
@@ -186,11 +273,20 @@ static void vnet_free(struct device *dev)
 {
 	struct vnet *n = vnet_of(virtio_of(dev));
 
+	vhost_dev_fini(&n->vh);
 	if (n->net)
 		net_attach(n->net, NULL);
 	virtio_fini(&n->vd);
 	free(n->merge);
 	free(n);
+}
+
+static void vnet_quiesce(struct device *dev)
+{
+	struct vnet *n = vnet_of(virtio_of(dev));
+
+	if (n->outside)
+		vhost_dev_quiesce(&n->vh);
 }
 
 static int vnet_check(const void *shadow, struct error *err)
@@ -245,6 +341,7 @@ static const struct device_class vnet_class = {
     .name = "virtio-net",
     .reset = virtio_device_reset,
     .free = vnet_free,
+    .quiesce = vnet_quiesce,
     .pre_save = virtio_pre_save,
     .post_load = virtio_post_load,
     .state = &vnet_state,
@@ -264,12 +361,17 @@ int vnet_new(struct device **dev, const struct vnet_config *cfg, struct error *e
 	    .queue_sizes = sizes,
 	    .config_size = CFG_SIZE,
 	};
-	struct vnet *n = calloc(1, sizeof(*n));
-	int r;
+	struct vnet *n;
+	int r = cfg->vhost ? outside_check(cfg, err) : 0;
 
 	assert(cfg->pairs && cfg->pairs <= VNET_PAIRS_MAX);
+	if (r)
+		return r;
+	n = calloc(1, sizeof(*n));
 	if (!n)
 		return error_set(err, -ENOMEM, "out of memory");
+	n->outside = cfg->vhost != NULL;
+	n->vh.v = cfg->vhost;
 	n->net = cfg->net;
 	n->pairs_max = cfg->pairs;
 	n->pairs = 1;
@@ -278,6 +380,11 @@ int vnet_new(struct device **dev, const struct vnet_config *cfg, struct error *e
 	for (unsigned q = 0; q < setup.queues; q++)
 		sizes[q] = VNET_QUEUE_SIZE;
 	setup.features = features_of(n);
+	if (n->outside) {
+		setup.without = VIRTIO_F_RING_RESET;
+		if (!(vhost_features(cfg->vhost) & VIRTIO_F_INDIRECT_DESC))
+			setup.without |= VIRTIO_F_INDIRECT_DESC;
+	}
 	n->merge = calloc(VNET_MERGE_MAX, sizeof(*n->merge));
 	r = n->merge ? virtio_init(&n->vd, &cfg->place, &setup, err)
 		     : error_set(err, -ENOMEM, "out of memory");
@@ -286,8 +393,17 @@ int vnet_new(struct device **dev, const struct vnet_config *cfg, struct error *e
 		free(n);
 		return r;
 	}
-	const struct net_client client = {client_receive, client_can_send, client_link_changed, n};
+	const struct net_client client = {n->outside ? NULL : client_receive,
+					  n->outside ? NULL : client_can_send, client_link_changed,
+					  n};
 	net_attach(n->net, &client);
+	if (n->outside) {
+		r = outside_init(n, cfg, err);
+		if (r) {
+			vnet_free(&n->vd.pci.dev);
+			return r;
+		}
+	}
 	*dev = &n->vd.pci.dev;
 	return 0;
 }

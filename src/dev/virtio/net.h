@@ -3,6 +3,8 @@
 #define DEV_VIRTIO_NET_H
 
 #include "backend/net.h"
+#include "backend/vhost.h"
+#include "bus/clock.h"
 #include "dev/virtio/virtio.h"
 
 #define VNET_PAIRS_MAX 8
@@ -12,6 +14,10 @@ struct vnet_config {
 	struct net *net; /* not owned; outlives the device */
 	uint8_t mac[NET_MAC_LEN];
 	unsigned pairs; /* of queues: 1 to VNET_PAIRS_MAX */
+	/* Who moves the frames instead of `net`; NULL: nobody. Connected; not owned; outlives the
+	 * device. */
+	struct vhost *vhost;
+	struct clock *clock; /* with it */
 };
 
 NODISCARD int vnet_new(struct device **dev, const struct vnet_config *cfg, struct error *err);

@@ -168,6 +168,8 @@ static uint8_t pairs_command(struct vnet *n, unsigned cmd, const struct vq_chain
 		return CTRL_ERR;
 	n->pairs = (uint16_t)pairs;
 	memset(n->flows, 0, sizeof(n->flows));
+	if (n->outside)
+		vhost_dev_enabled(&n->vh);
 	net_want_send(n->net); /* of queues that come back into use */
 	net_kick(n->net);
 	return CTRL_OK;

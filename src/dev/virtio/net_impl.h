@@ -3,6 +3,7 @@
 #define DEV_VIRTIO_NET_IMPL_H
 
 #include "dev/virtio/net.h"
+#include "dev/virtio/vhost_dev.h"
 
 /* Feature bits (VIRTIO12 5.1.3). */
 #define NET_F_CSUM		  BIT64(0)
@@ -64,6 +65,10 @@ struct vnet {
 	unsigned tx_turn;	   /* the pair whose frames are looked at first */
 	uint8_t flows[VNET_FLOWS]; /* the pair that a flow was last sent on */
 	struct vq_chain *merge;	   /* VNET_MERGE_MAX of them */
+
+	_Bool outside; /* frames are moved by vh's back end; the control queue stays here */
+	_Bool away;    /* which has gone */
+	struct vhost_dev vh;
 };
 
 static inline struct vnet *vnet_of(struct virtio_dev *vd)
@@ -80,6 +85,12 @@ static inline unsigned tx_queue(unsigned pair)
 }
 /* 5.1.2: behind the pairs that the driver knows of. */
 static inline unsigned ctrl_queue(const struct vnet *n)
+{
+	return virtio_has(&n->vd, NET_F_MQ) ? 2 * n->pairs_max : 2;
+}
+
+/* How many queues carry frames. */
+static inline unsigned data_queues(const struct vnet *n)
 {
 	return virtio_has(&n->vd, NET_F_MQ) ? 2 * n->pairs_max : 2;
 }

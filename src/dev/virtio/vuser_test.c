@@ -330,7 +330,7 @@ static void a_lesser_back_end_does_not_take_the_place(void **state)
 	rig_start(&r);
 	r.fake->offers &= ~F_FLUSH;
 	fake_event(r.fake, VHOST_LOST);
-	until(r.fake->connects == 2);
+	until(r.fake->connects >= 2);
 	r.fake->offers |= F_FLUSH;
 	until(r.fake->starts == 2);
 	assert_true(r.fake->connects >= 3);
@@ -502,6 +502,7 @@ static void a_lost_file_system_ends_its_requests_until_it_is_mounted_anew(void *
 	fuse_request(&r, 6, 26);
 	fuse_request(&r, 8, 3);
 	assert_false(vt_used(&r.t, 1, &head, &len));
+	(void)fake_kicked(r.fake, 1); /* what came before does not count */
 	r.fake->refuse = 0;
 	until(r.fake->starts == 2);
 	until(fake_kicked(r.fake, 1));
