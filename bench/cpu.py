@@ -3,13 +3,15 @@
 
 usage: cpu.py POLYVISOR CPUBENCH GUEST_DIR [--quick] [--rounds N] [--only NAME,...] [--engines LIST] [--json FILE]
 
-ENGINES: native,translate,qemu (default), interp. Each round runs every engine once; the best rate of each counts, as other
+ENGINES: native,translate,qemu (default), interp, direct. Each round runs every engine once; the best rate of each counts, as other
 work on the machine only ever takes away. Ratios of one run can be compared; rates of different machines or days cannot.
 """
 import argparse
 import json
 import math
 import os
+import pathlib
+import re
 import shutil
 import signal
 import subprocess
@@ -39,12 +41,26 @@ def newc(name, data=b"", mode=0o100755):
     return pad(head) + pad(data)
 
 
+def libraries(program):
+    """What a program needs beside it, with the dynamic linker; nothing for a static one."""
+    text = subprocess.run(["ldd", program], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True).stdout
+    return sorted(set(re.findall(r"(/\S+) \(0x", text)))
+
+
 def make_initrd(base, program, path):
     """The tests' initramfs with the program in it: archives follow each other."""
     with open(path, "wb") as out:
         data = open(base, "rb").read()
         out.write(data + b"\0" * (-len(data) % 4))
-        out.write(newc("bin/cpubench", open(program, "rb").read()) + newc("TRAILER!!!", mode=0))
+        out.write(newc("bin/cpubench", open(program, "rb").read()))
+        directories = set()
+        for library in libraries(program):
+            for directory in [str(d).lstrip("/") for d in list(reversed(pathlib.PurePath(library).parents))[1:]]:
+                if directory not in directories:
+                    out.write(newc(directory, mode=0o040755))
+                    directories.add(directory)
+            out.write(newc(library.lstrip("/"), open(library, "rb").read()))
+        out.write(newc("TRAILER!!!", mode=0))
 
 
 class Run:
@@ -121,7 +137,7 @@ class Table:
         self.runs, self.engines, self.bad = runs, engines, 0
         self.native = runs.get("native", Run()).rates
         self.qemu = runs.get("qemu", Run()).rates
-        self.ours = [e for e in engines if e in ("translate", "interp")]
+        self.ours = [e for e in engines if e in ("translate", "interp", "direct")]
 
     def ratio(self, a, b, name):
         return a[name] / b[name] if name in a and b.get(name) else float("nan")
@@ -195,8 +211,8 @@ def main():
     args = parse()
     engines = args.engines.split(",")
     for e in engines:
-        if e not in ("native", "translate", "interp", "qemu"):
-            sys.exit(f"cpu.py: '{e}' is not one of: native, translate, interp, qemu")
+        if e not in ("native", "translate", "interp", "direct", "qemu"):
+            sys.exit(f"cpu.py: '{e}' is not one of: native, translate, interp, direct, qemu")
     if "qemu" in engines and not shutil.which(QEMU):
         print("qemu: not installed (qemu-system-x86)")
         engines.remove("qemu")

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # run.sh: what `make bench` does: measures Polyvisor, beside native programs and QEMU's TCG where it is installed, in one run.
 #
-#   bench/run.sh BUILD [loop|boot|memory|cpu|cpu-quick ...]      (default: loop boot memory cpu)
+#   bench/run.sh BUILD [loop|boot|memory|cpu|cpu-quick|direct ...]      (default: loop boot memory cpu)
 #
 # Environment: BENCH_RUNS, rounds of boot (3); BENCH_CPU, more options of bench/cpu.py, for example "--only sieve,pipe".
 set -euo pipefail
@@ -34,11 +34,18 @@ bench_cpu() {
 	bench/cpu.py "$polyvisor" "$build/bench/cpubench" "$guest" ${BENCH_CPU:-} "$@"
 }
 
+bench_direct() {
+	echo "## The same, with direct execution: a program with shared libraries, as most are"
+	ninja -C "$build" --quiet bench/cpubench-shared
+	# shellcheck disable=SC2086 # several options
+	bench/cpu.py "$polyvisor" "$build/bench/cpubench-shared" "$guest" --engines native,translate,direct,qemu ${BENCH_CPU:-} "$@"
+}
+
 [ $# -gt 0 ] || set -- loop boot memory cpu
 for what; do
 	case $what in
-	loop | boot | memory | cpu) "bench_$what" ;;
+	loop | boot | memory | cpu | direct) "bench_$what" ;;
 	cpu-quick) bench_cpu --quick ;;
-	*) echo "run.sh: '$what' is not one of: loop, boot, memory, cpu, cpu-quick" >&2 && exit 2 ;;
+	*) echo "run.sh: '$what' is not one of: loop, boot, memory, cpu, cpu-quick, direct" >&2 && exit 2 ;;
 	esac
 done
