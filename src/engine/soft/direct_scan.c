@@ -17,8 +17,18 @@
 
 static _Bool suspect(unsigned b1, unsigned b2)
 {
-	return b1 == 0xa2 || (b1 == 0x01 && (b2 == 0xd0 || b2 == 0xf9)) ||
-	       ((b1 == 0x02 || b1 == 0x03) && b2 >= 0xc0) || (b1 == 0xc7 && b2 >= 0xf8);
+	unsigned reg = (b2 >> 3) & 7;
+	_Bool memory = b2 < 0xc0;
+
+	switch (b1) {
+	case 0xa2: return 1;			    /* CPUID */
+	case 0x01: return b2 == 0xd0 || b2 == 0xf9; /* XGETBV, RDTSCP */
+	case 0x02:
+	case 0x03: return !memory;			 /* LAR, LSL */
+	case 0xae: return memory && reg >= 4 && reg < 7; /* XSAVE, XRSTOR, XSAVEOPT */
+	case 0xc7: return memory ? reg == 4 : reg == 7;	 /* XSAVEC, RDPID */
+	default: return 0;
+	}
 }
 
 /* Does an instruction begin at `off`, or with prefixes right before it? */

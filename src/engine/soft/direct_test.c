@@ -438,15 +438,19 @@ CODE(has_none, ".rept 30\nadd %rbx, %rax\n.endr\nmov $0xa20f, %eax\nmov $0xa20f,
 CODE(has_lsl, ".rept 30\nadd %rbx, %rax\n.endr\nlsl %eax, %eax\nret\n");
 CODE(has_rdtscp, ".rept 30\nadd %rbx, %rax\n.endr\nrdtscp\nret\n");
 CODE(has_rdpid, ".rept 30\nadd %rbx, %rax\n.endr\nrdpid %rax\nret\n");
+CODE(has_xsavec, ".rept 30\nadd %rbx, %rax\n.endr\nxsavec 0x40(%rsp)\nret\n");
+CODE(has_xrstor, ".rept 30\nadd %rbx, %rax\n.endr\nxrstor 0x40(%rsp)\nret\n");
+CODE(has_lfence, ".rept 30\nadd %rbx, %rax\n.endr\nlfence\nfxsave (%rsp)\nret\n");
 static void instructions_that_would_tell_of_the_host_are_found(void **state)
 {
 	static const struct {
 		const uint8_t *code, *end;
 		_Bool is;
 	} rows[] = {
-	    {has_cpuid, has_cpuid_end, 1}, {has_none, has_none_end, 0},
-	    {has_lsl, has_lsl_end, 1},	   {has_rdtscp, has_rdtscp_end, 1},
-	    {has_rdpid, has_rdpid_end, 1},
+	    {has_cpuid, has_cpuid_end, 1},   {has_none, has_none_end, 0},
+	    {has_lsl, has_lsl_end, 1},	     {has_rdtscp, has_rdtscp_end, 1},
+	    {has_rdpid, has_rdpid_end, 1},   {has_xsavec, has_xsavec_end, 1},
+	    {has_xrstor, has_xrstor_end, 1}, {has_lfence, has_lfence_end, 0},
 	};
 	static uint8_t page[4096];
 	ZydisDecoder d;
