@@ -47,6 +47,7 @@ enum option_code {
 	OPT_GDB_WAIT,
 	OPT_TRACE_BLOCKS,
 	OPT_PERF_MAP,
+	OPT_SHARE,
 };
 
 static const struct option options[] = {
@@ -66,6 +67,7 @@ static const struct option options[] = {
     {"publish", required_argument, NULL, OPT_PUBLISH},
     {"balloon", required_argument, NULL, OPT_BALLOON},
     {"rng", required_argument, NULL, OPT_RNG},
+    {"share", required_argument, NULL, OPT_SHARE},
     {"memory", required_argument, NULL, 'm'},
     {"cpus", required_argument, NULL, OPT_CPUS},
     {"engine", required_argument, NULL, OPT_ENGINE},
@@ -136,6 +138,9 @@ static void print_help(void)
 	    "                       a file system that another process (virtiofsd) serves, which "
 	    "listens\n"
 	    "                       there; in the guest: mount -t virtiofs TAG DIRECTORY\n"
+	    "  --share DIR[:TAG][:ro]   the guest may mount it: 'mount -t 9p -o trans=virtio TAG "
+	    "/mnt';\n"
+	    "                       TAG is the directory's name unless said; ro: it may not write\n"
 	    "\n"
 	    "who the guest is (a NoCloud seed volume, as a last disk):\n"
 	    "  --hostname NAME      its host name\n"
@@ -329,6 +334,13 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 		if (spec->net_count == SPEC_MAX_NETS)
 			return cli_usage_error("run", "more than %d network cards", SPEC_MAX_NETS);
 		if (spec_parse_net(text, &spec->net[spec->net_count++], &err))
+			return cli_usage_error("run", "%s", err.text);
+		return 0;
+	case OPT_SHARE:
+		if (spec->share_count == SPEC_MAX_SHARES)
+			return cli_usage_error("run", "more than %d shared directories",
+					       SPEC_MAX_SHARES);
+		if (spec_parse_share(text, &spec->share[spec->share_count++], &err))
 			return cli_usage_error("run", "%s", err.text);
 		return 0;
 	case OPT_PUBLISH:

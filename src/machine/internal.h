@@ -64,4 +64,7 @@ NODISCARD int machine_add_vhost_disk(struct machine *m, unsigned i,
 				     const struct virtio_place *place, struct error *err);
 NODISCARD int machine_add_vhost_fs(struct machine *m, struct error *err);
 
+/* devices_share.c */
+NODISCARD int machine_add_shares(struct machine *m, struct error *err);
+
 #endif

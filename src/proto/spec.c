@@ -301,6 +301,8 @@ int spec_check(const struct vm_spec *spec, struct error *err)
 				 SPEC_MAX_CPUS);
 	if (spec->soft == SPEC_SOFT_LOCKSTEP && spec->cpus != 1)
 		return error_set(err, -EINVAL, "--soft lockstep runs one CPU, not %u", spec->cpus);
+	if (spec_check_shares(spec, err))
+		return -EINVAL;
 	r = spec_check_virtio(spec, err);
 	return r ? r : spec_check_nets(spec, err);
 }

@@ -110,6 +110,16 @@ struct spec_rng {
 	uint64_t rate; /* bytes a second; 0: no limit */
 };
 
+#define SPEC_MAX_SHARES	   8
+#define SPEC_MAX_SHARE_TAG 31
+
+/* A directory of the host's that the guest may mount by its tag. */
+struct spec_share {
+	const char *path;
+	char tag[SPEC_MAX_SHARE_TAG + 1];
+	_Bool read_only;
+};
+
 /* Strings are borrowed: they live as long as the command line. */
 struct vm_spec {
 	const char *kernel;
@@ -139,6 +149,8 @@ struct vm_spec {
 	unsigned port_count;
 	struct spec_balloon balloon;
 	struct spec_rng rng;
+	struct spec_share share[SPEC_MAX_SHARES];
+	unsigned share_count;
 	_Bool boot_menu;	/* the firmware shows its menu */
 	const char *name;	/* found by it in the user's runtime directory; NULL: no name */
 	const char *control;	/* path of the control socket; NULL: by name, or none */
@@ -189,6 +201,11 @@ NODISCARD int spec_parse_port(char *text, struct spec_port *port, struct error *
 NODISCARD int spec_parse_balloon(const char *text, struct spec_balloon *balloon, struct error *err);
 NODISCARD int spec_parse_rng(const char *text, struct spec_rng *rng, struct error *err);
 NODISCARD int spec_check_virtio(const struct vm_spec *spec, struct error *err);
+
+/* spec_share.c: "DIR[:TAG][:ro]"; a colon that belongs to the directory has a slash behind it.
+ * Changes `text` and keeps pointers into it. */
+NODISCARD int spec_parse_share(char *text, struct spec_share *share, struct error *err);
+NODISCARD int spec_check_shares(const struct vm_spec *spec, struct error *err);
 
 /* Is every field something the product can do? 0, or -EINVAL with a sentence. */
 NODISCARD int spec_check(const struct vm_spec *spec, struct error *err);

@@ -297,6 +297,9 @@ static int vm_build(struct vm *vm, struct error *err)
 		r = vm_nets_open(vm, err);
 	memcpy(cfg.net, vm->net, sizeof(cfg.net));
 	if (!r)
+		r = vm_shares_open(vm, err);
+	memcpy(cfg.share, vm->share, sizeof(cfg.share));
+	if (!r)
 		r = vm_trace_open(vm, &cfg.trace, err);
 	if (!r)
 		r = vm_vhosts_open(vm, err);
@@ -391,6 +394,7 @@ void vm_free(struct vm *vm)
 	vm_disks_close(vm);
 	vm_nets_close(vm);
 	vm_vhosts_close(vm);
+	vm_shares_close(vm);
 	if (vm->loop)
 		loop_cancel(vm->loop, &vm->work);
 	chardev_free(vm->console);

@@ -46,6 +46,7 @@ struct vm {
 	struct net *net[SPEC_MAX_NETS];
 	struct vhost *vhost_disk[SPEC_MAX_DISKS], *vhost_fs[SPEC_MAX_FS]; /* NULL: none */
 	struct vhost *vhost_net[SPEC_MAX_NETS];
+	struct p9 *share[SPEC_MAX_SHARES];
 	struct machine *machine;
 	struct control *control; /* NULL: none */
 	struct vm_gdb *gdb;	 /* NULL: none */
@@ -109,6 +110,10 @@ void vm_nets_close(struct vm *vm); /* the machine is gone */
 /* vm_vhost.c: back ends in other processes. After a failure as with networks. */
 NODISCARD int vm_vhosts_open(struct vm *vm, struct error *err);
 void vm_vhosts_close(struct vm *vm); /* the machine is gone */
+
+/* vm_share.c: the directories behind --share. */
+NODISCARD int vm_shares_open(struct vm *vm, struct error *err);
+void vm_shares_close(struct vm *vm); /* the machine is gone */
 
 /* vm_console.c: the terminal or pipes behind COM1. */
 NODISCARD int vm_console_open(struct vm *vm, struct error *err);

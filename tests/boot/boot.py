@@ -386,7 +386,69 @@ def two_vms_on_a_switch_reach_each_other(polyvisor, guest):
         return time.monotonic() - start
 
 
+def host_tree(path):
+    """The files below a directory by their names, with what is in them (links: where they lead)."""
+    tree = {}
+    for top, dirs, files in os.walk(path):
+        for name in dirs + files:
+            full = os.path.join(top, name)
+            if os.path.islink(full):
+                tree[os.path.relpath(full, path)] = os.readlink(full)
+            elif os.path.isfile(full):
+                with open(full, "rb") as f:
+                    tree[os.path.relpath(full, path)] = hashlib.sha256(f.read()).hexdigest()
+    return tree
+
+
+def a_share_is_mounted_and_cannot_be_left(polyvisor, guest):
+    """9p in the generic kernel (the cloud kernel has none): both ways, a small stress, and attempts to get out."""
+    rounds = int(os.environ.get("BOOT_SHARE_ROUNDS", "8"))
+    with tempfile.TemporaryDirectory() as tmp:
+        for name in ("share", "share/deep", "share/deep/er", "fixed"):
+            os.mkdir(f"{tmp}/{name}")
+        for name, size in (("share/blob", 1 << 19), ("share/deep/er/small", 100), ("fixed/only-read", 70000), ("secret", 40)):
+            with open(f"{tmp}/{name}", "wb") as f:
+                f.write(os.urandom(size))
+        with open(f"{tmp}/secret", "rb") as f:
+            secret = hashlib.sha256(f.read()).hexdigest()
+        os.symlink("../secret", f"{tmp}/share/way-out")
+        os.symlink(f"{tmp}/secret", f"{tmp}/share/way-out-absolute")
+        before = host_tree(f"{tmp}/share")
+        work = ("modprobe 9p; mkdir /mnt /fixed; mount -t 9p -o trans=virtio,version=9p2000.L,msize=500000 share /mnt && "
+                "mount -t 9p -o trans=virtio,version=9p2000.L,cache=loose,ro fixed /fixed && cd /mnt && "
+                "sha256sum blob deep/er/small /fixed/only-read; "
+                "cp blob copy && dd if=/dev/urandom of=made bs=70001 count=5 conv=fsync 2>/dev/null && ln -s made link && ln made hard; "
+                f"for i in $(seq {rounds}); do mkdir -p t/$i; for j in 1 2 3 4 5; do echo $i-$j >t/$i/$j; done; "
+                "mv t/$i t/m$i; rm t/m$i/3; cat t/m$i/4 >>log; done; rm -r t/m1; "
+                "find . -type f | xargs sha256sum; readlink link; "
+                "cat way-out way-out-absolute ../secret /mnt/../secret 2>/dev/null | sha256sum; "
+                "echo x >/fixed/new; mkfifo pipe; mknod null c 1 3; cd /; umount /mnt && umount /fixed; "
+                "grep virtio /proc/interrupts; dmesg | grep -i 9p")
+        status, text, err, seconds = run(polyvisor, guest, "generic", [*with_modules(guest, "generic"), "--share", f"{tmp}/share",
+                                         "--share", f"{tmp}/fixed:fixed:ro"], f'quiet polyvisor.run="{work}"')
+        after = host_tree(f"{tmp}/share")
+        expect(status == 0 and "polyvisor-run: status 0" in text, f"exit status {status}", text, err)
+        for name in ("blob", "deep/er/small"):
+            expect(f"{before[name]}  {name}" in text and after[name] == before[name], f"{name} is another one", text, err)
+        expect(f"{host_tree(tmp + '/fixed')['only-read']}  /fixed/only-read" in text, "the read-only share's file", text, err)
+        seen = dict((name, digest) for digest, name in re.findall(r"([0-9a-f]{64})  \./(\S+)\r?\n", text))
+        files = {name: digest for name, digest in after.items() if not os.path.islink(f"{tmp}/share/{name}")}
+        expect(seen == {k: v for k, v in files.items() if k != "pipe"}, "guest and host do not see the same files", text, err)
+        expect(after["copy"] == before["blob"] and after["link"] == "made" and after["hard"] == after["made"], "links", text, err)
+        expect(len(seen) == 6 + 4 * (rounds - 1) and os.path.getsize(f"{tmp}/share/made") == 5 * 70001, "the stress", text, err)
+        empty = hashlib.sha256(b"").hexdigest()
+        expect(f"{empty}  -" in text and secret not in text, "the guest read what is outside", text, err)
+        expect(os.listdir(f"{tmp}/fixed") == ["only-read"], "the read-only share was written", text, err)
+        expect(not os.path.lexists(f"{tmp}/share/null"), "the guest made a device", text, err)
+        expect(sorted(os.listdir(tmp)) == ["fixed", "secret", "share"], "something was made outside", text, err)
+        expect(re.search(r"PCI-MSI.*virtio\d+-requests", text), "no MSI-X interrupt for the share", text, err)
+        for bad in ("9pnet: bogus", "Call Trace", "error"):
+            expect(bad not in text, f"the kernel printed '{bad}'", text, err)
+    return seconds
+
+
 CASES = {
+    "share": a_share_is_mounted_and_cannot_be_left,
     "net": the_user_network_carries_both_ways,
     "net-mq": lambda p, g: the_user_network_carries_both_ways(p, g, "generic", 2, "user,queues=2,restrict=off"),
     "net-switch": two_vms_on_a_switch_reach_each_other,

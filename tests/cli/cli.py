@@ -183,6 +183,28 @@ def bad_disks_are_refused_with_a_sentence():
 
 
 @test
+def bad_shares_are_refused_with_a_sentence():
+    run = ["run", "--kernel", KERNEL, "--share"]
+    with tempfile.TemporaryDirectory() as d:
+        for name in ("a", "b", "b/a"):
+            os.mkdir(f"{d}/{name}")
+        refused([*run, f"{d}/missing"], 1, "there is no directory", "missing")
+        refused([*run, f"{KERNEL}:tag"], 1, "is not a directory")
+        refused([*run, "/proc"], 1, "other processes")
+        refused([*run, f"{d}/a:{'t' * 32}"], 2, "tag", "1 to 31 bytes")
+        refused([*run, "/"], 2, "--share DIR:TAG")
+        refused([*run, ":ro"], 2, "name of the directory is missing")
+        refused([*run, f"{d}/a", "--share", f"{d}/b/a"], 2, "two shares have the tag 'a'")
+        refused([*run[:-1], *["--share", f"{d}/a"] * 9], 2, "more than 8 shared directories")
+        if os.geteuid() == 0:
+            os.chmod(d, 0o755)
+            os.chmod(f"{d}/a", 0o700)
+            p = subprocess.run([POLYVISOR, *run, f"{d}/a"], stdin=subprocess.DEVNULL, capture_output=True, timeout=30,
+                               user=65534, group=65534, extra_groups=[])
+            assert p.returncode == 1 and b"may not be read" in p.stderr, p.stderr
+
+
+@test
 def unreadable_files_are_refused():
     if os.geteuid() == 0:
         with tempfile.TemporaryDirectory() as d:
