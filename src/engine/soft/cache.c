@@ -106,7 +106,7 @@ void soft_cache_rekey(struct soft_cpu *cpu)
 {
 	struct soft_cache *c = cpu->cache;
 
-	c->jump_key = cpu->asid | (uint64_t)cpu->mode << 12 | (uint64_t)(cpu->cpl == 3) << 20 |
+	c->jump_key = cpu->asid_code | (uint64_t)cpu->mode << 12 | (uint64_t)(cpu->cpl == 3) << 20 |
 		      c->jump_gen << 24;
 	cpu->jump_key = c->jump_key;
 }
@@ -120,7 +120,7 @@ void soft_cache_forget(struct soft_cpu *cpu)
 
 static unsigned jump_page(uint64_t lin)
 {
-	return (unsigned)(((lin >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 54);
+	return (unsigned)(((lin >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 48);
 }
 
 /* Most pages whose translation changes hold no code, or none that was run since. */

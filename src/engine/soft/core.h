@@ -19,6 +19,10 @@ struct soft_mmu {
 	struct soft_itlb_entry itlb[2][SOFT_ITLB_SIZE]; /* kernel, user */
 	uint16_t asid_of[4096];				/* by PCID; 0: none yet */
 	unsigned next_asid;
+	uint16_t
+	    kernel_asid; /* of SOFT_TLB_KERNEL and the kernel's code, under CR4.SMAP; 0: none */
+	unsigned locals; /* how many pages under it are not global; one more than fit: many */
+	uint64_t local[8];
 	uint64_t control; /* the control bits that the TLBs were filled under */
 	/* Which 2 MiB and 1 GiB regions may have been entered from a large page: INVLPG in such a
 	 * region has to drop all of its pieces. Hashed, so it may say yes too often. */
@@ -30,6 +34,8 @@ struct soft_mmu {
 
 enum soft_access { SOFT_READ, SOFT_WRITE, SOFT_EXEC };
 
+/* After a change of the TLB in use or of the CPL. */
+void soft_asid_select(struct soft_cpu *cpu);
 int soft_mmu_init(struct soft_cpu *cpu);
 void soft_mmu_fini(struct soft_cpu *cpu);
 /* The TLB entry for lin under `kind`, filled; NULL when it is not RAM (writes: not writable RAM),
@@ -100,7 +106,7 @@ static inline uint8_t *soft_ram_flags(const struct soft_ram *ram, const struct s
 #define SOFT_CACHE_BYTES (32u << 20)
 #define SOFT_BLOCK_HASH	 65536u
 #define SOFT_PAGE_HASH	 8192u
-#define SOFT_JUMP_SIZE	 4096u
+#define SOFT_JUMP_SIZE	 32768u
 #define SOFT_CROSS_SIZE	 256u
 #define SOFT_PENDING_MAX 32u
 
@@ -141,7 +147,7 @@ struct soft_cache {
 	uint8_t *arena;
 	size_t used;
 	uint64_t jump_key, jump_gen;
-	uint64_t jump_pages[16]; /* linear pages that the table may have blocks of, by a hash */
+	uint64_t jump_pages[1024]; /* linear pages that the table may have blocks of, by a hash */
 	struct soft_block *hash[SOFT_BLOCK_HASH];
 	struct soft_code_page *pages[SOFT_PAGE_HASH];
 	struct soft_jump jump[SOFT_JUMP_SIZE];

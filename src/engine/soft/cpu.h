@@ -86,8 +86,11 @@ struct soft_cpu {
 	 * other bits are rubbish. s.rflags's arithmetic bits are stale: use soft_flags_get and
 	 * soft_flags_set. */
 	uint32_t af;
-	uint32_t mode;		      /* enum soft_mode bits: what decoding depends on */
-	uint64_t asid;		      /* the address space's id, below 4096; see mmu.c */
+	uint32_t mode;	    /* enum soft_mode bits: what decoding depends on */
+	uint64_t asid;	    /* the id under which the TLB in use is filled, below 4096; see mmu.c */
+	uint64_t asid_code; /* likewise of the TLB for fetching */
+	/* of all TLBs but the kernel's, and of those */
+	uint64_t asid_user, asid_kernel;
 	struct soft_tlb *tlb;	      /* the one in use */
 	struct soft_itlb_entry *itlb; /* likewise, for fetching */
 	uint8_t *rmw;		      /* flags of the page of the read-modify-write under way */

@@ -159,7 +159,7 @@ static _Bool exit_answer(struct soft_cpu *cpu, struct direct_space *s, const str
 		cpu->stats.direct_faults++;
 		d->expect = x->address;
 		d->expect_access = access;
-		d->expect_asid = cpu->asid;
+		d->expect_asid = cpu->asid_user;
 		_Bool mapped = direct_map_fault(cpu, s, x->address, access);
 		d->expect_asid = 0; /* it was no fault of the guest's */
 		return mapped && soft_is64(cpu) && cpu->s.seg[X86_CS].selector == 0x33;
@@ -186,7 +186,7 @@ _Bool direct_run(struct soft_cpu *cpu)
 	if (!helper_ready(cpu, s))
 		return 0;
 	cpu->stats.direct_entries++;
-	if (d->expect_asid == cpu->asid)
+	if (d->expect_asid == cpu->asid_user)
 		direct_map_expected(cpu, s, d->expect, d->expect_access);
 	d->expect_asid = 0;
 	for (_Bool more = 1; more;) {

@@ -1,10 +1,10 @@
 /* direct_map.c: which pages of the guest a helper has mapped, and how it gets them.
  *
- * A space is what a helper has mapped for one address space of the guest, named by soft_cpu.asid.
- * Dropping translations gives the guest's address space a new id (mmu.c), so a space with an old id
- * is never entered again and is simply taken for another; only INVLPG names single pages. A page is
- * mapped when it is touched, with those around it whose entries say that they were used: writable
- * once its dirty bit is set, so that A and D are what a TLB's would be.
+ * A space is what a helper has mapped for one address space of the guest, named by
+ * soft_cpu.asid_user. Dropping translations gives the guest's address space a new id (mmu.c), so a
+ * space with an old id is never entered again and is simply taken for another; only INVLPG names
+ * single pages. A page is mapped when it is touched, with those around it whose entries say that
+ * they were used: writable once its dirty bit is set, so that A and D are what a TLB's would be.
  *
  * Code that some vCPU has decoded and a page that a helper may write exclude each other: of both,
  * ram.direct says so under code_lock, beside SOFT_PAGE_CODE. Decoding takes the right to write from
@@ -136,7 +136,7 @@ struct direct_space *direct_space_get(struct soft_cpu *cpu)
 	struct direct_space *s = &d->space[0];
 
 	for (unsigned i = 0; i < DIRECT_SPACES; i++) {
-		if (d->space[i].asid == cpu->asid) {
+		if (d->space[i].asid == cpu->asid_user) {
 			s = &d->space[i];
 			goto out;
 		}
@@ -144,7 +144,7 @@ struct direct_space *direct_space_get(struct soft_cpu *cpu)
 			s = &d->space[i];
 	}
 	space_clear(s);
-	s->asid = cpu->asid;
+	s->asid = cpu->asid_user;
 out:
 	s->used = ++d->clock;
 	return s;

@@ -4,9 +4,13 @@
  * an entry stands for a 4 KiB page. Tags carry an address-space id ("asid") of 12 bits in the low
  * bits of the page address. Dropping an address space is giving it a new id: nothing is cleared
  * until the ids run out, then all is cleared and ids start over. With CR4.PCIDE every PCID has its
- * id, so that a CR3 load with bit 63 set finds its old translations. Global pages are simply
- * entered under each id; that keeps them for less long than the architecture allows, never for
- * longer.
+ * id, so that a CR3 load with bit 63 set finds its old translations.
+ *
+ * Global pages: under CR4.SMAP the kernel's TLB holds nothing of user pages, and mostly pages that
+ * are global. It (and the kernel's code) has an id of its own then, which a CR3 load keeps: the few
+ * pages under it that are not global are dropped one by one, or all when they are many. All other
+ * TLBs have the address space's; there a global page is kept for less long than the architecture
+ * allows.
  *
  * INVLPG drops the one entry of its page, whatever its id. When the address may lie in a large page
  * (a small hashed set remembers which regions did) everything is dropped.
@@ -28,6 +32,7 @@ struct walk {
 	_Bool smap; /* user pages are forbidden to this supervisor access */
 	uint64_t phys;
 	_Bool writable, dirty; /* the result: may be written, D is set */
+	_Bool global;
 	unsigned page_shift;
 };
 
@@ -56,6 +61,7 @@ static unsigned asid_new(struct soft_cpu *cpu)
 	if (mmu->next_asid >= 4095) { /* the last page under id 4095 would be SOFT_TLB_INVALID */
 		tlb_clear(mmu);
 		memset(mmu->asid_of, 0, sizeof(mmu->asid_of));
+		mmu->kernel_asid = 0;
 		mmu->next_asid = 1;
 		soft_cache_forget(cpu);
 		if (cpu->direct)
@@ -65,17 +71,71 @@ static unsigned asid_new(struct soft_cpu *cpu)
 	return mmu->next_asid++;
 }
 
+static unsigned pcid_now(const struct soft_cpu *cpu)
+{
+	return cpu->s.cr4 & X86_CR4_PCIDE ? (unsigned)cpu->s.cr3 & 0xfff : 0;
+}
+
+void soft_asid_select(struct soft_cpu *cpu)
+{
+	cpu->asid = cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_KERNEL] ? cpu->asid_kernel : cpu->asid_user;
+	cpu->asid_code = cpu->cpl == 3 ? cpu->asid_user : cpu->asid_kernel;
+	soft_cache_rekey(cpu);
+}
+
+/* Ids for the present address space; new ones where there is none. */
 static void asid_use(struct soft_cpu *cpu)
 {
-	unsigned pcid = cpu->s.cr4 & X86_CR4_PCIDE ? (unsigned)cpu->s.cr3 & 0xfff : 0;
-	unsigned asid = cpu->mmu->asid_of[pcid];
+	const uint64_t both = X86_CR4_SMAP | X86_CR4_PGE;
+	_Bool split = (cpu->s.cr4 & both) == both;
+	struct soft_mmu *mmu = cpu->mmu;
+	uint16_t *asid = &mmu->asid_of[pcid_now(cpu)];
 
-	if (!asid) {
-		asid = asid_new(cpu); /* may have emptied the table */
-		cpu->mmu->asid_of[pcid] = (uint16_t)asid;
+	/* A new id may have emptied the table. */
+	while (!*asid || (split && !mmu->kernel_asid)) {
+		if (!*asid) {
+			*asid = (uint16_t)asid_new(cpu);
+		} else {
+			mmu->kernel_asid = (uint16_t)asid_new(cpu);
+			mmu->locals = 0;
+		}
 	}
-	cpu->asid = asid;
-	soft_cache_rekey(cpu);
+	cpu->asid_user = *asid;
+	cpu->asid_kernel = split ? mmu->kernel_asid : *asid;
+	soft_asid_select(cpu);
+}
+
+/* One page of 4 KiB, under whatever id. */
+static void page_drop(struct soft_cpu *cpu, uint64_t lin)
+{
+	struct soft_mmu *mmu = cpu->mmu;
+
+	for (unsigned k = 0; k < SOFT_TLB_NONE; k++)
+		entry_clear(&mmu->tlb[k], (lin >> 12) % SOFT_TLB_SIZE);
+	for (unsigned k = 0; k < 2; k++)
+		mmu->itlb[k][(lin >> 12) % SOFT_ITLB_SIZE].tag = SOFT_TLB_INVALID;
+	soft_cache_forget_page(cpu, lin);
+}
+
+/* A page that is not global was entered under the kernel's id. */
+static void kernel_note(struct soft_mmu *mmu, uint64_t lin)
+{
+	if (mmu->locals < ARRAY_SIZE(mmu->local))
+		mmu->local[mmu->locals] = lin;
+	if (mmu->locals <= ARRAY_SIZE(mmu->local))
+		mmu->locals++;
+}
+
+/* Drops those again: Linux patches its code through such a page, twice per patch. */
+static void kernel_drop(struct soft_cpu *cpu)
+{
+	struct soft_mmu *mmu = cpu->mmu;
+
+	if (mmu->locals > ARRAY_SIZE(mmu->local))
+		mmu->kernel_asid = 0;
+	else
+		while (mmu->locals)
+			page_drop(cpu, mmu->local[--mmu->locals]);
 }
 
 void soft_tlb_flush_all(struct soft_cpu *cpu)
@@ -85,19 +145,22 @@ void soft_tlb_flush_all(struct soft_cpu *cpu)
 	memset(mmu->asid_of, 0, sizeof(mmu->asid_of));
 	memset(mmu->large_2m, 0, sizeof(mmu->large_2m));
 	mmu->large_1g = 0;
+	mmu->kernel_asid = 0;
 	asid_use(cpu);
 }
 
 void soft_tlb_flush_pcid(struct soft_cpu *cpu, unsigned pcid)
 {
 	cpu->mmu->asid_of[pcid & 0xfff] = 0;
+	kernel_drop(cpu);
 	asid_use(cpu);
 }
 
 void soft_tlb_cr3(struct soft_cpu *cpu, _Bool keep)
 {
 	if (!keep)
-		cpu->mmu->asid_of[cpu->s.cr4 & X86_CR4_PCIDE ? cpu->s.cr3 & 0xfff : 0] = 0;
+		cpu->mmu->asid_of[pcid_now(cpu)] = 0;
+	kernel_drop(cpu);
 	asid_use(cpu);
 }
 
@@ -118,13 +181,9 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t lin)
 		soft_tlb_flush_all(cpu);
 		return;
 	}
-	for (unsigned k = 0; k < SOFT_TLB_NONE; k++)
-		entry_clear(&mmu->tlb[k], (lin >> 12) % SOFT_TLB_SIZE);
-	for (unsigned k = 0; k < 2; k++)
-		mmu->itlb[k][(lin >> 12) % SOFT_ITLB_SIZE].tag = SOFT_TLB_INVALID;
+	page_drop(cpu, lin);
 	if (cpu->direct)
 		direct_forget_page(cpu, lin);
-	soft_cache_forget_page(cpu, lin);
 }
 
 void soft_mmu_control(struct soft_cpu *cpu)
@@ -282,6 +341,7 @@ static _Bool walk_finish(struct soft_cpu *cpu, struct walk *w, struct level *lev
 		return 0;
 	w->writable = writable || !wp;
 	w->dirty = ((leaf->value | bits) & X86_PTE_D) != 0;
+	w->global = (cpu->s.cr4 & X86_CR4_PGE) && (leaf->value & X86_PTE_G);
 	return 1;
 }
 
@@ -358,7 +418,7 @@ static void walk(struct soft_cpu *cpu, struct walk *w)
 {
 	if (!(cpu->s.cr0 & X86_CR0_PG)) {
 		w->phys = (uint32_t)w->lin;
-		w->writable = w->dirty = 1;
+		w->writable = w->dirty = w->global = 1;
 		w->page_shift = 12;
 		return;
 	}
@@ -389,7 +449,8 @@ struct soft_tlb_entry *soft_mmu_get(struct soft_cpu *cpu, enum soft_tlb_kind kin
 {
 	struct soft_tlb_entry *e = &cpu->mmu->tlb[kind].e[(lin >> 12) % SOFT_TLB_SIZE];
 	struct soft_tlb_entry *v = &cpu->mmu->tlb[kind].victim[(lin >> 12) % SOFT_TLB_SIZE];
-	uint64_t tag = (lin & ~UINT64_C(0xfff)) | cpu->asid;
+	uint64_t tag = (lin & ~UINT64_C(0xfff)) |
+		       (kind == SOFT_TLB_KERNEL ? cpu->asid_kernel : cpu->asid_user);
 
 	if (LIKELY((access == SOFT_WRITE ? e->write : e->read) == tag))
 		return e;
@@ -413,6 +474,8 @@ struct soft_tlb_entry *soft_mmu_get(struct soft_cpu *cpu, enum soft_tlb_kind kin
 	if (!slot || (w.phys & ~UINT64_C(0xfff)) == cpu->mmu->apic_page ||
 	    (access == SOFT_WRITE && soft_slot_readonly(slot)))
 		return NULL;
+	if (kind == SOFT_TLB_KERNEL && !w.global)
+		kernel_note(cpu->mmu, lin);
 	if (e->read != tag)
 		*v = *e;
 	/* The two tags always speak of the same page. */
@@ -426,7 +489,7 @@ struct soft_tlb_entry *soft_mmu_get(struct soft_cpu *cpu, enum soft_tlb_kind kin
 struct soft_itlb_entry *soft_mmu_fetch(struct soft_cpu *cpu, uint64_t lin)
 {
 	struct soft_itlb_entry *e = &cpu->mmu->itlb[cpu->cpl == 3][(lin >> 12) % SOFT_ITLB_SIZE];
-	uint64_t tag = (lin & ~UINT64_C(0xfff)) | cpu->asid;
+	uint64_t tag = (lin & ~UINT64_C(0xfff)) | cpu->asid_code;
 
 	if (LIKELY(e->tag == tag))
 		return e;
@@ -434,6 +497,8 @@ struct soft_itlb_entry *soft_mmu_fetch(struct soft_cpu *cpu, uint64_t lin)
 	struct walk w = {.lin = lin, .access = SOFT_EXEC, .user = cpu->cpl == 3};
 	cpu->stats.tlb_misses++;
 	walk(cpu, &w);
+	if (cpu->cpl != 3 && !w.global)
+		kernel_note(cpu->mmu, lin);
 	const struct soft_slot *slot = soft_ram_slot(&cpu->engine->ram, w.phys);
 	e->tag = tag;
 	e->phys = w.phys & ~UINT64_C(0xfff);

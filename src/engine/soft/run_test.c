@@ -253,6 +253,55 @@ static void invlpg_makes_code_be_looked_up_anew(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RSI], 8);
 }
 
+/* Ring 0 with SMAP and global pages: a page that is not global, as data and as code, when CR3 is
+ * loaded; a global one beside it. */
+CODE(cr3_code, 64,
+     "mov $0x23000, %ebx; call *%rbx; call *%rbx; mov 0x24000, %eax; mov 0x25000, %edx;"
+     "movq $0x22003, 0x103118; movq $0x26003, 0x103120; mov %cr3, %rcx; mov %rcx, %cr3;"
+     "call *%rbx; mov 0x24000, %edi; mov 0x25000, %ebp; hlt");
+static void a_load_of_cr3_drops_what_is_not_global(void **state)
+{
+	struct board *b = *state;
+
+	board_load(b, BOARD_CODE, cr3_code, (size_t)(cr3_code_end - cr3_code));
+	board_long(b, BOARD_CODE);
+	for (unsigned lin = 0; lin < 0x400000; lin += 0x1000)
+		board_pte_set(b, lin, board_pte(b, lin) | (lin - 0x23000 < 0x2000 ? 0 : X86_PTE_G));
+	board_write(b, 0x22000, 4, 0xc306c683); /* add $6, %esi; ret */
+	board_write(b, 0x23000, 4, 0xc301c683);
+	board_write(b, 0x24000, 4, 11);
+	board_write(b, 0x25000, 4, 12);
+	board_write(b, 0x26000, 4, 13);
+	b->cpu->s.gpr[X86_RSI] = 0;
+	b->cpu->s.cr4 |= X86_CR4_SMAP | X86_CR4_PGE;
+	soft_mode_update(b->cpu);
+	assert_int_not_equal(b->cpu->asid_kernel, b->cpu->asid_user);
+	uint64_t kernel = b->cpu->asid_kernel;
+	assert_int_equal(board_run(b), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RSI], 8);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 11);
+	assert_int_equal(b->cpu->s.gpr[X86_RDI], 13);
+	assert_int_equal(b->cpu->s.gpr[X86_RBP], 12);
+	assert_int_equal(b->cpu->asid_kernel, kernel);
+}
+
+/* More such pages than are remembered one by one. */
+CODE(cr3_many_code, 64,
+     "mov $0x30000, %ebx; mov $20, %ecx; 1: mov (%rbx), %eax; add $0x1000, %ebx; dec %ecx; jnz 1b;"
+     "movq $0x26003, 0x103180; mov %cr3, %rcx; mov %rcx, %cr3; mov 0x30000, %edi; hlt");
+static void many_local_pages_are_dropped_by_a_new_id(void **state)
+{
+	struct board *b = *state;
+
+	board_load(b, BOARD_CODE, cr3_many_code, (size_t)(cr3_many_code_end - cr3_many_code));
+	board_long(b, BOARD_CODE);
+	board_write(b, 0x26000, 4, 13);
+	b->cpu->s.cr4 |= X86_CR4_SMAP | X86_CR4_PGE;
+	soft_mode_update(b->cpu);
+	assert_int_equal(board_run(b), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RDI], 13);
+}
+
 CODE(invlpg_large_code, 64,
      "mov 0x456000, %eax; mov 0x457000, %edx; movq $0x600083, 0x102010; invlpg 0x410000;"
      "mov 0x456000, %ebx; mov 0x457000, %ecx; hlt");
@@ -639,6 +688,8 @@ int main(void)
 	    T(an_instruction_across_pages_follows_its_second_page),
 	    T(invlpg_makes_a_changed_entry_seen),
 	    T(invlpg_makes_code_be_looked_up_anew),
+	    T(a_load_of_cr3_drops_what_is_not_global),
+	    T(many_local_pages_are_dropped_by_a_new_id),
 	    T(invlpg_drops_all_pieces_of_a_large_page),
 	    T(a_segment_limit_is_kept_to_the_byte),
 	    T(linear_addresses_wrap_at_4_gib_outside_64_bit_mode),

@@ -100,5 +100,5 @@ void soft_mode_update(struct soft_cpu *cpu)
 	cpu->itlb = cpu->mmu->itlb[cpu->cpl == 3];
 	cpu->tlb =
 	    &cpu->mmu->tlb[cpu->align_check || cpu->data_bp ? SOFT_TLB_NONE : soft_mmu_kind(cpu)];
-	soft_cache_rekey(cpu);
+	soft_asid_select(cpu);
 }

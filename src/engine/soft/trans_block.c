@@ -438,7 +438,7 @@ static void fetch_entry(struct tb *tb, int32_t ahead)
 	emit_byte(e, 12 - 5);
 	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_ITLB_SIZE - 1) << 5, 0);
 	emit_op64(e, 0x03, H_RAX, T_FIELD(itlb));
-	emit_op64(e, 0x0b, H_R11, T_FIELD(asid));
+	emit_op64(e, 0x0b, H_R11, T_FIELD(asid_code));
 }
 _Static_assert(sizeof(struct soft_itlb_entry) == 32, "the index is shifted for it");
 

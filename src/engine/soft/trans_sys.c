@@ -160,6 +160,8 @@ _Bool tb_sys_last(struct tb *tb, const struct tb_insn *i)
 	    e, H_RAX,
 	    (uint64_t)(uintptr_t)&tb->cpu->mmu->tlb[on ? SOFT_TLB_KERNEL_AC : SOFT_TLB_KERNEL]);
 	emit_op64(e, 0x89, H_RAX, T_FIELD(tlb));
+	emit_op64(e, 0x8b, H_RAX, on ? T_FIELD(asid_user) : T_FIELD(asid_kernel));
+	emit_op64(e, 0x89, H_RAX, T_FIELD(asid));
 	return 1;
 }
 _Static_assert(X86_CR4_SMAP == BIT64(21), "tested in the third byte");
