@@ -35,7 +35,7 @@ struct direct_helper {
 	uint16_t cs, ss; /* as it stopped */
 };
 
-/* What one address space (soft_cpu.asid) has mapped. */
+/* What one address space (soft_cpu.asid_user) has mapped. */
 struct direct_space {
 	struct direct_helper helper;
 	uint64_t asid; /* 0: none */
