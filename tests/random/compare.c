@@ -96,9 +96,9 @@ static _Bool excused(const struct ri_case *c, const struct ri_result *a, const s
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction zi;
 	ZydisDecoder decoder;
-	uint8_t code[RI_PAGE];
+	uint8_t code[RI_CODE_BYTES];
 
-	if ((a->vector != X86_VEC_DB && a->vector != X86_VEC_AC) || at > RI_PAGE - 15)
+	if ((a->vector != X86_VEC_DB && a->vector != X86_VEC_AC) || at > RI_CODE_BYTES - 15)
 		return 0;
 	ri_assemble(c, code);
 	ri_decoder(&decoder, c->mode32);
@@ -190,12 +190,12 @@ static void show_code(const struct ri_case *c)
 {
 	ZydisFormatter formatter;
 	ZydisDecoder decoder;
-	uint8_t code[RI_PAGE];
-	unsigned off = RI_START;
+	uint8_t code[RI_CODE_BYTES];
+	unsigned off = c->start;
 
 	ri_decoder(&decoder, c->mode32);
 	ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
-	for (unsigned end = RI_START + ri_assemble(c, code); off < end;) {
+	for (unsigned end = c->start + ri_assemble(c, code); off < end;) {
 		ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 		ZydisDecodedInstruction zi = {.length = 15};
 		char text[128] = "(not known to the decoder)";

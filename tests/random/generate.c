@@ -20,6 +20,7 @@ struct gen {
 	/* VZEROALL and XSAVE in one case would show how a CPU comes to know that its registers are
 	 * in their initial state, which is its own business. */
 	_Bool zeroall, xsave;
+	_Bool program;
 };
 
 void ri_decoder(ZydisDecoder *decoder, _Bool mode32)
@@ -70,12 +71,17 @@ static uint64_t number(struct ri_random *r)
 	}
 }
 
-static uint64_t pointer(struct ri_random *r)
+static uint64_t pointer(struct ri_random *r, _Bool program)
 {
 	unsigned at = ri_below(r, RI_PAGE - 512) + 256;
 
 	switch (ri_below(r, 8)) {
 	case 0: return RI_DATA + at;
+	case 4:
+	case 5:
+		if (!program)
+			return RI_DATA + (at & ~63u);
+		return RI_DATA + RI_PAGE - ri_below(r, 48);
 	case 1: return RI_DATA + (ri_chance(r, 50) ? ri_below(r, 64) : RI_PAGE - ri_below(r, 64));
 	case 2: return RI_CONST + at;
 	default: return RI_DATA + (at & ~63u);
@@ -131,7 +137,7 @@ static void make_state(struct gen *g)
 		unsigned kind = ri_below(r, 100);
 
 		if (i == X86_RSP || kind < 40) {
-			s->gpr[i] = pointer(r);
+			s->gpr[i] = pointer(r, g->program);
 			g->pointers |= 1u << i;
 		} else if (kind < 65) {
 			s->gpr[i] = ri_below(r, 64);
@@ -144,7 +150,10 @@ static void make_state(struct gen *g)
 	}
 	if (ri_chance(r, 90))
 		s->gpr[X86_RSP] = RI_DATA + 1024 + 16 * ri_below(r, 128);
-	s->rip = RI_CODE + RI_START;
+	g->c->start = RI_START;
+	if (g->program && ri_chance(r, 40))
+		g->c->start = RI_PAGE - ri_below(r, 100);
+	s->rip = RI_CODE + g->c->start;
 	s->rflags = X86_FIXED | X86_IF | (ri_next(r) & X86_ARITH);
 	if (ri_chance(r, 20))
 		s->rflags |= X86_DF;
@@ -450,6 +459,84 @@ static void make_branch(struct gen *g, struct ri_insn *out)
 	out->skip = (uint8_t)(1 + ri_below(&g->r, 3));
 }
 
+/* subb $1, counter; jg back. Each loop has its counter, which once at 0 stays below it for long:
+ * loops in loops come to an end. */
+static void make_loop(struct gen *g, struct ri_insn *out, unsigned index)
+{
+	uint32_t counter = (uint32_t)RI_COUNT + index;
+	uint8_t *p = out->bytes;
+
+	memset(out, 0, sizeof(*out));
+	*p++ = 0x80;
+	*p++ = g->c->mode32 ? 0x2d : 0x2c;
+	if (!g->c->mode32)
+		*p++ = 0x25;
+	memcpy(p, &counter, 4);
+	p += 4;
+	*p++ = 1;
+	*p++ = 0x0f;
+	*p++ = 0x8f;
+	p += 4;
+	out->len = (uint8_t)(p - out->bytes);
+	out->back = (uint8_t)(1 + ri_below(&g->r, MIN(index, 12u) + 1));
+}
+
+/* mov r, imm32 or alu r, imm32: any value will do. */
+static void make_patchable(struct gen *g, struct ri_insn *out)
+{
+	unsigned reg = pick(g, ~(1u << X86_RSP) & ~g->pointers, 8);
+	uint8_t *p = out->bytes;
+
+	memset(out, 0, sizeof(*out));
+	if (ri_chance(&g->r, 50)) {
+		*p++ = (uint8_t)(0xb8 | reg);
+	} else {
+		*p++ = 0x81;
+		*p++ = (uint8_t)(0xc0 | ri_below(&g->r, 8) << 3 | reg);
+	}
+	for (unsigned i = 0; i < 4; i++)
+		*p++ = (uint8_t)ri_next(&g->r);
+	out->len = (uint8_t)(p - out->bytes);
+	out->patchable = 1;
+}
+
+/* mov patchable's byte, al to bl or an immediate. The address is worked out later. */
+static void make_patch(struct gen *g, struct ri_insn *out)
+{
+	_Bool imm = ri_chance(&g->r, 50);
+	uint8_t *p = out->bytes;
+
+	memset(out, 0, sizeof(*out));
+	*p++ = imm ? 0xc6 : 0x88;
+	*p++ = (uint8_t)((imm ? 0 : ri_below(&g->r, 4)) << 3 | (g->c->mode32 ? 5 : 4));
+	if (!g->c->mode32)
+		*p++ = 0x25;
+	p += 4;
+	if (imm)
+		*p++ = (uint8_t)ri_next(&g->r);
+	out->len = (uint8_t)(p - out->bytes);
+	out->patches = 1;
+	out->patch = (int8_t)((int)ri_below(&g->r, 13) - 6);
+}
+
+/* What only programs have. False: something else. */
+static _Bool make_program(struct gen *g, struct ri_insn *out, unsigned index)
+{
+	unsigned kind = ri_below(&g->r, 100);
+
+	if (kind < 5)
+		make_loop(g, out, index);
+	else if (kind < 14)
+		make_patchable(g, out);
+	else if (kind < 21)
+		make_patch(g, out);
+	else if (kind < 27)
+		make_branch(g, out);
+	else
+		return 0;
+	return 1;
+}
+
 /* mov eax, 0 to 7; cdq; an instruction of the XSAVE family, mostly on a 64-byte boundary. All in
  * one, as the host may have more components than the guest. */
 static void make_xsave(struct gen *g, struct ri_insn *out)
@@ -507,9 +594,9 @@ static _Bool make_invalid(struct gen *g, struct ri_insn *out)
 	}
 }
 
-void ri_generate(struct ri_case *c, uint64_t seed)
+void ri_generate(struct ri_case *c, uint64_t seed, _Bool program)
 {
-	struct gen g = {.c = c};
+	struct gen g = {.c = c, .program = program};
 
 	memset(c, 0, sizeof(*c));
 	ri_seed(&g.r, seed);
@@ -521,6 +608,10 @@ void ri_generate(struct ri_case *c, uint64_t seed)
 	for (unsigned i = 0; i < c->count;) {
 		unsigned kind = ri_below(&g.r, 400);
 
+		if (program && make_program(&g, &c->insn[i], i)) {
+			i++;
+			continue;
+		}
 		if (kind < 4)
 			make_branch(&g, &c->insn[i++]);
 		else if (kind < 8 && !g.zeroall) {
@@ -533,11 +624,22 @@ void ri_generate(struct ri_case *c, uint64_t seed)
 	}
 }
 
-unsigned ri_assemble(const struct ri_case *c, uint8_t code[RI_PAGE])
+/* Where a store of instruction i goes: when the one that it names is not to be changed, to an
+ * unused byte of the counters' page. */
+static uint32_t patch_address(const struct ri_case *c, const unsigned *at, unsigned i)
 {
-	unsigned at[RI_MAX_INSNS + 1], off = RI_START;
+	unsigned target = i + (unsigned)(int)c->insn[i].patch;
 
-	memset(code, 0xcc, RI_PAGE);
+	if (target < c->count && c->insn[target].patchable)
+		return (uint32_t)RI_CODE + at[target] + c->insn[target].len - 1;
+	return (uint32_t)RI_COUNT + 2048;
+}
+
+unsigned ri_assemble(const struct ri_case *c, uint8_t code[RI_CODE_BYTES])
+{
+	unsigned at[RI_MAX_INSNS + 1], off = c->start;
+
+	memset(code, 0xcc, RI_CODE_BYTES);
 	for (unsigned i = 0; i < c->count; i++) {
 		at[i] = off;
 		off += c->insn[i].len;
@@ -547,13 +649,19 @@ unsigned ri_assemble(const struct ri_case *c, uint8_t code[RI_PAGE])
 		const struct ri_insn *in = &c->insn[i];
 
 		memcpy(code + at[i], in->bytes, in->len);
-		if (in->skip) {
-			unsigned target = MIN(i + 1u + in->skip, c->count);
+		if (in->patches) {
+			uint32_t to = patch_address(c, at, i);
+
+			memcpy(code + at[i] + (c->mode32 ? 2 : 3), &to, 4);
+		}
+		if (in->skip || in->back) {
+			unsigned target = in->back ? i + 1u - MIN(i + 1u, in->back)
+						   : MIN(i + 1u + in->skip, c->count);
 			uint32_t rel = at[target] - at[i] - in->len;
 			unsigned size = in->len >= 5 ? 4 : 1;
 
 			memcpy(code + at[i] + in->len - size, &rel, size);
 		}
 	}
-	return off - RI_START;
+	return off - c->start;
 }

@@ -24,6 +24,8 @@ enum {
 	P_KPD,
 	P_KPT,
 	P_CODE,
+	P_CODE2,
+	P_COUNT,
 	P_DATA,
 	P_CONST,
 	P_GDT, /* and TSS */
@@ -48,7 +50,6 @@ struct ri_guest {
 	struct engine *engine;
 	struct vcpu *vcpu;
 	struct x86_state base;
-	unsigned code_bytes;
 };
 
 static void guest_event(void *opaque, enum engine_event event, unsigned cpu, const char *text)
@@ -77,7 +78,10 @@ static void guest_tables(struct ri_guest *g)
 	put(g, P_PML4, level(RI_CODE, 39), P_PDPT << 12 | all);
 	put(g, P_PDPT, level(RI_CODE, 30), P_PD << 12 | all);
 	put(g, P_PD, level(RI_CODE, 21), P_PT << 12 | all);
-	put(g, P_PT, level(RI_CODE, 12), P_CODE << 12 | leaf | X86_PTE_U);
+	put(g, P_PT, level(RI_CODE, 12), P_CODE << 12 | leaf | X86_PTE_U | X86_PTE_W);
+	put(g, P_PT, level(RI_CODE + RI_PAGE, 12), P_CODE2 << 12 | leaf | X86_PTE_U | X86_PTE_W);
+	put(g, P_PT, level(RI_COUNT, 12),
+	    P_COUNT << 12 | leaf | X86_PTE_U | X86_PTE_W | X86_PTE_NX);
 	put(g, P_PT, level(RI_DATA, 12), P_DATA << 12 | leaf | X86_PTE_U | X86_PTE_W | X86_PTE_NX);
 	put(g, P_PT, level(RI_CONST, 12), P_CONST << 12 | leaf | X86_PTE_U | X86_PTE_NX);
 	put(g, P_PML4, level(KERNEL, 39), P_KPDPT << 12 | (all & ~X86_PTE_U));
@@ -189,9 +193,6 @@ int ri_guest_new(struct ri_guest **out, _Bool translate)
 	ri_const_page(page);
 	if (gmem_write(g->mem, gpa(P_CONST << 12), page, RI_PAGE) < 0)
 		return -ENOMEM;
-	memset(page, 0xcc, sizeof(page));
-	if (gmem_write(g->mem, gpa(P_CODE << 12), page, RI_PAGE) < 0)
-		return -ENOMEM;
 	alarm_vcpu = g->vcpu;
 	signal(SIGALRM, guest_alarm);
 	setitimer(ITIMER_REAL, &every_second, NULL);
@@ -216,14 +217,15 @@ void ri_guest_free(struct ri_guest *g)
 static void guest_load(struct ri_guest *g, const struct ri_case *c)
 {
 	struct x86_state *s = &g->base;
-	uint8_t code[RI_PAGE];
-	unsigned len = ri_assemble(c, code);
+	uint8_t code[RI_CODE_BYTES], rounds[RI_MAX_INSNS];
 
-	if (gmem_write(g->mem, gpa((P_CODE << 12) + RI_START), code + RI_START,
-		       MAX(len, g->code_bytes) + 1) < 0 ||
+	/* All of it: sequences store there, too. */
+	ri_assemble(c, code);
+	memset(rounds, RI_ROUNDS, sizeof(rounds));
+	if (gmem_write(g->mem, gpa(P_CODE << 12), code, RI_CODE_BYTES) < 0 ||
+	    gmem_write(g->mem, gpa(P_COUNT << 12), rounds, sizeof(rounds)) < 0 ||
 	    gmem_write(g->mem, gpa(P_DATA << 12), c->data, RI_PAGE) < 0)
 		abort();
-	g->code_bytes = len;
 	memcpy(s->gpr, c->state.gpr, sizeof(s->gpr));
 	s->rip = c->state.rip;
 	s->rflags = c->state.rflags;

@@ -9,7 +9,7 @@
 struct run {
 	struct ri_native *native;
 	struct ri_guest *guest;
-	_Bool shrink, verbose, translate;
+	_Bool shrink, verbose, translate, programs;
 	unsigned differences, max_shown;
 	const char *seeds_path;
 	uint64_t lost;
@@ -148,7 +148,7 @@ static void run_batch(struct run *r, uint64_t seed, unsigned count)
 	static struct ri_result guest[RI_BATCH], native[RI_BATCH];
 
 	for (unsigned i = 0; i < count; i++)
-		ri_generate(&cases[i], seed + i);
+		ri_generate(&cases[i], seed + i, r->programs);
 	ri_native_start(r->native, cases, count);
 	for (unsigned i = 0; i < count; i++)
 		ri_guest_run(r->guest, &cases[i], &guest[i]);
@@ -175,6 +175,8 @@ static void usage(FILE *f)
 		"seeds from --seed on. --shrink makes a failing sequence as short as it can.\n"
 		"--seeds appends the seeds that failed to a file, --replay runs such a file.\n"
 		"--translate takes the translator instead of the interpreter.\n"
+		"--programs makes sequences that also loop, branch more, write into their own\n"
+		"code and lie across pages.\n"
 		"--verbose shows every sequence.\n\n"
 		"Plants, bugs put into the interpreter on purpose:\n");
 	ri_plant_list();
@@ -198,18 +200,14 @@ static uint64_t replay(struct run *r, const char *path)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {{"seed", 1, NULL, 's'},
-						{"count", 1, NULL, 'n'},
-						{"shrink", 0, NULL, 'S'},
-						{"plant", 1, NULL, 'p'},
-						{"show", 1, NULL, 'm'},
-						{"verbose", 0, NULL, 'v'},
-						{"seeds", 1, NULL, 'f'},
-						{"replay", 1, NULL, 'r'},
-						{"translate", 0, NULL, 't'},
-						{"help", 0, NULL, 'h'},
-						{"expect-difference", 0, NULL, 'x'},
-						{NULL, 0, NULL, 0}};
+	static const struct option options[] = {
+	    {"seed", 1, NULL, 's'},	 {"count", 1, NULL, 'n'},
+	    {"shrink", 0, NULL, 'S'},	 {"plant", 1, NULL, 'p'},
+	    {"show", 1, NULL, 'm'},	 {"verbose", 0, NULL, 'v'},
+	    {"seeds", 1, NULL, 'f'},	 {"replay", 1, NULL, 'r'},
+	    {"translate", 0, NULL, 't'}, {"programs", 0, NULL, 'P'},
+	    {"help", 0, NULL, 'h'},	 {"expect-difference", 0, NULL, 'x'},
+	    {NULL, 0, NULL, 0}};
 	struct run r = {.max_shown = 5};
 	uint64_t seed = 1, count = 100000, done = 0;
 	const char *replay_path = NULL;
@@ -226,6 +224,7 @@ int main(int argc, char **argv)
 		case 'r': replay_path = optarg; break;
 		case 'x': expect = 1; break;
 		case 't': r.translate = 1; break;
+		case 'P': r.programs = 1; break;
 		case 'p':
 			if (ri_plant(optarg))
 				break;

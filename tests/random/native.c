@@ -27,7 +27,7 @@ struct shared {
 	unsigned count, done;
 	struct ri_case cases[RI_BATCH];
 	struct ri_result results[RI_BATCH];
-	uint8_t code[RI_PAGE];
+	uint8_t code[RI_CODE_BYTES];
 };
 
 struct ri_native {
@@ -56,6 +56,7 @@ static void child_load(ucontext_t *uc, const struct ri_case *c)
 
 	ri_assemble(c, child_code);
 	memcpy((void *)(uintptr_t)RI_DATA, c->data, RI_PAGE);
+	memset((void *)(uintptr_t)RI_COUNT, RI_ROUNDS, RI_MAX_INSNS);
 	for (unsigned i = 0; i < 16; i++)
 		r[gpr_of[i]] = (greg_t)c->state.gpr[i];
 	r[REG_RIP] = (greg_t)c->state.rip;
@@ -127,11 +128,14 @@ static void child_map(void)
 	int fd = memfd_create("code", MFD_CLOEXEC);
 	uint8_t *constant;
 
-	if (fd < 0 || ftruncate(fd, RI_PAGE) < 0)
+	if (fd < 0 || ftruncate(fd, RI_CODE_BYTES) < 0)
 		_exit(1);
-	child_code = mmap(NULL, RI_PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-	if (mmap((void *)(uintptr_t)RI_CODE, RI_PAGE, PROT_READ | PROT_EXEC,
+	child_code = mmap(NULL, RI_CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+	/* Programs write to their code through the address at which they execute it. */
+	if (mmap((void *)(uintptr_t)RI_CODE, RI_CODE_BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
 		 MAP_SHARED | MAP_FIXED_NOREPLACE, fd, 0) == MAP_FAILED ||
+	    mmap((void *)(uintptr_t)RI_COUNT, RI_PAGE, PROT_READ | PROT_WRITE,
+		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED ||
 	    mmap((void *)(uintptr_t)RI_DATA, 2 * RI_PAGE, PROT_READ | PROT_WRITE,
 		 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) == MAP_FAILED)
 		_exit(1);

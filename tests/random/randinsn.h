@@ -6,15 +6,18 @@
 #include "base/util.h"
 
 /*
- * Both sides see the same user address space: a page of code, a page of data that can be written
- * and one that cannot, and nothing else below the kernel's half. All below 2 GiB, so that every
- * addressing form reaches them.
+ * Both sides see the same user address space: two pages of code, which can be written, a page of
+ * data that can be written and one that cannot, a page for the counters of loops, and nothing else
+ * below the kernel's half. All below 2 GiB, so that every addressing form reaches them.
  */
-#define RI_CODE	 UINT64_C(0x20000000)
-#define RI_DATA	 UINT64_C(0x20100000)
-#define RI_CONST UINT64_C(0x20101000)
-#define RI_PAGE	 4096u
-#define RI_START 256u /* of the code in its page, so that jumps backwards would stay in it */
+#define RI_CODE	      UINT64_C(0x20000000)
+#define RI_DATA	      UINT64_C(0x20100000)
+#define RI_CONST      UINT64_C(0x20101000)
+#define RI_COUNT      UINT64_C(0x20180000)
+#define RI_PAGE	      4096u
+#define RI_CODE_BYTES (2 * RI_PAGE)
+#define RI_ROUNDS     4	   /* of a loop, unless it changes its counter */
+#define RI_START      256u /* of the code in its page, so that jumps backwards would stay in it */
 
 #define RI_MAX_INSNS 24
 #define RI_BATCH     256
@@ -39,12 +42,19 @@ struct ri_insn {
 	uint8_t bytes[15];
 	uint8_t len;
 	uint8_t skip; /* relative branches: how many instructions to leave out; else 0 */
+	/* In programs: a branch back over so many instructions, itself included; or a store into
+	 * the immediate operand of the instruction that is `patch` instructions away, when that one
+	 * is `patchable`: its last byte. */
+	uint8_t back;
+	int8_t patch; /* with `patches` */
+	_Bool patches, patchable;
 };
 
 /* One test: what is run and from which state. */
 struct ri_case {
 	uint64_t seed;
 	_Bool mode32;
+	unsigned start; /* of the code in its pages */
 	unsigned count;
 	struct ri_insn insn[RI_MAX_INSNS];
 	struct ri_state state;
@@ -78,10 +88,11 @@ static inline _Bool ri_chance(struct ri_random *r, unsigned percent)
 void ri_const_page(uint8_t page[RI_PAGE]);
 
 /* generate.c */
-void ri_generate(struct ri_case *c, uint64_t seed);
-/* Bytes of the code page from RI_START on: displacements of branches are worked out here. Returns
- * the length; the rest of the page is INT3. */
-unsigned ri_assemble(const struct ri_case *c, uint8_t code[RI_PAGE]);
+/* `program`: also loops, stores into the code, code and data across pages. */
+void ri_generate(struct ri_case *c, uint64_t seed, _Bool program);
+/* Bytes of the code pages from c->start on: displacements of branches are worked out here. Returns
+ * the length; the rest of the pages is INT3. */
+unsigned ri_assemble(const struct ri_case *c, uint8_t code[RI_CODE_BYTES]);
 void ri_decoder(ZydisDecoder *decoder, _Bool mode32);
 
 /* native.c: a child process that runs cases on the CPU itself. */

@@ -196,7 +196,11 @@ static void log_undo(struct soft_cpu *cpu, struct ls_log *log)
 	}
 	for (unsigned i = 0; i < log->count; i++) {
 		const struct ls_range *r = &log->range[i];
+		uint8_t *flags = &cpu->engine->ram.flags[r->at >> 12];
 		memcpy(lockstep_ram(cpu, r->at, &phys), cpu->lockstep->copy + r->at, r->len);
+		/* Decoded from what was written. */
+		if (UNLIKELY(*flags & SOFT_PAGE_CODE))
+			soft_code_changed(cpu->engine, cpu, flags, phys, r->len);
 	}
 }
 
@@ -490,9 +494,17 @@ static void both(struct soft_cpu *cpu, const uint8_t *code)
 		again(cpu, end.why);
 }
 
+void lockstep_stop_after(struct soft_cpu *cpu, unsigned blocks)
+{
+	cpu->lockstep->left = blocks;
+}
+
 void lockstep_run(struct soft_cpu *cpu)
 {
 	struct soft_lockstep *ls = cpu->lockstep;
+
+	if (ls->left && !--ls->left)
+		cpu_link_raise(&cpu->base.link, CPU_EVENT_KICK);
 
 	if (UNLIKELY(!ls->fresh))
 		copy_all(cpu);

@@ -12,6 +12,8 @@ void lockstep_fini(struct soft_cpu *cpu);
 void lockstep_reset(struct soft_cpu *cpu);
 /* Executes the block at rip in 64-bit mode. Does not come back when the two ways differ. */
 void lockstep_run(struct soft_cpu *cpu);
+/* Kicks the CPU once so many blocks were compared. */
+void lockstep_stop_after(struct soft_cpu *cpu, unsigned blocks);
 /* A store was made, to len bytes at an offset in the page of these flags. */
 void lockstep_stored(struct soft_cpu *cpu, const uint8_t *flags, unsigned off, unsigned len);
 /* ... by somebody else than the instruction under way. Any thread. */

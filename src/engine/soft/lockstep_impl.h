@@ -47,6 +47,7 @@ struct soft_lockstep {
 	uint8_t *copy;
 	uint64_t copy_bytes;
 	uint64_t blocks, repeated;
+	unsigned left;		      /* blocks until a kick; 0: none comes */
 	unsigned block_bytes;	      /* of the block under way */
 	struct ls_state before, host; /* before the block, and after host code's pass */
 	struct x86_fpu fpu_before, fpu_host;
