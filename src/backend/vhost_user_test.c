@@ -205,7 +205,7 @@ static struct vhost *front_new(struct peer *p, _Bool config)
 {
 	const struct vhost_user_config cfg = {.path = "/peer",
 					      .wants_config = config,
-					      .timeout_ms = 100,
+					      .timeout_ms = p->lie == SILENT ? 100 : 20000,
 					      .open = peer_open,
 					      .opaque = p};
 	struct vhost *v;
