@@ -107,6 +107,22 @@ def a_disk_keeps_a_file_system(polyvisor, guest):
     return seconds
 
 
+def a_reboot_starts_over(polyvisor, guest):
+    """With a file system mounted and a disk written: both are there again after it."""
+    with tempfile.TemporaryDirectory() as tmp, storage_daemon(tmp, 4 << 20) as (_, image, disk), virtiofsd(tmp) as (_, shared, fs):
+        with open(f"{shared}/file", "w") as f:
+            f.write("from-the-host\n")
+        work = (b"mkdir /mnt; mount -t virtiofs lab /mnt; cat /mnt/file; "
+                b"dd if=/dev/urandom of=/dev/vda bs=64k count=64 conv=fsync 2>/dev/null && sha256sum /dev/vda; ")
+        status, text, err, seconds = boot.interact(
+            polyvisor, guest, "cloud", ["--initrd", f"{guest}/modules-cloud.cpio", "--disk", disk, "--fs", fs], "quiet",
+            [(b"guest:~# ", work + b"reboot -f\n"), (b"guest:~# ", work + b"poweroff -f\n")])
+        expect(status == 0, f"exit status {status}, not 0", text, err)
+        expect(text.count("from-the-host") == 2, "the file system is not there after a reboot", text, err)
+        expect(f"{digest(image)}  /dev/vda" in text and text.count("  /dev/vda") == 2, "the disk is not what was written", text, err)
+    return seconds
+
+
 def a_disk_outlives_its_back_end(polyvisor, guest):
     """The back end is killed twice while the guest writes, and started again: nothing is lost, nothing fails."""
     work = ("dd if=/dev/urandom of=/tmp/r bs=64k count=160 2>/dev/null; echo writing; "
@@ -218,6 +234,7 @@ def refusals(polyvisor, guest):
 CASES = {
     "errors": refusals,
     "blk": a_disk_keeps_a_file_system,
+    "reboot": a_reboot_starts_over,
     "blk-again": a_disk_outlives_its_back_end,
     "fs": a_file_system_is_shared,
     "fs-lost": a_lost_file_system_says_so_and_can_be_mounted_again,

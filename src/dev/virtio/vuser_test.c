@@ -15,7 +15,9 @@
 struct rig {
 	struct vt t;
 	struct fake_vhost *fake;
-	atomic_uint dirty_page; /* the last page that memory's listener heard of */
+	/* The last page of data that memory's listener heard of, and how much queue 1's driver saw
+	 * as done then. */
+	atomic_uint dirty_page, done_then;
 };
 
 static struct virtio_dev *vd(struct rig *r)
@@ -27,8 +29,13 @@ static void listener(void *opaque, struct gpa addr, size_t len)
 {
 	struct rig *r = opaque;
 
-	if (addr.v >= VT_DATA)
+	if (addr.v >= VT_DATA) {
+		uint16_t done;
+
+		assert_int_equal(gmem_read(r->t.b.mem, gpa(VT_RING(1) + 0x802), &done, 2), 0);
 		r->dirty_page = (unsigned)(addr.v >> 12);
+		r->done_then = done;
+	}
 }
 
 static void rig_init_with(struct rig *r, enum vuser_kind kind, uint64_t features, unsigned queues)
@@ -168,6 +175,8 @@ static void a_request_goes_out_and_its_answer_comes_back(void **state)
 	request(&r, 1, 4);
 	assert_true(fake_kicked(r.fake, 1));
 	before = r.t.b.messages;
+	r.dirty_page = 0;
+	r.done_then = 99;
 	there = serve(&r, 1, 0x5a);
 	assert_false(vt_used(&r.t, 1, &head, &len));
 	fake_answer(r.fake, 1, (uint32_t)there, 512);
@@ -176,6 +185,7 @@ static void a_request_goes_out_and_its_answer_comes_back(void **state)
 	assert_int_equal(r.t.b.msi_data, 0x42);
 	/* Who caches code heard of it before the driver. */
 	assert_int_equal(r.dirty_page, VT_DATA / 0x1000 + 4);
+	assert_int_equal(r.done_then, 0);
 	assert_true(vt_used(&r.t, 1, &head, &len));
 	assert_int_equal(head, 4);
 	assert_int_equal(len, 512);
