@@ -13,6 +13,7 @@
 /* Until the first attempt to find a back end again, and between those that follow. */
 #define RETRY_FIRST_NS 100000000
 #define RETRY_NS       500000000
+#define REPORTS_MAX    64 /* messages about a device */
 
 static void dev_lock(struct vhost_dev *vh)
 {
@@ -142,6 +143,16 @@ static void watch(struct vhost_dev *vh)
 	}
 }
 
+/* A guest may know how to make a back end go; it cannot fill a log with that. */
+static void report(struct vhost_dev *vh, const char *what, const char *more)
+{
+	if (vh->reports == REPORTS_MAX)
+		return;
+	vh->reports++;
+	log_warn("%s: %s%s%s", vh->vd->pci.dev.id, what, more,
+		 vh->reports == REPORTS_MAX ? "; no more is said about it" : "");
+}
+
 /* Under the lock. What is in flight stays, for who comes next. */
 static void lost(struct vhost_dev *vh, const char *why)
 {
@@ -152,7 +163,7 @@ static void lost(struct vhost_dev *vh, const char *why)
 	if (vhost_connected(vh->v)) {
 		vhost_disconnect(vh->v);
 		if (!vh->told)
-			log_warn("%s: %s; waiting for another one", vh->vd->pci.dev.id, why);
+			report(vh, why, "; waiting for another one");
 		vh->told = 1;
 	}
 	vh->running = 0;
@@ -247,7 +258,7 @@ static void start(struct vhost_dev *vh)
 	}
 	watch(vh);
 	if (vh->told)
-		log_warn("%s: its back end is there again", vh->vd->pci.dev.id);
+		report(vh, "its back end is there again", "");
 	vh->told = 0;
 	vh->running = 1;
 	vh->served = epoch;
@@ -294,6 +305,8 @@ static void tell_changes(struct vhost_dev *vh)
 	dev_unlock(vh);
 	if (len)
 		r = vhost_config_set(vh->v, at, config, len, &err);
+	if (r == -EREMOTEIO || r == -ENOTSUP) /* it does not want to */
+		r = 0;
 	for (unsigned q = 0; !r && recount && q < count; q++)
 		r = vhost_enable(vh->v, q, q < enabled, &err);
 	dev_lock(vh);

@@ -68,6 +68,7 @@ struct vhost_dev {
 	uint32_t epoch, served; /* served: that of the running back end */
 	uint32_t flight;	/* that of the chains in flight */
 	_Bool live, running, held, resting, recount, told;
+	unsigned reports;
 	unsigned write_at, write_len; /* of the configuration: for the back end */
 	uint8_t config[VIRTIO_CONFIG_MAX];
 };
