@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # run.sh: what `make bench` does: measures Polyvisor, beside native programs and QEMU's TCG where it is installed, in one run.
 #
-#   bench/run.sh BUILD [loop|boot|memory|cpu|cpu-quick|direct ...]      (default: loop boot memory cpu)
+#   bench/run.sh BUILD [loop|boot|memory|cpu|cpu-quick|direct|disk|net ...]      (default: loop boot memory cpu disk net)
 #
-# Environment: BENCH_RUNS, rounds of boot (3); BENCH_CPU, more options of bench/cpu.py, for example "--only sieve,pipe".
+# Environment: BENCH_RUNS, rounds of boot (3); BENCH_CPU, more options of bench/cpu.py, for example "--only sieve,pipe"; BENCH_IO, more
+# options of bench/io.py, for example "--engines translate,interp,qemu".
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$1
@@ -41,11 +42,27 @@ bench_direct() {
 	bench/cpu.py "$polyvisor" "$build/bench/cpubench-shared" "$guest" --engines native,translate,direct,qemu ${BENCH_CPU:-} "$@"
 }
 
-[ $# -gt 0 ] || set -- loop boot memory cpu
+bench_io() {
+	ninja -C "$build" --quiet bench/iobench
+	# shellcheck disable=SC2086 # several options
+	bench/io.py "$1" "$polyvisor" "$build/bench/iobench" "$guest" ${BENCH_IO:-}
+}
+
+bench_disk() {
+	echo "## A virtio disk, one queue, raw file: around the guest's cache"
+	bench_io disk
+}
+
+bench_net() {
+	echo "## A virtio network card on the user network: one TCP connection"
+	bench_io net
+}
+
+[ $# -gt 0 ] || set -- loop boot memory cpu disk net
 for what; do
 	case $what in
-	loop | boot | memory | cpu | direct) "bench_$what" ;;
+	loop | boot | memory | cpu | direct | disk | net) "bench_$what" ;;
 	cpu-quick) bench_cpu --quick ;;
-	*) echo "run.sh: '$what' is not one of: loop, boot, memory, cpu, cpu-quick, direct" >&2 && exit 2 ;;
+	*) echo "run.sh: '$what' is not one of: loop, boot, memory, cpu, cpu-quick, direct, disk, net" >&2 && exit 2 ;;
 	esac
 done

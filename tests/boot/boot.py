@@ -208,38 +208,49 @@ def a_generic_kernel_uses_the_disk(polyvisor, guest):
     return seconds
 
 
-def what_was_synced_survives_sigkill(polyvisor, guest):
-    """The guest writes records, each with fsync, and says so; then the process is killed in the middle."""
-    total = 0.0
-    record = "printf 'record %08d' $i | dd of=/dev/vda bs=4096 seek=$i conv=sync,fsync,notrunc 2>/dev/null"
-    loop = f"i=0; while {record}; do echo synced=$i; i=$((i+1)); done"
+def records_of_a_killed_round(cmd, enough):
+    """Runs the VM until it has said `enough`, kills it, and says what was the last record of each writer that it knew to be safe."""
+    start = time.monotonic()
+    p = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    seen = b""
+    try:
+        while enough not in seen.replace(b"\r", b""):
+            left = start + TIMEOUT - time.monotonic()
+            chunk = os.read(p.stdout.fileno(), 65536) if left > 0 and select.select([p.stdout], [], [], left)[0] else b""
+            expect(chunk, "the guest stopped writing", seen.decode(errors="replace"))
+            seen += chunk
+    finally:
+        p.send_signal(signal.SIGKILL)
+        seen += p.stdout.read()
+        p.wait()
+    last = {}
+    for writer, i in re.findall(rb"synced=(\d+)/(\d+)\r?\n", seen):
+        last[int(writer)] = max(last.get(int(writer), 0), int(i))
+    return last
+
+
+def what_was_synced_survives_sigkill(polyvisor, guest, options="", writers=1):
+    """Each writer writes records, each with fsync, and says so; then the process is killed in the middle."""
+    start = time.monotonic()
+    record = "printf 'record %d/%08d' $w $i | dd of=/dev/vda bs=4096 seek=$((w*1000+i)) conv=sync,fsync,notrunc 2>/dev/null"
+    loop = f"w={{}}; i=0; while {record}; do echo synced=$w/$i; i=$((i+1)); done"
+    work = " & ".join(f"({loop.format(w)})" for w in range(writers)) + "; wait"
     for n in range(int(os.environ.get("BOOT_KILL_ROUNDS", "2"))):
         with tempfile.TemporaryDirectory() as tmp:
             image = f"{tmp}/disk"
             with open(image, "wb") as f:
                 f.truncate(16 << 20)
             cmd = [polyvisor, "run", "--kernel", f"{guest}/vmlinuz-cloud", "--initrd", f"{guest}/initrd.cpio",
-                   *with_modules(guest, "cloud"), "--engine", os.environ.get("BOOT_ENGINE", "soft"), "--disk", image,
-                   "--append", f'console=ttyS0 quiet panic=-1 polyvisor.run="{loop}"']
-            start = time.monotonic()
-            p = subprocess.Popen(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-            seen, enough = b"", b"synced=%d\n" % (20 + 13 * n)
-            try:
-                while enough not in seen.replace(b"\r", b""):
-                    left = start + TIMEOUT - time.monotonic()
-                    chunk = os.read(p.stdout.fileno(), 65536) if left > 0 and select.select([p.stdout], [], [], left)[0] else b""
-                    expect(chunk, "the guest stopped writing", seen.decode(errors="replace"))
-                    seen += chunk
-            finally:
-                p.send_signal(signal.SIGKILL)
-                seen += p.stdout.read()
-                p.wait()
-            last = max(int(m) for m in re.findall(rb"synced=(\d+)\r?\n", seen))
+                   *with_modules(guest, "cloud"), *ENGINE, "--disk", image + options, "--cpus", str(writers),
+                   "--append", f'console=ttyS0 quiet panic=-1 polyvisor.run="{work}"']
+            last = records_of_a_killed_round(cmd, b"synced=0/%d\n" % (20 + 13 * n))
+            expect(len(last) == writers, f"writers {sorted(last)} wrote, not {writers}", "")
             with open(image, "rb") as f:
-                for i in range(last + 1):
-                    expect(f.read(4096).rstrip(b"\0") == b"record %08d" % i, f"record {i} of {last} is lost", seen.decode())
-            total += time.monotonic() - start
-    return total
+                for w, i in ((w, i) for w in last for i in range(last[w] + 1)):
+                    f.seek((w * 1000 + i) * 4096)
+                    expect(f.read(4096).rstrip(b"\0") == b"record %d/%08d" % (w, i),
+                           f"round {n}: record {i} of {last[w]} of writer {w} is lost", "")
+    return time.monotonic() - start
 
 
 def a_memory_mapped_disk_is_found_through_acpi(polyvisor, guest):
@@ -457,6 +468,8 @@ CASES = {
     "disk": a_disk_keeps_a_file_system,
     "disk-generic": a_generic_kernel_uses_the_disk,
     "disk-kill": what_was_synced_survives_sigkill,
+    "disk-kill-queues": lambda p, g: what_was_synced_survives_sigkill(p, g, ",queues=2", 2),
+    "disk-kill-direct": lambda p, g: what_was_synced_survives_sigkill(p, g, ",direct,queues=2", 2),
     "bios": bios_finds_nothing_to_boot,
     "bios-menu": bios_menu_answers_a_key,
     "shell": gives_a_shell_that_answers,

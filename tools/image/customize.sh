@@ -6,6 +6,7 @@ cmdline=$2
 here=/tmp/image
 
 echo debian >/etc/hostname
+echo LANG=C.UTF-8 >/etc/default/locale
 printf '127.0.0.1\tlocalhost\n127.0.1.1\tdebian\n::1\tlocalhost ip6-localhost ip6-loopback\n' >/etc/hosts
 printf 'UUID=%s / ext4 errors=remount-ro,discard,x-systemd.growfs 0 1\n' "$root_uuid" >/etc/fstab
 cat >/etc/apt/sources.list <<END
