@@ -26,6 +26,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "engine/soft/lockstep.h"
 #include "engine/soft/lockstep_impl.h"
 #include "engine/soft/trans.h"
 
