@@ -47,8 +47,8 @@ def libraries(program):
     return sorted(set(re.findall(r"(/\S+) \(0x", text)))
 
 
-def make_initrd(base, program, path):
-    """The tests' initramfs with the program in it: archives follow each other."""
+def make_initrd(base, program, path, files=()):
+    """The tests' initramfs with the program and more files in it: archives follow each other."""
     with open(path, "wb") as out:
         data = open(base, "rb").read()
         out.write(data + b"\0" * (-len(data) % 4))
@@ -60,6 +60,8 @@ def make_initrd(base, program, path):
                     out.write(newc(directory, mode=0o040755))
                     directories.add(directory)
             out.write(newc(library.lstrip("/"), open(library, "rb").read()))
+        for name, content in files:
+            out.write(newc(name, content))
         out.write(newc("TRAILER!!!", mode=0))
 
 

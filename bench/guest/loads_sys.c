@@ -164,6 +164,37 @@ static uint64_t signal_run(uint64_t n)
 	return (uint64_t)signals;
 }
 
+/* Code that is made and run once, page after page, as just-in-time compilers do. A unit is a page.
+ */
+static uint64_t jit_run(uint64_t n)
+{
+	enum { PAGES = 64, BYTES = PAGES * 4096 };
+	static uint8_t *code;
+	static uint32_t seed = 77;
+	uint64_t sum = 0;
+
+	if (!code) {
+		code = mmap(NULL, BYTES, PROT_READ | PROT_WRITE | PROT_EXEC,
+			    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		must(code != MAP_FAILED, "mmap");
+	}
+	for (; n; n--) {
+		uint8_t *page = code + n % PAGES * 4096, *p = page;
+		for (int i = 0; i < 200; i++) {
+			/* add, or, and, sub, xor eax, imm32 */
+			static const uint8_t ops[] = {0x05, 0x0d, 0x25, 0x2d, 0x35};
+			uint32_t imm = random_next(&seed);
+			*p++ = ops[imm % sizeof(ops)];
+			memcpy(p, &imm, 4);
+			p += 4;
+		}
+		*p++ = 0xc3;
+		for (int i = 0; i < 10; i++)
+			sum += ((uint32_t(*)(void))(uintptr_t)page)();
+	}
+	return sum;
+}
+
 /* Real programs: busybox, where BENCH_BUSYBOX says, on text made up here. */
 static const char *busybox(void)
 {
@@ -237,6 +268,7 @@ const struct load loads_sys[] = {
     {"page-fault", "kernel", fault_run, NULL},
     {"mprotect", "kernel", mprotect_run, NULL},
     {"signal", "kernel", signal_run, NULL},
+    {"jit", "programs", jit_run, NULL},
     {"gzip", "programs", gzip_run, busybox_usable},
     {"sha256sum", "programs", sha256sum_run, busybox_usable},
     {"shell", "programs", shell_run, busybox_usable},
