@@ -109,6 +109,7 @@ void soft_cache_rekey(struct soft_cpu *cpu)
 	c->jump_key = cpu->asid_code | (uint64_t)cpu->mode << 12 | (uint64_t)(cpu->cpl == 3) << 20 |
 		      c->jump_gen << 24;
 	cpu->jump_key = c->jump_key;
+	soft_stack_forget(cpu);
 }
 
 void soft_cache_forget(struct soft_cpu *cpu)

@@ -93,18 +93,21 @@ struct soft_cpu {
 	uint64_t asid_user, asid_kernel;
 	struct soft_tlb *tlb;	      /* the one in use */
 	struct soft_itlb_entry *itlb; /* likewise, for fetching */
-	uint8_t *rmw;		      /* flags of the page of the read-modify-write under way */
-	uint8_t cpl;		      /* cached by soft_mode_update from SS's DPL */
-	uint8_t slow;		      /* enum soft_slow: step singly */
-	uint8_t data_bp;	      /* DR7 has a data breakpoint */
-	uint8_t align_check;	      /* CR0.AM, EFLAGS.AC, ring 3 */
-	uint8_t io_bp;		      /* CR4.DE, and DR7 has a port breakpoint */
-	uint8_t pauses;		      /* PAUSE instructions, to yield now and then */
-	uint8_t code_stop;  /* decoded code was dropped: translated code has to look anew */
-	uint8_t vec_live;   /* enum trans_live: what of s.fpu is in host registers; 0 in C */
-	uint64_t page;	    /* linear address of the page that translated code runs in */
-	uint64_t jump_key;  /* the cache's, for translated code */
-	struct x86_state s; /* rip, gpr and the rest are live here */
+	/* A copy of the entry of the page that RSP points into, for host code: tags without an
+	 * address space. Empty after whatever makes any entry stale. */
+	struct soft_tlb_entry stack;
+	uint8_t *rmw;	     /* flags of the page of the read-modify-write under way */
+	uint8_t cpl;	     /* cached by soft_mode_update from SS's DPL */
+	uint8_t slow;	     /* enum soft_slow: step singly */
+	uint8_t data_bp;     /* DR7 has a data breakpoint */
+	uint8_t align_check; /* CR0.AM, EFLAGS.AC, ring 3 */
+	uint8_t io_bp;	     /* CR4.DE, and DR7 has a port breakpoint */
+	uint8_t pauses;	     /* PAUSE instructions, to yield now and then */
+	uint8_t code_stop;   /* decoded code was dropped: translated code has to look anew */
+	uint8_t vec_live;    /* enum trans_live: what of s.fpu is in host registers; 0 in C */
+	uint64_t page;	     /* linear address of the page that translated code runs in */
+	uint64_t jump_key;   /* the cache's, for translated code */
+	struct x86_state s;  /* rip, gpr and the rest are live here */
 
 	struct soft_event exc;	      /* raised, not delivered */
 	struct soft_event delivering; /* being delivered: a fault now is a double fault */
@@ -203,6 +206,11 @@ static inline uint64_t soft_af_to(uint32_t af)
  * s.seg[X86_SS].attr, always (0 in real mode, 3 in virtual-8086 mode whatever SS says).
  */
 void soft_mode_update(struct soft_cpu *cpu);
+
+static inline void soft_stack_forget(struct soft_cpu *cpu)
+{
+	cpu->stack.read = cpu->stack.write = SOFT_TLB_INVALID;
+}
 
 /* TLB maintenance (mmu.c). All drop at least what the architecture asks. */
 void soft_tlb_flush_all(struct soft_cpu *cpu); /* every address space, global pages too */

@@ -174,6 +174,7 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t lin)
 	struct soft_mmu *mmu = cpu->mmu;
 	unsigned bit = large_hash(lin >> 21);
 
+	soft_stack_forget(cpu);
 	if (!soft_is64(cpu))
 		lin = (uint32_t)lin;
 	if (mmu->large_2m[bit / 64] & BIT64(bit % 64) ||

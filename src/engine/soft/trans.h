@@ -18,7 +18,7 @@ struct soft_trans {
 	size_t fixed; /* what the stubs take */
 	/* Stubs: offsets from the start. */
 	uint32_t enter, handler, stored, exit_rip, exit_off, exit_link, exit_state, exit_state_off,
-	    cold, exit_refused, vec_save, vec_load, x87_load, str_stored, string[2][4];
+	    cold, exit_refused, stack, vec_save, vec_load, x87_load, str_stored, string[2][4];
 	_Bool avx; /* the guest has AVX, and so has the host */
 };
 
@@ -62,6 +62,8 @@ void trans_stubs(struct soft_trans *t, struct emit *e);
 void trans_stubs_live(struct soft_trans *t, struct emit *e);
 /* trans_str.c: the stubs string[movs, not stos][log2 of an element's size]. */
 void trans_stubs_string(struct soft_trans *t, struct emit *e);
+/* trans_mem.c: the stub stack. */
+void trans_stub_stack(struct emit *e);
 /* Calls vec_save when anything is live. */
 void trans_live_end(const struct soft_trans *t, struct emit *e);
 

@@ -46,6 +46,8 @@ struct late {
 	 */
 	uint8_t *found;
 	_Bool write;
+	_Bool stack; /* the entry was soft_cpu.stack, for `size` bytes at RSP + `disp` */
+	int32_t disp;
 	_Bool state;	    /* after the handler all is to be looked up anew */
 	struct late *chain; /* others that come back to the same place */
 	struct tb_x87 x87;

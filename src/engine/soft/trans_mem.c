@@ -85,6 +85,63 @@ _Bool tb_mem_simple(const struct insn *m)
 	       m->segbase == SOFT_EA_ZERO;
 }
 
+#define STACK(f) T_FIELD(stack.f)
+
+/* Is soft_cpu.stack worth a look: RSP points into few pages, and what is pushed is aligned. */
+static _Bool mem_stack(const struct tb_mem *mem)
+{
+	const struct insn *m = mem->m;
+
+	return ea_part(m->base) == X86_RSP && ea_part(m->index) == EA_NONE &&
+	       m->segbase == SOFT_EA_ZERO && !mem->align && !mem->kept &&
+	       !(mem->size & (mem->size - 1));
+}
+
+/* The bits that say where in the operand's size the address is are kept, so what is not aligned
+ * compares unequal, and with it whatever crosses the page's end. */
+static void stack_find(struct tb *tb, struct tb_mem *mem)
+{
+	struct emit *e = &tb->e;
+
+	tb_ea(tb, mem->m, H_R11, 0, 0);
+	emit_alu_imm(e, ALU_AND, H_R11, -4096 | (int32_t)(mem->size - 1), 1);
+	emit_op64(e, 0x3b, H_R11, mem->write ? STACK(write) : STACK(read));
+	mem->miss = tb_late(tb, LATE_MISS, emit_jcc(e, CC_NZ));
+	mem->miss->stack = 1;
+	mem->miss->size = (uint8_t)mem->size;
+	mem->miss->disp = (int32_t)mem->m->disp;
+	mem->miss->found = e->at;
+	mem->miss->write = mem->write;
+	if (mem->write)
+		emit_op64(e, 0x8b, H_R11, STACK(flags));
+}
+
+/* Out of line: the entry is fetched from the TLB. */
+static void stack_again(struct tb *tb, const struct late *l)
+{
+	struct emit *e = &tb->e;
+
+	emit_lea(e, H_R11, rm_mem(T_GRSP, H_NONE, 0, l->disp));
+	emit_lea(e, H_RAX, rm_mem(T_GRSP, H_NONE, 0, l->disp + l->size - 1));
+	tb_stub_call(tb, tb->t->stack);
+	if (l->write) {
+		/* Not there, or there without the right to write. */
+		uint8_t *miss = emit_jcc(e, CC_NZ);
+		emit_modrm(
+		    e, &(struct emit_op){.opcode = 0x83, .wide = 1, .reg_is_op = 1, .reg = ALU_CMP},
+		    STACK(write));
+		emit_byte(e, (uint8_t)-1);
+		uint8_t *found = emit_jcc(e, CC_NZ);
+		if (!e->full)
+			emit_patch(found, l->found);
+		emit_here(e, miss);
+		return;
+	}
+	uint8_t *found = emit_jcc(e, CC_Z);
+	if (!e->full)
+		emit_patch(found, l->found);
+}
+
 #define ENTRY(f) rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_tlb_entry, f))
 _Static_assert(sizeof(struct soft_tlb_entry) == 32, "the index is shifted for it");
 
@@ -99,13 +156,36 @@ static void mem_ea(struct tb *tb, const struct tb_mem *mem, int dst, int32_t ext
 		emit_lea(&tb->e, dst, rm_mem(dst, H_NONE, 0, extra));
 }
 
-void tb_mem(struct tb *tb, struct tb_mem *mem)
+/* The operand's host address, the page's flags being in R11. */
+static void mem_address(struct tb *tb, struct tb_mem *mem, struct emit_rm addend)
 {
 	struct emit *e = &tb->e;
 	const struct insn *m = mem->m;
 
+	if (mem->write && !mem->simple)
+		emit_op64(e, 0x89, H_R11, T_FIELD(rmw));
+	emit_op64(e, 0x8b, H_RAX, addend);
+	if (mem->simple) {
+		mem->rm = rm_mem(ea_host(ea_part(m->base)), H_RAX, 0, (int32_t)m->disp);
+	} else {
+		mem_ea(tb, mem, H_R11, 0);
+		emit_op64(e, 0x03, H_R11, rm_reg(H_RAX));
+		mem->rm = rm_mem(H_R11, H_NONE, 0, 0);
+	}
+}
+
+void tb_mem(struct tb *tb, struct tb_mem *mem)
+{
+	struct emit *e = &tb->e;
+
 	tb_flags_save(tb);
 	tb->flags = FLAGS_SAVED;
+	mem->misaligned = NULL;
+	if (mem_stack(mem)) {
+		stack_find(tb, mem);
+		mem_address(tb, mem, STACK(addend));
+		return;
+	}
 	mem_ea(tb, mem, H_RAX, 0);
 	emit_op32(e, 0xc1, 5, rm_reg(H_RAX)); /* shr eax, 7 */
 	emit_byte(e, 12 - 5);
@@ -113,7 +193,6 @@ void tb_mem(struct tb *tb, struct tb_mem *mem)
 	emit_op64(e, 0x03, H_RAX, T_FIELD(tlb));
 	/* An aligned operand lies in one page. */
 	mem_ea(tb, mem, H_R11, mem->align ? 0 : (int32_t)mem->size - 1);
-	mem->misaligned = NULL;
 	if (mem->align) {
 		emit_modrm(e, &(struct emit_op){.opcode = 0xf6, .reg_is_op = 1}, rm_reg(H_R11));
 		emit_byte(e, (uint8_t)(mem->size - 1)); /* test r11b */
@@ -127,16 +206,7 @@ void tb_mem(struct tb *tb, struct tb_mem *mem)
 	mem->miss->write = mem->write;
 	if (mem->write)
 		emit_op64(e, 0x8b, H_R11, ENTRY(flags));
-	if (mem->write && !mem->simple)
-		emit_op64(e, 0x89, H_R11, T_FIELD(rmw));
-	emit_op64(e, 0x8b, H_RAX, ENTRY(addend));
-	if (mem->simple) {
-		mem->rm = rm_mem(ea_host(ea_part(m->base)), H_RAX, 0, (int32_t)m->disp);
-	} else {
-		mem_ea(tb, mem, H_R11, 0);
-		emit_op64(e, 0x03, H_R11, rm_reg(H_RAX));
-		mem->rm = rm_mem(H_R11, H_NONE, 0, 0);
-	}
+	mem_address(tb, mem, ENTRY(addend));
 }
 
 void tb_mem_victim(struct tb *tb, const struct late *l)
@@ -145,6 +215,10 @@ void tb_mem_victim(struct tb *tb, const struct late *l)
 
 	if (!l->found)
 		return;
+	if (l->stack) {
+		stack_again(tb, l);
+		return;
+	}
 	emit_alu_imm(e, ALU_ADD, H_RAX, offsetof(struct soft_tlb, victim), 1);
 	emit_op64(e, 0x3b, H_R11, l->write ? ENTRY(write) : ENTRY(read));
 	uint8_t *found = emit_jcc(e, CC_Z);
@@ -183,4 +257,44 @@ void tb_mem_end(struct tb *tb, struct tb_mem *mem)
 		mem->misaligned->back = mem->miss->back;
 		mem->misaligned->reload = mem->miss->reload;
 	}
+}
+
+/* R11, RAX: linear addresses of the operand's first and last byte. ZF: soft_cpu.stack holds their
+ * page now. */
+void trans_stub_stack(struct emit *e)
+{
+	uint8_t *crosses, *found, *missing, *readonly;
+
+	emit_op64(e, 0x33, H_RAX, rm_reg(H_R11)); /* xor */
+	emit_alu_imm(e, ALU_AND, H_RAX, -4096, 1);
+	crosses = emit_jcc(e, CC_NZ);
+	emit_op32(e, 0x8b, H_RAX, rm_reg(H_R11));
+	emit_op32(e, 0xc1, 5, rm_reg(H_RAX)); /* shr eax, 7 */
+	emit_byte(e, 12 - 5);
+	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_TLB_SIZE - 1) << 5, 0);
+	emit_op64(e, 0x03, H_RAX, T_FIELD(tlb));
+	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
+	emit_op64(e, 0x0b, H_R11, T_FIELD(asid));
+	emit_op64(e, 0x3b, H_R11, ENTRY(read));
+	found = emit_jcc(e, CC_Z);
+	emit_alu_imm(e, ALU_ADD, H_RAX, offsetof(struct soft_tlb, victim), 1);
+	emit_op64(e, 0x3b, H_R11, ENTRY(read));
+	missing = emit_jcc(e, CC_NZ);
+	emit_here(e, found);
+	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
+	emit_op64(e, 0x89, H_R11, STACK(read));
+	emit_op64(e, 0x8b, H_R11, ENTRY(write));
+	emit_alu_imm(e, ALU_CMP, H_R11, -1, 1);
+	readonly = emit_jcc(e, CC_Z);
+	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
+	emit_here(e, readonly);
+	emit_op64(e, 0x89, H_R11, STACK(write));
+	emit_op64(e, 0x8b, H_R11, ENTRY(addend));
+	emit_op64(e, 0x89, H_R11, STACK(addend));
+	emit_op64(e, 0x8b, H_R11, ENTRY(flags));
+	emit_op64(e, 0x89, H_R11, STACK(flags));
+	emit_op32(e, 0x33, H_RAX, rm_reg(H_RAX)); /* ZF */
+	emit_here(e, crosses);
+	emit_here(e, missing);
+	emit_byte(e, 0xc3);
 }

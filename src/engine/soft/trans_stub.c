@@ -99,6 +99,8 @@ void trans_stubs(struct soft_trans *t, struct emit *e)
 	uint8_t *start = e->at;
 
 	trans_stubs_live(t, e);
+	t->stack = (uint32_t)(e->at - start);
+	trans_stub_stack(e);
 	t->enter = (uint32_t)(e->at - start);
 	stub_enter(e);
 	/* RAX: the instruction's offset from the page; R11: its struct insn. */

@@ -162,6 +162,9 @@ _Bool tb_sys_last(struct tb *tb, const struct tb_insn *i)
 	emit_op64(e, 0x89, H_RAX, T_FIELD(tlb));
 	emit_op64(e, 0x8b, H_RAX, on ? T_FIELD(asid_user) : T_FIELD(asid_kernel));
 	emit_op64(e, 0x89, H_RAX, T_FIELD(asid));
+	emit_mov_imm(e, H_RAX, SOFT_TLB_INVALID);
+	emit_op64(e, 0x89, H_RAX, T_FIELD(stack.read));
+	emit_op64(e, 0x89, H_RAX, T_FIELD(stack.write));
 	return 1;
 }
 _Static_assert(X86_CR4_SMAP == BIT64(21), "tested in the third byte");

@@ -220,6 +220,27 @@ static void an_instruction_in_two_pages_is_what_it_is_now(void **state)
 	assert_int_equal(board_stack(b, 1), 0x20ffd);
 }
 
+/* Pushes, a misaligned and a crossing access by RSP; then another page comes in the stack's place.
+ */
+CODE(stack_code, "mov $0x30800, %esp; mov $9, %ecx; 1: push %rcx; dec %ecx; jnz 1b; pop %rax;"
+		 "add (%rsp), %rax; addq $5, (%rsp); add (%rsp), %rax; mov 3(%rsp), %rbx;"
+		 "movl $0x11223344, 0x83e(%rsp); mov 0x83e(%rsp), %edx;"
+		 "movq $0x32003, 0x103180; invlpg 0x30000; mov (%rsp), %rsi; push %rax; hlt");
+static void the_stack_is_found_again_after_every_change(void **state)
+{
+	struct board *b = *state;
+
+	board_write(b, 0x327c0, 8, 99);
+	assert_int_equal(RUN_LONG(b, stack_code), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 1 + 2 + 7);
+	assert_int_equal(b->cpu->s.gpr[X86_RBX], UINT64_C(3) << 40);
+	assert_int_equal(b->cpu->s.gpr[X86_RDX], 0x11223344);
+	assert_int_equal(board_read(b, 0x30ffe, 4), 0x11223344);
+	assert_int_equal(b->cpu->s.gpr[X86_RSI], 99);
+	assert_int_equal(board_read(b, 0x327b8, 8), 10);
+	assert_int_equal(board_read(b, 0x307b8, 8), 1);
+}
+
 static void pages_that_share_an_index_stay_and_go_alike(void **state)
 {
 	struct board *b = *state;
@@ -398,6 +419,7 @@ int main(void)
 	    T(a_store_into_the_running_block_is_seen_at_once),
 	    T(indirect_calls_go_where_they_should),
 	    T(a_push_into_code_leaves_for_where_it_was_going),
+	    T(the_stack_is_found_again_after_every_change),
 	    T(an_instruction_in_two_pages_is_what_it_is_now),
 	    T(pages_that_share_an_index_stay_and_go_alike),
 	    T(repeated_strings_do_what_they_do_one_by_one),
