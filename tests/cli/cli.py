@@ -9,6 +9,7 @@ import pty
 import re
 import select
 import signal
+import socket
 import struct
 import subprocess
 import sys
@@ -202,6 +203,49 @@ def bad_shares_are_refused_with_a_sentence():
             p = subprocess.run([POLYVISOR, *run, f"{d}/a"], stdin=subprocess.DEVNULL, capture_output=True, timeout=30,
                                user=65534, group=65534, extra_groups=[])
             assert p.returncode == 1 and b"may not be read" in p.stderr, p.stderr
+
+
+@test
+def bad_discs_are_refused_with_a_sentence():
+    run = ["run", "--kernel", KERNEL]
+    with tempfile.TemporaryDirectory() as d:
+        for name, size in (("empty", 0), ("cut", 1000), ("disc", 4096)):
+            with open(f"{d}/{name}", "wb") as f:
+                f.truncate(size)
+        refused([*run, "--cdrom", d], 1, "is a directory")
+        refused([*run, "--cdrom", f"{d}/empty"], 1, "is empty")
+        refused([*run, "--cdrom", f"{d}/cut"], 1, "1000 bytes", "not a multiple")
+        refused([*run, "--disk", f"{d}/disc", "--cdrom", f"{d}/disc"], 1, "in use by another")
+        refused([*run, "--disk", "/dev/null"], 1, "neither a file nor a block device")
+
+
+@test
+def bad_networks_are_refused_with_a_sentence():
+    run = ["run", "--kernel", KERNEL]
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        port = s.getsockname()[1]
+        refused([*run, "--publish", f"{port}:22"], 1, f"127.0.0.1:{port}", "listens there already")
+        refused([*run, "--gdb", f":{port}"], 1, str(port), "in use")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as u:
+            u.bind(("127.0.0.1", 0))
+            refused([*run, "--publish", f"{u.getsockname()[1]}:53/udp"], 1, "UDP", "listens there already")
+    refused([*run, "--publish", "192.0.2.1:2222:22"], 1, "192.0.2.1:2222", "no such address")
+    refused([*run, "--publish", "22"], 2, "'22'", "HOSTPORT:GUESTPORT")
+    refused([*run, "--publish", "65536:22"], 2, "65536")
+    refused([*run, "--publish", "2222:0"], 2, "'0'")
+    refused([*run, "--net", "none", "--publish", "2222:22"], 2, "--publish needs the user network")
+    refused([*run, "--net", "tap=nosuchtap0"], 1, "tap")
+    refused([*run, "--net", "tap=a-name-of-more-than-15-bytes"], 1, "1 to 15 characters")
+    refused([*run, "--net", "switch=a/b"], 1, "'a/b'")
+    refused([*run, "--net", "bridge=br0"], 2, "'bridge'", "user, tap=NAME")
+    refused([*run, "--net", "user,mtu=5"], 2, "mtu '5'")
+    refused([*run, "--net", "user,mac=zz"], 2, "'zz' is not a MAC address")
+
+
+@test
+def a_control_socket_that_cannot_be_is_refused():
+    refused(["run", "--kernel", KERNEL, "--control", "/nowhere/socket"], 1, "/nowhere/socket", "No such file")
+    refused(["run", "--kernel", KERNEL, "--control", "/tmp/" + "x" * 200], 1, "control socket")
 
 
 @test
