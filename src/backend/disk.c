@@ -48,8 +48,9 @@ void disk_submit(struct disk *disk, struct disk_req *req)
 {
 	assert(req->iov_count <= DISK_IOV_MAX);
 	lock_take(&disk->lock);
-	disk->in_flight++;
+	disk->counts.in_flight++;
 	lock_drop(&disk->lock);
+	req->bytes = req->len;
 	req->result = req_check(disk, req);
 	if (req->result || (req->op != DISK_FLUSH && !req->len))
 		disk->ops->refuse(disk, req);
@@ -62,21 +63,74 @@ void disk_kick(struct disk *disk)
 	disk->ops->kick(disk);
 }
 
+static void count(struct disk_counts *c, enum disk_op op, uint64_t bytes, int result)
+{
+	if (result) {
+		c->errors += result != -EOPNOTSUPP;
+		return;
+	}
+	switch (op) {
+	case DISK_READ:
+		c->reads++;
+		c->read_bytes += bytes;
+		break;
+	case DISK_WRITE:
+		c->writes++;
+		c->written_bytes += bytes;
+		break;
+	case DISK_FLUSH: c->flushes++; break;
+	case DISK_DISCARD:
+	case DISK_ZERO: c->discards++; break;
+	}
+}
+
 void disk_complete(struct disk *disk, struct disk_req *req, int result)
 {
+	enum disk_op op = req->op;
+	uint64_t bytes = req->bytes;
+
+	/* The request is its owner's again once it is told: what is needed of it was taken. */
+	if (disk->failed && result && result != -EOPNOTSUPP && !req->result)
+		disk->failed(disk->failed_opaque, op, req->offset, result);
 	req->done(req, result);
 	lock_take(&disk->lock);
-	assert(disk->in_flight);
-	if (!--disk->in_flight)
+	assert(disk->counts.in_flight);
+	count(&disk->counts, op, bytes, result);
+	if (!--disk->counts.in_flight)
 		pthread_cond_broadcast(&disk->idle);
 	lock_drop(&disk->lock);
+}
+
+void disk_counts(struct disk *disk, struct disk_counts *counts)
+{
+	lock_take(&disk->lock);
+	*counts = disk->counts;
+	lock_drop(&disk->lock);
+}
+
+void disk_watch(struct disk *disk,
+		void (*failed)(void *opaque, enum disk_op op, uint64_t offset, int result),
+		void *opaque)
+{
+	disk->failed = failed;
+	disk->failed_opaque = opaque;
+}
+
+const char *disk_op_name(enum disk_op op)
+{
+	static const char *const names[] = {
+	    [DISK_READ] = "read",	[DISK_WRITE] = "write", [DISK_FLUSH] = "flush",
+	    [DISK_DISCARD] = "discard", [DISK_ZERO] = "zero",
+	};
+
+	return names[op];
 }
 
 void disk_drain(struct disk *disk)
 {
 	disk_kick(disk);
 	lock_take(&disk->lock);
-	while (disk->in_flight)
+	while (disk->counts.in_flight)
 		pthread_cond_wait(&disk->idle, &disk->lock.mutex);
 	lock_drop(&disk->lock);
 }

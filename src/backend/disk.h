@@ -32,6 +32,7 @@ struct disk_req {
 	/* the back end's: */
 	struct disk_req *next;
 	int result;
+	uint64_t bytes; /* len, as it was submitted */
 };
 #define DISK_IOV_MAX 1024
 
@@ -53,6 +54,24 @@ struct disk;
 
 void disk_info(const struct disk *disk, struct disk_info *info);
 void disk_attach(struct disk *disk, const struct disk_client *client); /* set-up only */
+
+/* What was done since the disk was opened; a request counts when it is over. */
+struct disk_counts {
+	uint64_t reads, read_bytes, writes, written_bytes, flushes;
+	uint64_t discards; /* and requests to zero */
+	uint64_t errors;   /* requests that failed */
+	unsigned in_flight;
+};
+void disk_counts(struct disk *disk, struct disk_counts *counts);
+/*
+ * Somebody who is told of each request that the host could not carry out (those that were refused
+ * as wrong, or as beyond what the host can do, are not among them): on a thread of the back end,
+ * before the request's own `done`, with no lock held. Set-up only.
+ */
+void disk_watch(struct disk *disk,
+		void (*failed)(void *opaque, enum disk_op op, uint64_t offset, int result),
+		void *opaque);
+const char *disk_op_name(enum disk_op op);
 
 /*
  * Queues a request; disk_kick starts all that are queued. Any thread, also under a device's lock;

@@ -22,9 +22,11 @@ struct disk {
 	const struct disk_ops *ops;
 	struct disk_info info; /* size_bytes: atomic; the rest is constant */
 	struct disk_client client;
-	struct lock lock; /* RANK_BACKEND: in_flight */
+	void (*failed)(void *opaque, enum disk_op op, uint64_t offset, int result);
+	void *failed_opaque;
+	struct lock lock; /* RANK_BACKEND: counts, in_flight among them */
 	pthread_cond_t idle;
-	unsigned in_flight;
+	struct disk_counts counts;
 };
 
 void disk_init(struct disk *disk, const struct disk_ops *ops);

@@ -202,6 +202,66 @@ static void an_image_that_was_cut_is_an_io_error(void **state)
 	cleanup(&r);
 }
 
+struct failures {
+	unsigned count;
+	enum disk_op op;
+	uint64_t offset;
+	int result;
+};
+
+static void on_failed(void *opaque, enum disk_op op, uint64_t offset, int result)
+{
+	struct failures *f = opaque;
+
+	f->count++;
+	f->op = op;
+	f->offset = offset;
+	f->result = result;
+}
+
+static void what_was_done_is_counted_and_errors_of_the_host_are_told(void **state)
+{
+	for (unsigned no_uring = 0; no_uring < 2; no_uring++) {
+		struct failures failures = {0};
+		struct disk_counts c;
+		struct rig r;
+		char buf[4096] = {1};
+
+		image(&r, BYTES);
+		const struct disk_raw_config cfg = {
+		    .path = r.path, .discard = 1, .no_uring = no_uring};
+		assert_int_equal(disk_raw_open(&r.disk, &cfg, NULL), 0);
+		disk_watch(r.disk, on_failed, &failures);
+		assert_int_equal(run(r.disk, DISK_WRITE, 0, buf, 4096, 0), 0);
+		assert_int_equal(run(r.disk, DISK_WRITE, 4096, buf, 1024, 0), 0);
+		assert_int_equal(run(r.disk, DISK_READ, 0, buf, 512, 0), 0);
+		assert_int_equal(run(r.disk, DISK_FLUSH, 0, NULL, 0, 0), 0);
+		assert_int_equal(run(r.disk, DISK_ZERO, 0, NULL, 4096, 1), 0);
+		/* A mistake of the caller's, not of the host's. */
+		assert_int_equal(run(r.disk, DISK_READ, BYTES, buf, 512, 0), -EINVAL);
+		disk_drain(r.disk);
+		assert_int_equal(failures.count, 0);
+		assert_int_equal(truncate(r.path, 8192), 0);
+		assert_int_equal(run(r.disk, DISK_READ, 65536, buf, 512, 0), -EIO);
+		disk_drain(r.disk);
+		disk_counts(r.disk, &c);
+		assert_int_equal(c.writes, 2);
+		assert_int_equal(c.written_bytes, 5120);
+		assert_int_equal(c.reads, 1);
+		assert_int_equal(c.read_bytes, 512);
+		assert_int_equal(c.flushes, 1);
+		assert_int_equal(c.discards, 1);
+		assert_int_equal(c.errors, 2);
+		assert_int_equal(c.in_flight, 0);
+		assert_int_equal(failures.count, 1);
+		assert_int_equal(failures.op, DISK_READ);
+		assert_int_equal(failures.offset, 65536);
+		assert_int_equal(failures.result, -EIO);
+		disk_free(r.disk);
+		cleanup(&r);
+	}
+}
+
 static void on_resized(void *opaque, uint64_t size)
 {
 	*(uint64_t *)opaque = size;
@@ -293,6 +353,7 @@ int main(void)
 	    cmocka_unit_test(reads_what_was_written_around_the_page_cache),
 	    cmocka_unit_test(many_requests_at_once_all_finish),
 	    cmocka_unit_test(an_image_that_was_cut_is_an_io_error),
+	    cmocka_unit_test(what_was_done_is_counted_and_errors_of_the_host_are_told),
 	    cmocka_unit_test(growing_tells_the_client),
 	    cmocka_unit_test(a_writer_excludes_everybody_and_readers_exclude_writers),
 	    cmocka_unit_test(what_is_no_raw_image_gets_a_sentence),

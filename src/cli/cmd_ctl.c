@@ -36,7 +36,9 @@ static void print_help(void)
 	    "                     -m; 0: give all back), and says how much it is now;\n"
 	    "                     stats_interval=N asks for its figures every N seconds\n"
 	    "  devices            the devices with their addresses\n"
-	    "  statistics         counters, memory and CPU time\n"
+	    "  resize DISK [SIZE] makes a disk (blk0) this large, for example 20G; without\n"
+	    "                     SIZE it becomes as large as its image is now\n"
+	    "  statistics         counters, disks, network cards, memory and CPU time\n"
 	    "  events             prints what happens until the VM ends\n"
 	    "  commands           the commands that this VM knows\n"
 	    "  quit               ends the VM at once\n"
@@ -80,7 +82,14 @@ static void print_value(json_t *v, int indent)
 			print_value(member, nested ? indent + 2 : 0);
 		}
 	} else if (json_is_array(v)) {
-		json_array_foreach(v, i, member) print_value(member, indent);
+		json_array_foreach(v, i, member)
+		{
+			const char *id = json_string_value(json_object_get(member, "id"));
+
+			if (id) /* what the rest is about */
+				printf("%*s%s:\n", indent, "", id);
+			print_value(member, id ? indent + 2 : indent);
+		}
 	} else {
 		printf("%*s", indent, "");
 		print_scalar(v);
@@ -233,17 +242,31 @@ static int follow_events(struct control_client *c, _Bool json)
 }
 
 /* "balloon 256M" is what a person types for "balloon bytes=268435456". False after an error. */
-static _Bool parse_size(const char *text, json_t *arguments)
+static _Bool parse_size(const char *name, const char *text, json_t *arguments)
 {
-	struct error err;
 	uint64_t bytes;
 
-	if (spec_parse_memory(text, &bytes, &err)) {
-		cli_usage_error("ctl", "%s", err.text);
+	if (spec_parse_memory(text, &bytes, NULL)) {
+		cli_usage_error("ctl", "'%s' is not a size such as 512M or 20G", text);
 		return 0;
 	}
 	bytes = MIN(bytes, (uint64_t)INT64_MAX);
-	return !json_object_set_new(arguments, "bytes", json_integer((json_int_t)bytes));
+	return !json_object_set_new(arguments, name, json_integer((json_int_t)bytes));
+}
+
+/* A word that is given without its name. */
+static _Bool parse_bare(const char *command, int position, char *word, json_t *arguments)
+{
+	if (!strcmp(command, "balloon"))
+		return parse_size("bytes", word, arguments);
+	if (!strcmp(command, "resize") && position == 0) {
+		json_object_set_new(arguments, "disk", json_string(word));
+		return 1;
+	}
+	if (!strcmp(command, "resize") && position == 1)
+		return parse_size("size", word, arguments);
+	cli_usage_error("ctl", "'%s' is not of the form ARGUMENT=VALUE", word);
+	return 0;
 }
 
 /* "name=value" words: a value that is JSON (a number, true) is taken as such, else as text. */
@@ -255,14 +278,9 @@ static json_t *parse_arguments(const char *command, char **words, int count)
 		char *value = strchr(words[i], '=');
 		json_t *v;
 
-		if (!value && !strcmp(command, "balloon")) {
-			if (parse_size(words[i], arguments))
-				continue;
-			json_decref(arguments);
-			return NULL;
-		}
 		if (!value || value == words[i]) {
-			cli_usage_error("ctl", "'%s' is not of the form ARGUMENT=VALUE", words[i]);
+			if (parse_bare(command, i, words[i], arguments))
+				continue;
 			json_decref(arguments);
 			return NULL;
 		}

@@ -210,8 +210,9 @@ static json_t *cmd_statistics(void *opaque, json_t *arguments, struct control_er
 		counters = counters_json((char *)out.data);
 	wbuf_fini(&out);
 	getrusage(RUSAGE_SELF, &usage);
-	return json_pack("{s:o, s:o, s:o, s:o, s:o}", "counters", counters, "memory",
-			 memory_json(vm), "balloon", balloon ? balloon : json_null(), "cpu_user_ns",
+	return json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "counters", counters, "disks",
+			 vm_disks_json(vm), "nets", vm_nets_json(vm), "memory", memory_json(vm),
+			 "balloon", balloon ? balloon : json_null(), "cpu_user_ns",
 			 int_json(timeval_ns(&usage.ru_utime)), "cpu_system_ns",
 			 int_json(timeval_ns(&usage.ru_stime)));
 }
@@ -221,6 +222,19 @@ static const struct control_arg balloon_args[] = {
     {"stats_interval", CONTROL_INTEGER, 0, 0, BALLOON_INTERVAL_MAX},
     {NULL},
 };
+
+#define SIZE_MAX_BYTES (INT64_C(1) << 56)
+static const struct control_arg resize_args[] = {
+    {"disk", CONTROL_STRING, 1, 0, 0},
+    {"size", CONTROL_INTEGER, 0, 512, SIZE_MAX_BYTES},
+    {NULL},
+};
+
+static json_t *cmd_resize(void *opaque, json_t *arguments, struct control_error *err)
+{
+	return vm_disk_resize(opaque, json_string_value(json_object_get(arguments, "disk")),
+			      (uint64_t)control_integer(arguments, "size", 0), err);
+}
 
 static const struct control_command commands[] = {
     {"status", "the VM's state, engine, size and clocks", NULL, cmd_status},
@@ -232,7 +246,8 @@ static const struct control_command commands[] = {
     {"reset", "resets the machine, as its reset button", NULL, cmd_reset},
     {"nmi", "sends a non-maskable interrupt to a CPU", nmi_args, cmd_nmi},
     {"devices", "the devices with their addresses", NULL, cmd_devices},
-    {"statistics", "counters, memory and CPU time", NULL, cmd_statistics},
+    {"resize", "makes a disk larger, or as large as its image is now", resize_args, cmd_resize},
+    {"statistics", "counters, disks, network cards, memory and CPU time", NULL, cmd_statistics},
     {"balloon", "memory that the guest lends to the host: how much it shall be, and is",
      balloon_args, vm_balloon_command},
     {"quit", "ends the VM at once", NULL, cmd_quit},

@@ -42,6 +42,8 @@ int vm_disks_open(struct vm *vm, struct error *err)
 		};
 
 		r = spec->vhost_user ? 0 : disk_raw_open(&vm->disk[i], &cfg, err);
+		if (!r && vm->disk[i])
+			vm_disk_watch_start(vm, i);
 	}
 	if (seed >= 0)
 		close(seed);
@@ -50,6 +52,8 @@ int vm_disks_open(struct vm *vm, struct error *err)
 
 void vm_disks_close(struct vm *vm)
 {
-	for (unsigned i = 0; i < vm->spec.disk_count; i++)
+	for (unsigned i = 0; i < vm->spec.disk_count; i++) {
 		disk_free(vm->disk[i]);
+		vm_disk_watch_stop(vm, i);
+	}
 }

@@ -33,6 +33,18 @@ enum vm_hold {
 	HOLD_GDB = 1 << 1,  /* a debugger looks at it, or is waited for */
 };
 
+/* Failed requests of a disk, on their way to the loop's thread. */
+struct vm_disk_watch {
+	struct vm *vm; /* NULL: not used */
+	unsigned index;
+	struct loop_work work;
+	struct lock lock; /* RANK_BACKEND: the last of them */
+	enum disk_op op;
+	uint64_t offset;
+	int result;
+	uint64_t said_ns; /* the loop's thread's: when one was last told of */
+};
+
 struct vm {
 	struct vm_spec spec;
 	enum vm_state state;
@@ -41,6 +53,7 @@ struct vm {
 	struct loop *loop;
 	struct chardev *console;
 	struct disk *disk[SPEC_MAX_DISKS];
+	struct vm_disk_watch watch[SPEC_MAX_DISKS];
 	char seed_path[32];
 	FILE *trace_blocks, *perf_map; /* NULL: none */
 	struct net *net[SPEC_MAX_NETS];
@@ -136,6 +149,15 @@ void vm_gdb_close(struct vm *vm);
 void vm_gdb_met(struct vm *vm, uint64_t cpus); /* these CPUs met what it asked for */
 void vm_gdb_changed(struct vm *vm);	       /* registers changed behind its back */
 void vm_gdb_ended(struct vm *vm, unsigned status);
+
+/* vm_io.c: disks and network cards as the control socket shows them. */
+void vm_disk_watch_start(struct vm *vm, unsigned i);
+void vm_disk_watch_stop(struct vm *vm, unsigned i); /* nothing is in flight; NULL disks are fine */
+json_t *vm_disks_json(struct vm *vm);
+json_t *vm_nets_json(struct vm *vm);
+void vm_io_stats_write(struct vm *vm, struct wbuf *out);
+/* `size` 0: as large as its image is now. NULL with `err` set. */
+json_t *vm_disk_resize(struct vm *vm, const char *name, uint64_t size, struct control_error *err);
 
 /* vm_control.c: the commands of the control socket. */
 NODISCARD int vm_control_open(struct vm *vm, struct error *err);

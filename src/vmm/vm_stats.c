@@ -28,6 +28,7 @@ void vm_stats_print(struct vm *vm)
 
 	wbuf_init(&out, 512 << 10);
 	vm_stats_write(vm, &out);
+	vm_io_stats_write(vm, &out);
 	if (!out.failed)
 		fprintf(stderr, "%.*s", (int)out.len, (const char *)out.data);
 	wbuf_fini(&out);

@@ -116,6 +116,102 @@ def the_socket_speaks_the_protocol():
     assert not os.path.exists(path)
 
 
+MIB = 1 << 20
+
+
+def disk_guest(name, image, *options):
+    return Vm("--name", name, "--disk", image, "--initrd", f"{GUEST}/modules-cloud.cpio", *options, shell=True)
+
+
+def statistics(name):
+    return json.loads(polyvisor("ctl", "-j", name, "statistics").stdout)
+
+
+@test
+def a_disk_grows_while_the_guest_uses_it():
+    image = f"{RUNTIME.name}/grows.img"
+    with open(image, "wb") as f:
+        f.truncate(8 * MIB)
+    with disk_guest("grows", image) as vm:
+        vm.wait_for(b"guest:~# ")
+        f = dial(f"{RUNTIME.name}/polyvisor/grows.sock")
+        assert ask(f, "events")["result"]["subscribed"]
+        p = polyvisor("ctl", "grows", "resize", "blk0", "12M")
+        assert p.returncode == 0 and p.stdout == f"disk: blk0\nsize_bytes: {12 * MIB}\n", p
+        assert os.path.getsize(image) == 12 * MIB
+        event = json.loads(f.readline())
+        assert event == {"event": "disk-resized", "disk": "blk0", "size_bytes": 12 * MIB}, event
+        vm.say(b"until grep -q 24576 /sys/block/vda/size; do sleep 0.1; done; echo gro''wn\n")
+        vm.wait_for(b"grown")
+        # The new part works.
+        vm.say(b"echo hello | dd of=/dev/vda bs=1M seek=11 conv=fsync 2>&1 | grep -c copied; echo writ''ten\n")
+        vm.wait_for(b"written")
+        with open(image, "rb") as image_file:
+            image_file.seek(11 * MIB)
+            assert image_file.read(6) == b"hello\n"
+        # Something else grew it.
+        os.truncate(image, 16 * MIB)
+        assert ask(f, "resize", disk="blk0")["result"] == {"disk": "blk0", "size_bytes": 16 * MIB}
+        vm.say(b"until grep -q 32768 /sys/block/vda/size; do sleep 0.1; done; echo ag''ain\n")
+        vm.wait_for(b"again")
+        for arguments, words in ((["blk0", "4M"], "smaller"), (["blk7", "4M"], "no disk 'blk7'"), (["blk0", "size=8388609"], "multiple of 512"),
+                                 (["blk0", "huge"], "size"), ([], "disk")):
+            p = polyvisor("ctl", "grows", "resize", *arguments)
+            assert p.returncode in (1, 2) and words in p.stderr and p.stderr.count("\n") <= 2, p
+        assert os.path.getsize(image) == 16 * MIB
+
+
+@test
+def statistics_count_what_disks_and_cards_do():
+    image = f"{RUNTIME.name}/counts.img"
+    with open(image, "wb") as f:
+        f.truncate(8 * MIB)
+    with disk_guest("counts", image) as vm:
+        vm.wait_for(b"guest:~# ")
+        before = statistics("counts")
+        vm.say(b"dd if=/dev/zero of=/dev/vda bs=64k count=16 conv=fsync 2>/dev/null; echo writ''ten\n")
+        vm.wait_for(b"written")
+        vm.say(b"echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/vda of=/dev/null bs=64k count=16 2>/dev/null; echo re''ad\n")
+        vm.wait_for(b"read")
+        vm.say(b"ifconfig eth0 10.0.2.15 up; ping -c 1 10.0.2.2 >/dev/null; echo ask''ed\n")
+        vm.wait_for(b"asked")
+        after = statistics("counts")
+        disk, was = after["disks"][0], before["disks"][0]
+        assert (disk["id"], disk["path"], disk["size_bytes"], disk["read_only"]) == ("blk0", image, 8 * MIB, False), disk
+        assert disk["written_bytes"] - was["written_bytes"] == MIB and disk["writes"] > was["writes"], (was, disk)
+        assert disk["read_bytes"] - was["read_bytes"] >= MIB and disk["reads"] > was["reads"], (was, disk)
+        assert disk["flushes"] > was["flushes"] and disk["errors"] == 0 and disk["in_flight"] == 0, disk
+        card, was = after["nets"][0], before["nets"][0]
+        assert (card["id"], card["link"]) == ("net0", True) and re.fullmatch("(..:){5}..", card["mac"]), card
+        assert card["sent"] > was["sent"] and card["sent_bytes"] > was["sent_bytes"] + 100 and card["received"] > was["received"], (was, card)
+        devices = {d["id"] for d in json.loads(polyvisor("ctl", "-j", "counts", "devices").stdout)}
+        assert {"blk0", "net0"} <= devices, devices
+        assert f"blk0:\n    id: blk0\n    path: {image}" in polyvisor("ctl", "counts", "statistics").stdout
+
+
+@test
+def an_error_of_the_host_is_told():
+    image = f"{RUNTIME.name}/fails.img"
+    with open(image, "wb") as f:
+        f.truncate(8 * MIB)
+    with disk_guest("fails", image) as vm:
+        vm.wait_for(b"guest:~# ")
+        f = dial(f"{RUNTIME.name}/polyvisor/fails.sock")
+        assert ask(f, "events")["result"]["subscribed"]
+        os.truncate(image, 4 * MIB)  # under its feet
+        vm.say(b"for i in 1 2 3; do dd if=/dev/vda of=/dev/null bs=4k skip=$((1280 + i)) count=1 2>&1 | grep error; done; echo tri''ed\n")
+        vm.wait_for(b"tried")
+        assert vm.seen.count(b"I/O error") >= 3, vm.seen[-500:]
+        event = json.loads(f.readline())
+        assert (event["event"], event["disk"], event["operation"]) == ("disk-error", "blk0", "read"), event
+        assert event["offset"] >= 5 * MIB and event["errors"] >= 1 and event["error"], event
+        assert statistics("fails")["disks"][0]["errors"] >= 3
+        vm.p.kill()
+        _, err = vm.p.communicate()
+        said = err.decode().count("blk0 (" + image + "): a read at byte ")
+        assert 1 <= said <= 10, err
+
+
 @test
 def an_nmi_reaches_the_guest():
     with Vm("--name", "nmi", shell=True) as vm:

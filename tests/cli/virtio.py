@@ -136,7 +136,7 @@ def wrong_use_is_one_sentence():
         assert p.returncode == 2 and words in p.stderr and not p.stdout, (args, p)
     with guest("--name", "use", "--paused"):
         wait_until(lambda: polyvisor("ctl", "use", "status").returncode == 0)
-        for args, words in ((["1T"], "cannot lend"), (["much"], "memory size"), (["bytes=-1"], "bytes"), (["stats_interval=x"], "stats_interval")):
+        for args, words in ((["1T"], "cannot lend"), (["much"], "a size such as"), (["bytes=-1"], "bytes"), (["stats_interval=x"], "stats_interval")):
             p = polyvisor("ctl", "use", "balloon", *args)
             assert p.returncode == 2 and words in p.stderr and not p.stdout, (args, p)
 

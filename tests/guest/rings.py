@@ -45,11 +45,11 @@ def devices(directory, disks):
     share = os.path.join(directory, "share")
     os.mkdir(share)
     options = ["--disk", f"{disks[0]},queues=2{direct(disks[0])}", "--disk", f"{disks[1]},mmio", "--disk", f"{disks[2]},ro", "--cdrom", f.name, "--net", "user"]
-    # Those that have a line in the usage are there by an option; others (the balloon, random numbers) are always there.
-    for option, value in (("--share", share), ("--vsock", os.path.join(directory, "vsock"))):
+    # Those that have a line in the usage are there by an option; others (random numbers) are always there.
+    for option, value in (("--share", share), ("--vsock", os.path.join(directory, "vsock")), ("--balloon", "free-page-reporting,stats=1")):
         line = re.search(rf"^ +{option}\b(.*)$", usage, re.M)
         if line:
-            options += [option] if value is None else [option, value]
+            options += [option, value]
     return options
 
 

@@ -201,7 +201,7 @@ static unsigned disk_waiting(struct disk *disk)
 	unsigned n;
 
 	lock_take(&disk->lock);
-	n = disk->in_flight;
+	n = disk->counts.in_flight;
 	lock_drop(&disk->lock);
 	return n;
 }
