@@ -117,10 +117,17 @@ static void exit_r11(struct tb *tb)
 	jump_go(tb);
 }
 
+/* A direct jump to an offset is linked within the page only, whose blocks are dropped together. An
+ * instruction in two pages is dropped with neither: it looks its target up each time. */
+static _Bool linkable(const struct tb *tb, int64_t target)
+{
+	return (uint64_t)target < GMEM_PAGE_SIZE && !tb->alone;
+}
+
 /* To an offset from the page. */
 static void exit_to(struct tb *tb, int64_t target)
 {
-	if ((uint64_t)target < GMEM_PAGE_SIZE) {
+	if (linkable(tb, target)) {
 		tb_late(tb, LATE_LINK, emit_jmp(&tb->e))->next = target;
 		return;
 	}
@@ -142,7 +149,7 @@ static void branch_if(struct tb *tb, unsigned cc, int64_t target)
 	tb_flags_host(tb);
 	tb_flags_save(tb);
 	taken = emit_jcc(&tb->e, cc);
-	if ((uint64_t)target < GMEM_PAGE_SIZE) {
+	if (linkable(tb, target)) {
 		tb_late(tb, LATE_LINK, taken)->next = target;
 		exit_to(tb, tb->next);
 		return;
@@ -566,6 +573,7 @@ const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
 	tb.insn = NULL;
 	tb.bytes = NULL;
 	tb.flags = FLAGS_SAVED;
+	tb.alone = !!(b->flags & BLOCK_ALONE);
 	tb.vec = 0;
 	tb.x87.set = 0;
 	tb.lates = 0;

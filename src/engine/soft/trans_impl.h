@@ -62,6 +62,7 @@ struct tb {
 	const uint8_t *bytes;	 /* its bytes */
 	int64_t at, next;	 /* its offset from the page, and its successor's */
 	unsigned mnemonic;	 /* ZydisMnemonic of it */
+	_Bool alone;		 /* an instruction in two pages */
 	enum tb_flags flags;
 	uint8_t vec; /* enum trans_live: what is known to be live */
 	struct tb_x87 x87;
