@@ -48,6 +48,7 @@ enum option_code {
 	OPT_TRACE_BLOCKS,
 	OPT_PERF_MAP,
 	OPT_SHARE,
+	OPT_VSOCK,
 };
 
 static const struct option options[] = {
@@ -68,6 +69,7 @@ static const struct option options[] = {
     {"balloon", required_argument, NULL, OPT_BALLOON},
     {"rng", required_argument, NULL, OPT_RNG},
     {"share", required_argument, NULL, OPT_SHARE},
+    {"vsock", required_argument, NULL, OPT_VSOCK},
     {"memory", required_argument, NULL, 'm'},
     {"cpus", required_argument, NULL, OPT_CPUS},
     {"engine", required_argument, NULL, OPT_ENGINE},
@@ -200,6 +202,11 @@ static void print_help(void)
 	    "  --publish [ADDRESS:]HOST:GUEST[/udp]\n"
 	    "                       port HOST of this host (127.0.0.1 unless said) is the guest's "
 	    "port GUEST\n"
+	    "  --vsock CID,unix:PATH\n"
+	    "                       sockets of the guest's (AF_VSOCK), whose number is CID (3 or "
+	    "more): write\n"
+	    "                       'CONNECT PORT' to PATH to reach it; its port P of the host is "
+	    "PATH_P\n"
 	    "\n"
 	    "how it ends:\n"
 	    "  --grace SECONDS      SIGTERM presses the power button if the guest listens to it; "
@@ -341,6 +348,12 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 			return cli_usage_error("run", "more than %d shared directories",
 					       SPEC_MAX_SHARES);
 		if (spec_parse_share(text, &spec->share[spec->share_count++], &err))
+			return cli_usage_error("run", "%s", err.text);
+		return 0;
+	case OPT_VSOCK:
+		if (spec->vsock.cid)
+			return cli_usage_error("run", "--vsock is given twice");
+		if (spec_parse_vsock(text, &spec->vsock, &err))
 			return cli_usage_error("run", "%s", err.text);
 		return 0;
 	case OPT_PUBLISH:

@@ -489,7 +489,8 @@ int machine_add_devices(struct machine *m, struct error *err)
 	    add_small_ports,	  add_personality,
 	    machine_add_nets,	  add_disks,
 	    machine_add_vhost_fs, machine_add_virtio,
-	    machine_add_shares,	  tell_firmware,
+	    machine_add_shares,	  machine_add_vsock,
+	    tell_firmware,
 	};
 	int r = 0;
 

@@ -1,5 +1,6 @@
-/* devices_share.c: the board's shared directories. */
+/* devices_share.c: the board's shared directories and virtio sockets. */
 #include "dev/virtio/p9dev.h"
+#include "dev/virtio/vsockdev.h"
 #include "machine/internal.h"
 
 _Static_assert(SPEC_MAX_SHARE_TAG == P9DEV_TAG_MAX, "what a person may ask for fits the device");
@@ -19,4 +20,20 @@ int machine_add_shares(struct machine *m, struct error *err)
 		machine_add(m, dev);
 	}
 	return 0;
+}
+
+int machine_add_vsock(struct machine *m, struct error *err)
+{
+	struct vsockdev_config cfg = {.vsock = m->cfg.vsock, .cid = m->cfg.spec->vsock.cid};
+	struct device *dev;
+	int r;
+
+	if (!cfg.vsock)
+		return 0;
+	r = machine_next_place(m, &cfg.place, err);
+	if (!r)
+		r = vsockdev_new(&dev, &cfg, err);
+	if (!r)
+		machine_add(m, dev);
+	return r;
 }

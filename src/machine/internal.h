@@ -66,5 +66,6 @@ NODISCARD int machine_add_vhost_fs(struct machine *m, struct error *err);
 
 /* devices_share.c */
 NODISCARD int machine_add_shares(struct machine *m, struct error *err);
+NODISCARD int machine_add_vsock(struct machine *m, struct error *err);
 
 #endif

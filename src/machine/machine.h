@@ -7,6 +7,7 @@
 #include "backend/net.h"
 #include "backend/p9.h"
 #include "backend/vhost.h"
+#include "backend/vsock.h"
 #include "bus/power.h"
 #include "dev/virtio/balloon.h"
 #include "engine/vcpu.h"
@@ -21,6 +22,7 @@ struct machine_config {
 	struct disk *disk[SPEC_MAX_DISKS]; /* as spec->disk; not owned */
 	struct net *net[SPEC_MAX_NETS];	   /* the other sides of spec->net; not owned */
 	struct p9 *share[SPEC_MAX_SHARES]; /* as spec->share; not owned */
+	struct vsock *vsock;		   /* NULL: none; not owned */
 	/* Connected back ends of those of spec->disk, spec->fs and spec->net that have one; not
 	 * owned. */
 	struct vhost *vhost_disk[SPEC_MAX_DISKS];

@@ -120,6 +120,12 @@ struct spec_share {
 	_Bool read_only;
 };
 
+/* Virtio sockets: the guest's number (0: no device), and where the host's side connects. */
+struct spec_vsock {
+	uint32_t cid;
+	const char *path;
+};
+
 /* Strings are borrowed: they live as long as the command line. */
 struct vm_spec {
 	const char *kernel;
@@ -151,6 +157,7 @@ struct vm_spec {
 	struct spec_rng rng;
 	struct spec_share share[SPEC_MAX_SHARES];
 	unsigned share_count;
+	struct spec_vsock vsock;
 	_Bool boot_menu;	/* the firmware shows its menu */
 	const char *name;	/* found by it in the user's runtime directory; NULL: no name */
 	const char *control;	/* path of the control socket; NULL: by name, or none */
@@ -205,6 +212,8 @@ NODISCARD int spec_check_virtio(const struct vm_spec *spec, struct error *err);
 /* spec_share.c: "DIR[:TAG][:ro]"; a colon that belongs to the directory has a slash behind it.
  * Changes `text` and keeps pointers into it. */
 NODISCARD int spec_parse_share(char *text, struct spec_share *share, struct error *err);
+/* spec_vsock.c: "CID,unix:PATH". As above. */
+NODISCARD int spec_parse_vsock(char *text, struct spec_vsock *vsock, struct error *err);
 NODISCARD int spec_check_shares(const struct vm_spec *spec, struct error *err);
 
 /* Is every field something the product can do? 0, or -EINVAL with a sentence. */

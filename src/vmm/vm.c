@@ -299,6 +299,9 @@ static int vm_build(struct vm *vm, struct error *err)
 	if (!r)
 		r = vm_shares_open(vm, err);
 	memcpy(cfg.share, vm->share, sizeof(cfg.share));
+	if (!r && vm->spec.vsock.cid)
+		r = vsock_new(&vm->vsock, vm->loop, vm->spec.vsock.path, err);
+	cfg.vsock = vm->vsock;
 	if (!r)
 		r = vm_trace_open(vm, &cfg.trace, err);
 	if (!r)
@@ -395,6 +398,8 @@ void vm_free(struct vm *vm)
 	vm_nets_close(vm);
 	vm_vhosts_close(vm);
 	vm_shares_close(vm);
+	vsock_free(vm->vsock);
+	vm->vsock = NULL;
 	if (vm->loop)
 		loop_cancel(vm->loop, &vm->work);
 	chardev_free(vm->console);

@@ -60,6 +60,7 @@ struct vm {
 	struct vhost *vhost_disk[SPEC_MAX_DISKS], *vhost_fs[SPEC_MAX_FS]; /* NULL: none */
 	struct vhost *vhost_net[SPEC_MAX_NETS];
 	struct p9 *share[SPEC_MAX_SHARES];
+	struct vsock *vsock; /* NULL: none */
 	struct machine *machine;
 	struct control *control; /* NULL: none */
 	struct vm_gdb *gdb;	 /* NULL: none */

@@ -458,7 +458,96 @@ def a_share_is_mounted_and_cannot_be_left(polyvisor, guest):
     return seconds
 
 
+def with_program(tmp, name):
+    """An archive with a program of tests/initramfs in the guest's /bin, built here."""
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "initramfs", f"{name}.c")
+    subprocess.run(["gcc", "-O2", "-static", "-o", f"{tmp}/{name}", source], check=True)
+    with open(f"{tmp}/{name}", "rb") as f:
+        data = f.read()
+
+    def entry(path, mode, body):
+        head = "070701" + "".join(f"{v:08x}" for v in (1, mode, 0, 0, 1, 0, len(body), 0, 0, 0, 0, len(path) + 1, 0))
+        record = head.encode() + path.encode() + b"\0"
+        return record + bytes(-len(record) % 4) + body + bytes(-len(body) % 4)
+
+    with open(f"{tmp}/{name}.cpio", "wb") as f:
+        f.write(entry(f"bin/{name}", 0o100755, data) + entry("TRAILER!!!", 0, b""))
+    return ["--initrd", f"{tmp}/{name}.cpio"]
+
+
+def vsock_echo_server(path, met):
+    """A Unix socket that sends back what it is sent; `met` is set when somebody came."""
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+
+    def serve(conn):
+        with conn:
+            while data := conn.recv(65536):
+                conn.sendall(data)
+
+    def accept():
+        while True:
+            threading.Thread(target=serve, args=(listener.accept()[0],), daemon=True).start()
+            met.set()
+    threading.Thread(target=accept, daemon=True).start()
+
+
+def vsock_dial(path, port):
+    """A connection into the guest, or None where nobody listens."""
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(TIMEOUT)
+    s.connect(path)
+    s.sendall(b"CONNECT %d\n" % port)
+    line = b""
+    while not line.endswith(b"\n"):
+        c = s.recv(1)
+        if not c:
+            return None
+        line += c
+    expect(re.fullmatch(rb"OK \d+\n", line), f"the answer to CONNECT is {line!r}", "")
+    return s
+
+
+def vsock_carries_both_ways(polyvisor, guest, kernel="cloud"):
+    """The guest's connection to the host and the host's to the guest: every byte comes back; a port nobody listens at refuses."""
+    failures, met = [], threading.Event()
+    with tempfile.TemporaryDirectory() as tmp:
+        path, blob = f"{tmp}/v", os.urandom(300000)
+        vsock_echo_server(f"{path}_5000", met)
+
+        def from_host():
+            try:
+                met.wait(TIMEOUT)
+                while not (first := vsock_dial(path, 1234)):
+                    time.sleep(0.3)
+                second = vsock_dial(path, 1234)  # waits its turn in the guest
+                threading.Thread(target=lambda: (first.sendall(blob), first.shutdown(socket.SHUT_WR)), daemon=True).start()
+                got = b""
+                while data := first.recv(65536):
+                    got += data
+                expect(got == blob, f"{len(got)} bytes came back from the guest, or others", "")
+                second.sendall(b"again")
+                expect(second.recv(100) == b"again", "the second connection is dead", "")
+                second.close()
+            except (OSError, Failure) as e:
+                failures.append(e)
+        threading.Thread(target=from_host, daemon=True).start()
+        work = ("modprobe vmw_vsock_virtio_transport; vsock send 5000 400000; vsock send 5001 10 || echo nobody-there; "
+                "vsock echo 1234 2 && echo echoed; grep virtio /proc/interrupts")
+        status, text, err, seconds = run(polyvisor, guest, kernel, [*with_modules(guest, kernel), *with_program(tmp, "vsock"),
+                                         "--vsock", f"7,unix:{path}"], f'quiet polyvisor.run="{work}"')
+        expect(status == 0, f"exit status {status}", text, err)
+        expect("vsock: 400000 bytes came back" in text, "the guest's connection", text, err)
+        expect("nobody-there" in text, "a port without a listener was connected to", text, err)
+        expect("echoed" in text and not failures, f"the host's connections: {failures}", text, err)
+        expect(re.search(r"PCI-MSI.*virtio\d+-rx", text), "no MSI-X interrupt for received packets", text, err)
+        expect(not os.path.exists(path), "the socket was left behind", text, err)
+    return seconds
+
+
 CASES = {
+    "vsock": vsock_carries_both_ways,
     "share": a_share_is_mounted_and_cannot_be_left,
     "net": the_user_network_carries_both_ways,
     "net-mq": lambda p, g: the_user_network_carries_both_ways(p, g, "generic", 2, "user,queues=2,restrict=off"),

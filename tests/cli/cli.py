@@ -249,6 +249,17 @@ def a_control_socket_that_cannot_be_is_refused():
 
 
 @test
+def bad_virtio_sockets_are_refused_with_a_sentence():
+    run = ["run", "--kernel", KERNEL, "--vsock"]
+    with tempfile.TemporaryDirectory() as d:
+        refused([*run, "2,unix:/tmp/x"], 2, "CID")
+        refused([*run, "3"], 2, "CID,unix:PATH")
+        refused([*run, f"3,unix:{d}/a", "--vsock", f"4,unix:{d}/b"], 2, "given twice")
+        refused([*run, f"3,unix:{d}/none/a"], 1, "none/a")
+        refused([*run, f"3,unix:{d}/{'x' * 100}"], 1, "too long")
+
+
+@test
 def unreadable_files_are_refused():
     if os.geteuid() == 0:
         with tempfile.TemporaryDirectory() as d:
