@@ -284,6 +284,9 @@ static void discards_and_zeroes_are_done_range_by_range(void **state)
 			 BLK_S_IOERR);
 	assert_int_equal(ranges(&r, BLK_T_WRITE_ZEROES, BLK_RANGES_MAX + 1, 0, 1, 0), BLK_S_IOERR);
 	assert_int_equal(r.fake->zeroes, 2);
+	/* The host may not be able to. */
+	r.fake->fail = -EOPNOTSUPP;
+	assert_int_equal(ranges(&r, BLK_T_DISCARD, 1, 0, 8, 0), BLK_S_UNSUPP);
 	rig_fini(&r);
 }
 
