@@ -179,6 +179,26 @@ static void every_register_takes_every_width(void **state)
 	rig_fini(&r);
 }
 
+/* A migration would miss it otherwise. */
+static void what_was_read_is_marked_dirty(void **state)
+{
+	uint64_t *bits = calloc(BENCH_RAM / 4096 / 64 + 1, sizeof(*bits));
+	unsigned first = BUFFER / 4096;
+	struct rig r;
+	uint32_t used;
+
+	assert_non_null(bits);
+	rig_init(&r, 0, 1);
+	vt_start(&r.t, BLK_F_FLUSH, 1);
+	assert_int_equal(gmem_log_start(r.t.b.mem), 0);
+	assert_int_equal(done(&r, BLK_T_IN, 0, 8192, &used), BLK_S_OK);
+	gmem_log_harvest(r.t.b.mem, 0, bits);
+	for (unsigned page = first; page < first + 2; page++)
+		assert_true(bits[page / 64] >> (page % 64) & 1);
+	free(bits);
+	rig_fini(&r);
+}
+
 static void reads_writes_and_flushes_move_the_right_bytes(void **state)
 {
 	struct rig r;
@@ -437,6 +457,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(resets_to_the_announced_configuration),
 	    cmocka_unit_test(every_register_takes_every_width),
+	    cmocka_unit_test(what_was_read_is_marked_dirty),
 	    cmocka_unit_test(reads_writes_and_flushes_move_the_right_bytes),
 	    cmocka_unit_test(writes_are_durable_when_the_driver_cannot_flush),
 	    cmocka_unit_test(wrong_requests_get_the_status_of_the_specification),
