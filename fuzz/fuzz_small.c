@@ -1,18 +1,19 @@
-/* fuzz_small.c: the entropy device and the balloon as a guest reaches them: registers, rings,
- * chains, resets, saves in the middle. */
+/* fuzz_small.c: the entropy device, the balloon and the console as a guest reaches them: registers,
+ * rings, chains, resets, saves in the middle. */
 #include "dev/virtio/testing.h"
 
 #include <stdlib.h>
 
 #include "base/log.h"
 #include "dev/virtio/balloon.h"
+#include "dev/virtio/console.h"
 #include "dev/virtio/rng.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
 #define QUEUES 5
 
-static void setup(struct vt *t, uint8_t how)
+static void setup(struct vt *t, struct chardev *host[2], uint8_t how)
 {
 	struct virtio_place place = vt_init(t);
 	const struct rng_config rng = {
@@ -23,7 +24,18 @@ static void setup(struct vt *t, uint8_t how)
 					       .deflate_on_oom = 1,
 					       .free_page_reports = !(how & 4),
 					       .interval_s = how & 8 ? 1 : 0};
-	int r = how & 1 ? rng_new(&t->dev, &rng, NULL) : balloon_new(&t->dev, &balloon, NULL);
+	struct console_config console = {
+	    .place = place, .clock = t->b.clock, .ports = how >> 5 & 1};
+	int r;
+
+	if (chardev_mem_new(&host[0], 256) || chardev_mem_new(&host[1], 256))
+		abort();
+	console.console = host[0];
+	console.port[0] = (struct console_port_config){"port", host[1], 1};
+	if (how & 16)
+		r = console_new(&t->dev, &console, NULL);
+	else
+		r = how & 1 ? rng_new(&t->dev, &rng, NULL) : balloon_new(&t->dev, &balloon, NULL);
 
 	if (r)
 		abort();
@@ -48,10 +60,15 @@ static void save_and_load(struct vt *t)
 	wbuf_fini(&w);
 }
 
-static void operate(struct vt *t, uint32_t what)
+static void operate(struct vt *t, struct chardev *host[2], uint32_t what)
 {
 	struct balloon_status s;
 
+	if (virtio_of(t->dev)->id == VIRTIO_ID_CONSOLE) {
+		if (what & 2)
+			console_resize(t->dev, what >> 8 & 0xff, what >> 16);
+		chardev_mem_feed(host[what & 1], (const uint8_t *)&what, 4);
+	}
 	if (virtio_of(t->dev)->id != VIRTIO_ID_BALLOON)
 		return;
 	balloon_get(t->dev, &s);
@@ -60,7 +77,7 @@ static void operate(struct vt *t, uint32_t what)
 		abort();
 }
 
-static void step(struct vt *t, uint8_t op, uint16_t where, uint32_t what)
+static void step(struct vt *t, struct chardev *host[2], uint8_t op, uint16_t where, uint32_t what)
 {
 	unsigned q = where % QUEUES % virtio_of(t->dev)->queues;
 
@@ -80,19 +97,20 @@ static void step(struct vt *t, uint8_t op, uint16_t where, uint32_t what)
 	case 5: clock_advance(t->b.clock, (uint64_t)what << 3); break;
 	case 6: start(t, what & 0x3f); break;
 	case 7: save_and_load(t); break;
-	case 8: operate(t, what); break;
+	case 8: operate(t, host, what); break;
 	case 9: vt_out(t, 0x2000 + where % 0x14, 1u << (what & 1), what >> 8); break;
 	}
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 {
+	struct chardev *host[2];
 	struct vt t;
 
 	if (!len)
 		return 0;
 	log_set_level(LOG_ERROR);
-	setup(&t, data[0]);
+	setup(&t, host, data[0]);
 	start(&t, 0);
 	for (data++, len--; len >= 7; data += 7, len -= 7) {
 		uint16_t where;
@@ -100,7 +118,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 
 		memcpy(&where, data + 1, 2);
 		memcpy(&what, data + 3, 4);
-		step(&t, data[0], where, what);
+		step(&t, host, data[0], where, what);
 		if (virtio_in_flight(virtio_of(t.dev))) /* nothing is ever kept */
 			abort();
 	}
@@ -108,5 +126,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	vt_power_on(&t);
 	start(&t, 0);
 	vt_fini(&t);
+	chardev_free(host[0]);
+	chardev_free(host[1]);
 	return 0;
 }

@@ -17,6 +17,9 @@ struct chardev_client {
 	void (*receive)(void *opaque, const uint8_t *data, size_t len);
 	void (*can_write)(void *opaque);
 	void *opaque;
+	/* Where the other side comes and goes (chardev_unix): there is somebody, or nobody any
+	 * more. May be NULL. */
+	void (*connected)(void *opaque, _Bool on);
 };
 
 struct chardev;
@@ -41,6 +44,14 @@ size_t chardev_mem_feed(struct chardev *ch, const uint8_t *data, size_t len);
  */
 NODISCARD int chardev_fd_new(struct chardev **ch, struct loop *loop, int in_fd, int out_fd,
 			     struct error *err);
+
+/*
+ * A listening Unix socket (base/unix_socket.h) with one client at a time; others wait until it has
+ * gone. What is written while nobody is there vanishes. A client that closes has what it sent
+ * delivered first; one that only shuts down its sending goes on receiving.
+ */
+NODISCARD int chardev_unix_new(struct chardev **ch, struct loop *loop, const char *path,
+			       struct error *err);
 
 /*
  * The person's terminal: chardev_fd plus raw mode and the Ctrl-A menu (x quit, h help, a literal

@@ -42,6 +42,8 @@ enum option_code {
 	OPT_NET,
 	OPT_PUBLISH,
 	OPT_BALLOON,
+	OPT_CONSOLE,
+	OPT_PORT,
 	OPT_RNG,
 	OPT_GDB,
 	OPT_GDB_WAIT,
@@ -66,6 +68,8 @@ static const struct option options[] = {
     {"hostname", required_argument, NULL, OPT_HOSTNAME},
     {"net", required_argument, NULL, OPT_NET},
     {"publish", required_argument, NULL, OPT_PUBLISH},
+    {"console", required_argument, NULL, OPT_CONSOLE},
+    {"port", required_argument, NULL, OPT_PORT},
     {"balloon", required_argument, NULL, OPT_BALLOON},
     {"rng", required_argument, NULL, OPT_RNG},
     {"share", required_argument, NULL, OPT_SHARE},
@@ -179,6 +183,11 @@ static void print_help(void)
 	    "  --huge-pages         ask the host for huge pages behind the guest's RAM\n"
 	    "\n"
 	    "how it is spoken to:\n"
+	    "  --console KIND       serial (default): this terminal is COM1, the guest's ttyS0;\n"
+	    "                       virtio: it is hvc0, with its size, and COM1 leads nowhere\n"
+	    "  --port NAME=unix:PATH  a port NAME of the guest's (/dev/virtio-ports/NAME) is the "
+	    "Unix\n"
+	    "                       socket PATH here, for one client at a time; up to 16 of them\n"
 	    "  --name NAME          'polyvisor ctl NAME ...' reaches it, 'polyvisor ls' shows it\n"
 	    "  --control PATH       the control socket is PATH (Unix socket, this user's only)\n"
 	    "  --paused             waits for Ctrl-A P or 'polyvisor ctl NAME resume'\n"
@@ -262,6 +271,7 @@ static int parse_word(const char *option, const char *text, const char *const *w
 
 static const char *const engine_words[] = {"auto", "kvm", "soft"};
 static const char *const personality_words[] = {"none", "kvm"};
+static const char *const console_words[] = {"serial", "virtio"};
 static const char *const boot_words[] = {"auto", "linux64", "linux32", "pvh", "multiboot"};
 static const char *const unpack_words[] = {"host", "guest"};
 static const char *const soft_words[] = {"interp", "translate", "lockstep", "direct",
@@ -281,6 +291,10 @@ static int apply_word(struct vm_spec *spec, int code, const char *text)
 		n = parse_word("--personality", text, personality_words,
 			       ARRAY_SIZE(personality_words));
 		spec->personality = (enum spec_personality)n;
+		return n;
+	case OPT_CONSOLE:
+		n = parse_word("--console", text, console_words, ARRAY_SIZE(console_words));
+		spec->console = (enum spec_console)n;
 		return n;
 	case OPT_BOOT:
 		n = parse_word("--boot", text, boot_words, ARRAY_SIZE(boot_words));
@@ -362,6 +376,13 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 					       SPEC_MAX_PUBLISH);
 		if (spec_parse_publish(text, &spec->publish[spec->publish_count++], &err))
 			return cli_usage_error("run", "%s", err.text);
+		return 0;
+	case OPT_PORT:
+		if (spec->port_count == SPEC_MAX_PORTS)
+			return cli_usage_error("run", "more than %d ports", SPEC_MAX_PORTS);
+		if (spec_parse_port(text, &spec->port[spec->port_count], &err))
+			return cli_usage_error("run", "%s", err.text);
+		spec->port_count++;
 		return 0;
 	case OPT_BALLOON:
 		if (spec_parse_balloon(text, &spec->balloon, &err))

@@ -1,6 +1,7 @@
-/* devices_virtio.c: the board's small virtio devices: random numbers, balloon. */
+/* devices_virtio.c: the board's small virtio devices: random numbers, balloon, console. */
 #include <errno.h>
 
+#include "dev/virtio/console.h"
 #include "dev/virtio/rng.h"
 #include "machine/internal.h"
 
@@ -42,11 +43,39 @@ static int add_balloon(struct machine *m, struct error *err)
 	return r;
 }
 
+static int add_console(struct machine *m, struct error *err)
+{
+	const struct vm_spec *spec = m->cfg.spec;
+	struct console_config cfg = {
+	    .clock = m->clock, .console = m->cfg.virtio_console, .ports = spec->port_count};
+	int r;
+
+	if (!cfg.console && !cfg.ports)
+		return 0;
+	for (unsigned i = 0; i < cfg.ports; i++)
+		cfg.port[i] = (struct console_port_config){.name = spec->port[i].name,
+							   .chardev = m->cfg.port[i]};
+	r = machine_next_place(m, &cfg.place, err);
+	if (!r)
+		r = console_new(&m->virtio_console, &cfg, err);
+	if (!r)
+		machine_add(m, m->virtio_console);
+	return r;
+}
+
 int machine_add_virtio(struct machine *m, struct error *err)
 {
 	int r = add_rng(m, err);
 
-	return r ? r : add_balloon(m, err);
+	if (!r)
+		r = add_balloon(m, err);
+	return r ? r : add_console(m, err);
+}
+
+void machine_console_resize(struct machine *m, unsigned cols, unsigned rows)
+{
+	if (m->virtio_console && m->cfg.virtio_console)
+		console_resize(m->virtio_console, cols, rows);
 }
 
 int machine_balloon_get(struct machine *m, struct balloon_status *status)

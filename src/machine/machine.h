@@ -18,11 +18,13 @@
 struct machine_config {
 	const struct vm_spec *spec; /* borrowed for the machine's life */
 	const struct engine_ops *engine;
-	struct chardev *console;	   /* COM1's other side; not owned */
-	struct disk *disk[SPEC_MAX_DISKS]; /* as spec->disk; not owned */
-	struct net *net[SPEC_MAX_NETS];	   /* the other sides of spec->net; not owned */
-	struct p9 *share[SPEC_MAX_SHARES]; /* as spec->share; not owned */
-	struct vsock *vsock;		   /* NULL: none; not owned */
+	struct chardev *console;	      /* COM1's other side, or NULL; not owned */
+	struct chardev *virtio_console;	      /* hvc0's, or NULL */
+	struct chardev *port[SPEC_MAX_PORTS]; /* as spec->port; not owned */
+	struct disk *disk[SPEC_MAX_DISKS];    /* as spec->disk; not owned */
+	struct net *net[SPEC_MAX_NETS];	      /* the other sides of spec->net; not owned */
+	struct p9 *share[SPEC_MAX_SHARES];    /* as spec->share; not owned */
+	struct vsock *vsock;		      /* NULL: none; not owned */
 	/* Connected back ends of those of spec->disk, spec->fs and spec->net that have one; not
 	 * owned. */
 	struct vhost *vhost_disk[SPEC_MAX_DISKS];
@@ -55,6 +57,9 @@ _Bool machine_press_power(struct machine *m);
 
 /* A break condition on the console's serial line. */
 void machine_send_break(struct machine *m);
+
+/* The terminal behind the virtio console has another size. */
+void machine_console_resize(struct machine *m, unsigned cols, unsigned rows);
 
 /* The memory balloon, as dev/virtio/balloon.h has it. -ENODEV: the machine has none. */
 NODISCARD int machine_balloon_get(struct machine *m, struct balloon_status *status);

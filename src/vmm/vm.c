@@ -291,6 +291,8 @@ static int vm_build(struct vm *vm, struct error *err)
 	if (!r)
 		r = vm_console_open(vm, err);
 	if (!r)
+		r = vm_ports_open(vm, err);
+	if (!r)
 		r = vm_disks_open(vm, err);
 	memcpy(cfg.disk, vm->disk, sizeof(cfg.disk));
 	if (!r)
@@ -310,7 +312,11 @@ static int vm_build(struct vm *vm, struct error *err)
 	memcpy(cfg.vhost_fs, vm->vhost_fs, sizeof(cfg.vhost_fs));
 	memcpy(cfg.vhost_net, vm->vhost_net, sizeof(cfg.vhost_net));
 	cfg.engine = vm->ops;
-	cfg.console = vm->console;
+	if (vm->spec.console == SPEC_CONSOLE_VIRTIO)
+		cfg.virtio_console = vm->console;
+	else
+		cfg.console = vm->console;
+	memcpy(cfg.port, vm->port, sizeof(cfg.port));
 	if (!r)
 		r = machine_new(&vm->machine, &cfg, err);
 	if (!r)
@@ -396,6 +402,7 @@ void vm_free(struct vm *vm)
 	vm_trace_close(vm);
 	vm_disks_close(vm);
 	vm_nets_close(vm);
+	vm_ports_close(vm);
 	vm_vhosts_close(vm);
 	vm_shares_close(vm);
 	vsock_free(vm->vsock);

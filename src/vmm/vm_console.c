@@ -1,4 +1,5 @@
-/* vm_console.c: the terminal or pipes behind COM1, and the keys after Ctrl-A. */
+/* vm_console.c: the terminal or pipes behind COM1 or the virtio console, and the keys after Ctrl-A.
+ */
 #include <unistd.h>
 
 #include "base/log.h"
@@ -37,10 +38,38 @@ static void on_key(void *opaque, char key)
 	}
 }
 
+static void on_resize(void *opaque, unsigned cols, unsigned rows)
+{
+	struct vm *vm = opaque;
+
+	if (vm->machine)
+		machine_console_resize(vm->machine, cols, rows);
+}
+
+int vm_ports_open(struct vm *vm, struct error *err)
+{
+	int r = 0;
+
+	for (unsigned i = 0; !r && i < vm->spec.port_count; i++)
+		r = chardev_unix_new(&vm->port[i], vm->loop, vm->spec.port[i].path, err);
+	return r;
+}
+
+void vm_ports_close(struct vm *vm)
+{
+	for (unsigned i = 0; i < SPEC_MAX_PORTS; i++) {
+		chardev_free(vm->port[i]);
+		vm->port[i] = NULL;
+	}
+}
+
 int vm_console_open(struct vm *vm, struct error *err)
 {
-	const struct term_config term = {
-	    .in_fd = STDIN_FILENO, .out_fd = STDOUT_FILENO, .command = on_key, .opaque = vm};
+	const struct term_config term = {.in_fd = STDIN_FILENO,
+					 .out_fd = STDOUT_FILENO,
+					 .command = on_key,
+					 .resized = on_resize,
+					 .opaque = vm};
 
 	if (isatty(STDIN_FILENO))
 		return chardev_term_new(&vm->console, vm->loop, &term, err);

@@ -52,6 +52,7 @@ struct vm {
 	char engine_why[512];
 	struct loop *loop;
 	struct chardev *console;
+	struct chardev *port[SPEC_MAX_PORTS];
 	struct disk *disk[SPEC_MAX_DISKS];
 	struct vm_disk_watch watch[SPEC_MAX_DISKS];
 	char seed_path[32];
@@ -129,8 +130,11 @@ void vm_vhosts_close(struct vm *vm); /* the machine is gone */
 NODISCARD int vm_shares_open(struct vm *vm, struct error *err);
 void vm_shares_close(struct vm *vm); /* the machine is gone */
 
-/* vm_console.c: the terminal or pipes behind COM1. */
+/* vm_console.c: the terminal or pipes behind COM1 or the virtio console. */
 NODISCARD int vm_console_open(struct vm *vm, struct error *err);
+/* The sockets behind the guest's named ports. */
+NODISCARD int vm_ports_open(struct vm *vm, struct error *err);
+void vm_ports_close(struct vm *vm); /* the machine is gone */
 
 /* vm_balloon.c: the control socket's command, and its part of the statistics (NULL: no balloon). */
 json_t *vm_balloon_command(void *opaque, json_t *arguments, struct control_error *err);

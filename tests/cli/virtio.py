@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
-"""virtio.py: Debian's drivers with the entropy device and the balloon.
+"""virtio.py: Debian's drivers with the entropy device, the balloon, the console and its ports.
 
 usage: virtio.py POLYVISOR GUEST_DIR [TEST...]
 """
 import json
 import os
 import re
+import socket
 import sys
 import time
 
-from harness import GUEST, KERNEL, Vm, main, polyvisor, test, wait_until
+from harness import GUEST, KERNEL, RUNTIME, Vm, main, polyvisor, test, wait_until
 
 SOFT = ["--soft", os.environ.get("BOOT_SOFT", "interp")]
 MIB = 1 << 20
@@ -117,6 +118,82 @@ def a_guest_short_of_memory_takes_it_back_from_the_balloon():
         assert "Killed" not in run(vm, "dmesg | grep -i killed || true")
 
 
+def dial(path):
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(20)
+    wait_until(lambda: os.path.exists(path))
+    s.connect(path)
+    return s
+
+
+def take(s, count):
+    data = b""
+    while len(data) < count:
+        more = s.recv(65536)
+        assert more, f"closed after {len(data)} bytes"
+        data += more
+    return data
+
+
+@test
+def named_ports_carry_both_ways():
+    one, two = f"{RUNTIME.name}/one", f"{RUNTIME.name}/two"
+    with guest("--port", f"org.example.one=unix:{one}", "--port", f"two=unix:{two}", "--cpus", "2") as vm:
+        early = dial(one)
+        early.sendall(b"sent before the guest had a driver\n")
+        vm.wait_for(b"guest:~# ")
+        assert run(vm, "cat /sys/class/virtio-ports/vport*/name").split() == ["org.example.one", "two"]
+        run(vm, "A=$(echo /dev/vport*p1) B=$(echo /dev/vport*p2)")
+        assert run(vm, "head -n1 $A").strip() == "sent before the guest had a driver"
+        assert run(vm, "echo to the host >$A; echo $?").strip() == "0"
+        assert take(early, 12) == b"to the host\n"
+        # A client that sends and goes: its bytes arrive, and then the end.
+        s = dial(two)
+        s.sendall(b"x" * 100000)
+        s.close()
+        assert run(vm, "cat $B | wc -c").strip() == "100000"
+        # The next one reads what the guest sends, all of it.
+        s = dial(two)
+        vm.say(b"dd if=/dev/zero of=$B bs=64k count=48 2>/dev/null; echo sent''-all\n")
+        assert take(s, 3 << 20) == bytes(3 << 20)
+        vm.wait_for(b"sent-all\r\n")
+        # One that never reads stops the port and nothing else; when it goes, the guest goes on.
+        vm.say(b"(dd if=/dev/zero of=$B bs=64k count=160; echo unstuck''-port) >/tmp/dd 2>&1 &\n")
+        time.sleep(1)
+        out = run(vm, "cat /tmp/dd; echo alive").strip()
+        assert out == "alive", out
+        early.sendall(b"ping\n")
+        assert run(vm, "head -n1 $A").strip() == "ping"
+        s.close()
+        s = dial(two)
+        take(s, 1)
+        s.close()
+        # A flood at a port that nobody reads waits in the client's own socket.
+        early.settimeout(1)
+        try:
+            for _ in range(1000):
+                early.sendall(b"y" * 65536)
+            assert False, "a flood had an end"
+        except TimeoutError:
+            pass
+        assert run(vm, "echo still''-here").strip() == "still-here"
+        assert re.search(r"PCI-MSI.*virtio\d+-", drivers_are_content(vm))
+        vm.say(b"poweroff -f\n")
+        assert vm.wait(30) == 0
+    assert not os.path.exists(one) and not os.path.exists(two)
+
+
+@test
+def the_terminal_can_be_a_virtio_console():
+    with Vm("--initrd", f"{GUEST}/modules-cloud.cpio", *SOFT, "--console", "virtio", shell=True, append=" console=hvc0") as vm:
+        vm.wait_for(b"guest:~# ")
+        assert run(vm, "cat /sys/class/tty/console/active").split()[-1] == "hvc0"
+        assert "hvc0" in run(vm, "tty")
+        assert len(run(vm, "seq 1 20000").split()) == 20000
+        vm.say(b"poweroff -f\n")
+        assert vm.wait(30) == 0
+
+
 @test
 def a_vm_without_them_says_so():
     with guest("--balloon", "none", "--rng", "none", "--name", "bare", "--paused"):
@@ -131,7 +208,8 @@ def a_vm_without_them_says_so():
 @test
 def wrong_use_is_one_sentence():
     for args, words in ((["--balloon", "1G"], "more than the guest's"), (["--balloon", "x"], "--balloon"), (["--balloon", "64M,x"], "'x'"),
-                        (["--rng", "rate=0"], "--rng"), (["--rng", "fast"], "--rng")):
+                        (["--rng", "rate=0"], "--rng"), (["--rng", "fast"], "--rng"), (["--port", "x"], "NAME=unix:PATH"),
+                        (["--port", "a=unix:/tmp/a", "--port", "a=unix:/tmp/b"], "two named 'a'"), (["--console", "tty"], "serial or virtio")):
         p = polyvisor("run", "--kernel", KERNEL, *args)
         assert p.returncode == 2 and words in p.stderr and not p.stdout, (args, p)
     with guest("--name", "use", "--paused"):
