@@ -130,7 +130,7 @@ static void stub_load(const struct soft_trans *t, struct emit *e)
 		emit_here(e, out[--outs]);
 	emit_ret(e);
 }
-_Static_assert(X86_CR4_OSFXSR == BIT64(9) && X86_CR4_OSXSAVE == BIT64(18), "as tested above");
+_Static_assert((X86_CR4_OSFXSR | X86_CR4_OSXSAVE) == 0x40200, "as tested above");
 
 /* FXRSTOR takes XMM along, so they are stored before and loaded again. */
 static void stub_load_x87(const struct soft_trans *t, struct emit *e, const uint8_t *load)
