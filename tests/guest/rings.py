@@ -46,7 +46,7 @@ def devices(directory, disks):
     os.mkdir(share)
     options = ["--disk", f"{disks[0]},queues=2{direct(disks[0])}", "--disk", f"{disks[1]},mmio", "--disk", f"{disks[2]},ro", "--cdrom", f.name, "--net", "user"]
     # Those that have a line in the usage are there by an option; others (random numbers) are always there.
-    for option, value in (("--share", share), ("--vsock", os.path.join(directory, "vsock")), ("--balloon", "free-page-reporting,stats=1"), ("--port", "port=unix:" + os.path.join(directory, "port"))):
+    for option, value in (("--share", share), ("--vsock", "3,unix:" + os.path.join(directory, "vsock")), ("--balloon", "free-page-reporting,stats=1"), ("--port", "port=unix:" + os.path.join(directory, "port"))):
         line = re.search(rf"^ +{option}\b(.*)$", usage, re.M)
         if line:
             options += [option, value]
