@@ -8,6 +8,7 @@
 #include "dev/virtio/balloon.h"
 #include "dev/virtio/console.h"
 #include "dev/virtio/rng.h"
+#include "rings.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len);
 
@@ -42,24 +43,6 @@ static void setup(struct vt *t, struct chardev *host[2], uint8_t how)
 	vt_power_on(t);
 }
 
-/* As a driver that does everything right so far, with some of what is offered. */
-static void start(struct vt *t, uint32_t features)
-{
-	uint64_t offered = vt_offered(t);
-
-	vt_start(t, offered & ~(VIRTIO_F_RING_PACKED | features), virtio_of(t->dev)->queues);
-}
-
-static void save_and_load(struct vt *t)
-{
-	struct wbuf w;
-
-	bench_save(t->dev, &w);
-	if (bench_load(t->dev, w.data, w.len))
-		abort();
-	wbuf_fini(&w);
-}
-
 static void operate(struct vt *t, struct chardev *host[2], uint32_t what)
 {
 	struct balloon_status s;
@@ -79,27 +62,10 @@ static void operate(struct vt *t, struct chardev *host[2], uint32_t what)
 
 static void step(struct vt *t, struct chardev *host[2], uint8_t op, uint16_t where, uint32_t what)
 {
-	unsigned q = where % QUEUES % virtio_of(t->dev)->queues;
-
-	switch (op % 10) {
-	case 0: vt_out(t, where % 0x48, 1u << (what & 1), what >> 8); break;
-	case 1: vt_notify(t, q); break;
-	case 2: (void)!gmem_write(t->b.mem, gpa(VT_DATA + where % 0x1000), &what, 4); break;
-	case 3: (void)!gmem_write(t->b.mem, gpa(VT_RING(q) + (what & 0xfff)), &where, 2); break;
-	case 4: /* a descriptor, and on some of them a chain is offered */
-		vt_desc(t, q, where >> 8 & 3,
-			what & 0x80 ? VT_DATA : (uint64_t)(what & 0x1ff) << 12, what >> 16,
-			where >> 10 & 3, where >> 12 & 3);
-		if (where & 0x8000)
-			vt_offer(t, q, where >> 8 & 3);
-		vt_notify(t, q);
-		break;
-	case 5: clock_advance(t->b.clock, (uint64_t)what << 3); break;
-	case 6: start(t, what & 0x3f); break;
-	case 7: save_and_load(t); break;
-	case 8: operate(t, host, what); break;
-	case 9: vt_out(t, 0x2000 + where % 0x14, 1u << (what & 1), what >> 8); break;
-	}
+	if (op % 10 == 8)
+		operate(t, host, what);
+	else
+		rings_step(t, QUEUES, op, where, what);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
@@ -111,7 +77,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 		return 0;
 	log_set_level(LOG_ERROR);
 	setup(&t, host, data[0]);
-	start(&t, 0);
+	rings_start(&t, 0);
 	for (data++, len--; len >= 7; data += 7, len -= 7) {
 		uint16_t where;
 		uint32_t what;
@@ -124,7 +90,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t len)
 	}
 	device_reset(t.dev, RESET_SYSTEM);
 	vt_power_on(&t);
-	start(&t, 0);
+	rings_start(&t, 0);
 	vt_fini(&t);
 	chardev_free(host[0]);
 	chardev_free(host[1]);
