@@ -19,7 +19,7 @@ def test(fn):
     return fn
 
 
-def polyvisor(*args, timeout=30):
+def polyvisor(*args, timeout=90):
     return subprocess.run([POLYVISOR, *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, text=True, env=ENV)
 
 
@@ -54,12 +54,12 @@ class Vm:
         self.p.stdin.write(text)
         self.p.stdin.flush()
 
-    def wait(self, timeout=10):
+    def wait(self, timeout=60):
         self.p.communicate(timeout=timeout)
         return self.p.returncode
 
 
-def wait_until(condition, timeout=10):
+def wait_until(condition, timeout=60):
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end
