@@ -70,7 +70,8 @@ static json_t *next_message(struct control_client *c, struct error *err)
 	json_t *message;
 	char *end;
 
-	memmove(c->in, c->in + c->used, c->len - c->used);
+	if (c->used)
+		memmove(c->in, c->in + c->used, c->len - c->used);
 	c->len -= c->used;
 	c->used = 0;
 	while (!(end = c->len ? memchr(c->in, '\n', c->len) : NULL)) {
