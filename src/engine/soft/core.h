@@ -193,6 +193,8 @@ void soft_cache_take_pending(struct soft_cpu *cpu);
  * instruction needs more bytes than there are. What cannot be executed decodes to a handler that
  * raises. */
 int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, struct insn *out);
+/* The decoder for the present mode. */
+const ZydisDecoder *soft_decoder(const struct soft_cpu *cpu);
 /* What each part of the integer decoder gets. True: done. */
 struct soft_decode {
 	struct soft_cpu *cpu;

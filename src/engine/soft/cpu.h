@@ -102,7 +102,7 @@ struct soft_cpu {
 	uint8_t data_bp;     /* DR7 has a data breakpoint */
 	uint8_t align_check; /* CR0.AM, EFLAGS.AC, ring 3 */
 	uint8_t io_bp;	     /* CR4.DE, and DR7 has a port breakpoint */
-	uint8_t pauses;	     /* PAUSE instructions, to yield now and then */
+	uint8_t seg_open;    /* FS: 1, GS: 2: its limit is 4 GiB and its data may be written */
 	uint8_t code_stop;   /* decoded code was dropped: translated code has to look anew */
 	uint8_t vec_live;    /* enum trans_live: what of s.fpu is in host registers; 0 in C */
 	uint64_t page;	     /* linear address of the page that translated code runs in */
@@ -114,7 +114,8 @@ struct soft_cpu {
 	uint64_t debug_hits;	      /* DR6 bits of data breakpoints that this instruction hit */
 	struct soft_debug *debug;     /* a debugger's wishes, debug.c; or NULL */
 	_Bool stepping;		      /* soft_run_steps is under way */
-	_Bool alone; /* the instruction is executed by itself: events may be taken after it */
+	_Bool alone;	/* the instruction is executed by itself: events may be taken after it */
+	uint8_t pauses; /* PAUSE instructions, to yield now and then */
 	unsigned steps_left;
 	uint64_t block_rip; /* where the block under execution began */
 	_Bool step_trap;    /* TF's trap after this instruction; who delivers an event clears it */
@@ -145,10 +146,11 @@ enum soft_mode {
 	SOFT_MODE_16 = 0,
 	SOFT_MODE_32 = 1,
 	SOFT_MODE_64 = 2,
-	SOFT_MODE_SIZE = 3,  /* mask */
-	SOFT_MODE_FLAT = 4,  /* ES, CS, SS, DS: base 0, limit 4 GiB, usual types (always in 64) */
-	SOFT_MODE_SS32 = 8,  /* SS.B: ESP, not SP (not in 64) */
-	SOFT_MODE_REAL = 16, /* real-address or virtual-8086 mode */
+	SOFT_MODE_SIZE = 3,    /* mask */
+	SOFT_MODE_FLAT = 4,    /* ES, CS, SS, DS: base 0, limit 4 GiB, usual types (always in 64) */
+	SOFT_MODE_SS32 = 8,    /* SS.B: ESP, not SP (not in 64) */
+	SOFT_MODE_REAL = 16,   /* real-address or virtual-8086 mode */
+	SOFT_MODE_COMPAT = 32, /* 16- or 32-bit code in long mode */
 };
 
 #define SOFT_EA_UNIT(field) (offsetof(struct soft_cpu, field) / 8)

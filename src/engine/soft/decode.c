@@ -84,22 +84,26 @@ static void mem_operand(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 	if (out->base == SOFT_EA_RIP)
 		out->disp += zi->length;
 	out->segbase = SOFT_EA_ZERO;
+	if (out->seg >= X86_FS)
+		out->segbase = (uint8_t)SOFT_EA_SEG(out->seg) + offsetof(struct x86_seg, base) / 8;
 	if (is64) {
-		if (out->seg >= X86_FS)
-			out->segbase =
-			    (uint8_t)SOFT_EA_SEG(out->seg) + offsetof(struct x86_seg, base) / 8;
 		if (out->asize != 8)
 			out->flags |= INSN_SLOW_EA;
 		return;
 	}
-	/* Addresses that leave 32 bits miss the TLB and are cut on the slow way. A small negative
-	 * displacement stays negative, others are taken as large. */
-	if (!(cpu->mode & SOFT_MODE_FLAT) || out->seg >= X86_FS || out->asize != 4)
+	_Bool write_cs = out->seg == X86_CS && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+	if ((cpu->mode & SOFT_MODE_FLAT) && out->asize == 4 && !write_cs)
+		out->flags |= INSN_EA32;
+	/* Addresses that leave 32 bits miss the TLB and are cut on the slow way; in long mode there
+	 * may be something. A small negative displacement stays negative, others are taken as
+	 * large. */
+	if (!(cpu->mode & SOFT_MODE_FLAT) || (cpu->mode & SOFT_MODE_COMPAT) || out->seg >= X86_FS ||
+	    out->asize != 4)
 		out->flags |= INSN_SLOW_EA;
 	else if (out->disp < -0x100000 || (out->base == SOFT_EA_ZERO && out->index == SOFT_EA_ZERO))
 		out->disp = (uint32_t)out->disp;
 	/* Only reads go through a flat CS. */
-	if (out->seg == X86_CS && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+	if (write_cs)
 		out->flags |= INSN_SLOW_EA;
 }
 
@@ -169,13 +173,12 @@ static _Bool decode_integer(struct soft_cpu *cpu, const ZydisDecodedInstruction 
 	       decode_atomic(&d) || decode_misc(&d);
 }
 
-/* The decoder for the present mode. */
-static const ZydisDecoder *decoder_of(const struct soft_cpu *cpu)
+const ZydisDecoder *soft_decoder(const struct soft_cpu *cpu)
 {
 	if (cpu->mode & SOFT_MODE_64)
 		return &cpu->cache->decoder[2];
 	if (cpu->mode & SOFT_MODE_32)
-		return &cpu->cache->decoder[soft_is_long(cpu) ? 4 : 1];
+		return &cpu->cache->decoder[cpu->mode & SOFT_MODE_COMPAT ? 4 : 1];
 	return &cpu->cache->decoder[cpu->mode & SOFT_MODE_REAL ? 3 : 0];
 }
 
@@ -186,7 +189,7 @@ int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, stru
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	ZyanStatus status =
-	    ZydisDecoderDecodeFull(decoder_of(cpu), bytes, MIN(avail, 15u), &zi, ops);
+	    ZydisDecoderDecodeFull(soft_decoder(cpu), bytes, MIN(avail, 15u), &zi, ops);
 
 	if (ZYAN_SUCCESS(status)) {
 		insn_common(cpu, &zi, ops, out);

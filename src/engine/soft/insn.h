@@ -30,6 +30,9 @@ enum insn_flags {
 	INSN_LOCK = 1 << 5, /* LOCK prefix (already known to be legal) */
 	INSN_REP = 1 << 6,  /* F3 on a string instruction: REP/REPE */
 	INSN_REPNE = 1 << 7,
+	/* Whatever INSN_SLOW_EA says: the operand has a 32-bit address in 32-bit code, in a segment
+	 * that is flat, or in FS or GS. */
+	INSN_EA32 = 1 << 8,
 };
 
 /*

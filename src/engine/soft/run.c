@@ -358,11 +358,11 @@ static int run_inner(struct soft_cpu *cpu)
 			direct_choose_kernel(cpu, 0);
 		if (UNLIKELY(cpu->slow || shadowed(cpu) || cpu->stepping))
 			step(cpu);
-		else if (UNLIKELY(cpu->lockstep != NULL) && soft_is64(cpu))
+		else if (UNLIKELY(cpu->lockstep != NULL) && trans_mode(cpu->mode))
 			lockstep_run(cpu);
 		else if (cpu->direct && cpu->cpl == 3 && direct_run(cpu))
 			continue;
-		else if (cpu->trans && soft_is64(cpu))
+		else if (cpu->trans && trans_mode(cpu->mode))
 			trans_run(cpu);
 		else
 			blocks_run(cpu);

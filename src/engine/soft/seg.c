@@ -52,11 +52,15 @@ uint64_t soft_ea(struct soft_cpu *cpu, const struct insn *i, unsigned size, _Boo
 	return soft_seg_lin(cpu, i->seg, soft_ea_offset(cpu, i), size, write);
 }
 
-/* A segment that data accesses need not check: base 0, the whole 4 GiB, read and write. */
+/* A segment that data accesses need not check: the whole 4 GiB, read and write. */
+static _Bool seg_open(const struct x86_seg *s)
+{
+	return s->limit == UINT32_MAX &&
+	       (s->attr & (X86_SEG_UNUSABLE | X86_SEG_P | 8 | 4 | 2)) == (X86_SEG_P | 2);
+}
 static _Bool seg_flat(const struct x86_seg *s)
 {
-	return !s->base && s->limit == UINT32_MAX &&
-	       (s->attr & (X86_SEG_UNUSABLE | X86_SEG_P | 8 | 4 | 2)) == (X86_SEG_P | 2);
+	return !s->base && seg_open(s);
 }
 
 void soft_mode_update(struct soft_cpu *cpu)
@@ -75,12 +79,15 @@ void soft_mode_update(struct soft_cpu *cpu)
 			mode |= SOFT_MODE_SS32;
 		if (soft_is_real(cpu) || v86)
 			mode |= SOFT_MODE_REAL;
+		if (soft_is_long(cpu))
+			mode |= SOFT_MODE_COMPAT;
 		/* CS is readable code; writes through it are checked at decoding. */
 		if (seg_flat(&s->seg[X86_DS]) && seg_flat(&s->seg[X86_ES]) && seg_flat(ss) &&
 		    !cs->base && cs->limit == UINT32_MAX && (cs->attr & 10) == 10)
 			mode |= SOFT_MODE_FLAT;
 	}
 	cpu->mode = mode;
+	cpu->seg_open = (uint8_t)(seg_open(&s->seg[X86_FS]) | seg_open(&s->seg[X86_GS]) << 1);
 	cpu->align_check = cpu->cpl == 3 && (s->cr0 & X86_CR0_AM) && (s->rflags & X86_AC);
 	cpu->data_bp = cpu->io_bp = 0;
 	cpu->slow = s->rflags & (X86_TF | X86_RF) ? SOFT_SLOW_GUEST : 0;

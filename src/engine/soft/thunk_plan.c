@@ -115,8 +115,7 @@ static _Bool plan_host_registers(struct thunk_plan *p, _Bool has_mem, _Bool rsp)
 	return p->state_reg != NONE;
 }
 
-/* VEX.W where it would choose a 64-bit general register: ignored outside 64-bit mode. */
-static _Bool plan_w_is_gpr(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
+_Bool thunk_plan_w_is_gpr(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
 {
 	switch (insn->mnemonic) {
 	case ZYDIS_MNEMONIC_VMOVD:
@@ -234,7 +233,7 @@ static uint8_t *plan_vex(uint8_t *out, const struct thunk_plan *p,
 	if (insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64) {
 		first |= 0xe0;
 		last |= 0x40;
-		if (plan_w_is_gpr(insn, ops))
+		if (thunk_plan_w_is_gpr(insn, ops))
 			last &= 0x7f;
 	}
 	if (p->rsp_alias != NONE && plan_operand_is_rsp(insn, ops, ZYDIS_OPERAND_ENCODING_NDSNDD))

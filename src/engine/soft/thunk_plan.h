@@ -25,6 +25,8 @@ struct thunk_plan {
 };
 _Static_assert(sizeof(struct thunk_plan) == 38, "no hidden padding");
 
+/* VEX.W chooses a 64-bit general register; it is ignored outside 64-bit mode. */
+_Bool thunk_plan_w_is_gpr(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops);
 _Bool thunk_plan_make(struct thunk_plan *plan, const ZydisDecodedInstruction *insn,
 		      const ZydisDecodedOperand *ops, const uint8_t *bytes);
 

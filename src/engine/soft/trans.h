@@ -1,5 +1,5 @@
-/* trans.h: the translator: hot blocks of 64-bit code as host code. docs/translator.md is the
- * design.
+/* trans.h: the translator: hot blocks of 64-bit and flat 32-bit code as host code.
+ * docs/translator.md is the design.
  */
 #ifndef ENGINE_SOFT_TRANS_H
 #define ENGINE_SOFT_TRANS_H
@@ -18,7 +18,7 @@ struct soft_trans {
 	size_t fixed; /* what the stubs take */
 	/* Stubs: offsets from the start. */
 	uint32_t enter, handler, stored, exit_rip, exit_off, exit_link, exit_state, exit_state_off,
-	    cold, exit_refused, stack, vec_save, vec_load, x87_load, str_stored, string[2][4];
+	    cold, exit_refused, stack, vec_save, vec_load, x87_load, str_stored, string[2][2][4];
 	_Bool avx; /* the guest has AVX, and so has the host */
 };
 
@@ -38,11 +38,21 @@ enum trans_live {
 	LIVE_X87 = 4, /* x87 and MMX; with LIVE_SSE */
 };
 
+/* Code that can be translated: 64-bit, or 32-bit with flat segments and a 32-bit stack. */
+static inline _Bool trans_mode(uint32_t mode)
+{
+	const uint32_t flat = SOFT_MODE_32 | SOFT_MODE_FLAT | SOFT_MODE_SS32;
+
+	return (mode & SOFT_MODE_64) ||
+	       (mode & (SOFT_MODE_SIZE | SOFT_MODE_FLAT | SOFT_MODE_SS32 | SOFT_MODE_REAL)) == flat;
+}
+
 int trans_init(struct soft_cpu *cpu);
 void trans_fini(struct soft_cpu *cpu);
 /* Everything translated is forgotten; only between blocks. */
 void trans_empty(struct soft_cpu *cpu);
-/* Executes blocks as blocks_run of run.c does, translating those that are hot. 64-bit mode only. */
+/* Executes blocks as blocks_run of run.c does, translating those that are hot. In a
+ * trans_mode only. */
 void trans_run(struct soft_cpu *cpu);
 /* The steps of that, for lock-step. Host code of b, translated now when it has become hot; NULL:
  * interpreted. */
@@ -60,7 +70,7 @@ const uint8_t *trans_cold(const struct soft_trans *t);
 void trans_stubs(struct soft_trans *t, struct emit *e);
 /* trans_live.c: the stubs vec_save, vec_load and x87_load. */
 void trans_stubs_live(struct soft_trans *t, struct emit *e);
-/* trans_str.c: the stubs string[movs, not stos][log2 of an element's size]. */
+/* trans_str.c: the stubs string[32-bit code][movs, not stos][log2 of an element's size]. */
 void trans_stubs_string(struct soft_trans *t, struct emit *e);
 /* trans_mem.c: the stub stack. */
 void trans_stub_stack(struct emit *e);

@@ -133,7 +133,7 @@ static void exit_to(struct tb *tb, int64_t target)
 	}
 	emit_op64(&tb->e, 0x8b, H_R11, T_FIELD(page));
 	if (target == (int32_t)target) {
-		emit_lea(&tb->e, H_R11, rm_mem(H_R11, H_NONE, 0, (int32_t)target));
+		tb_lea(tb, H_R11, rm_mem(H_R11, H_NONE, 0, (int32_t)target));
 	} else {
 		emit_mov_imm(&tb->e, H_RAX, (uint64_t)target);
 		emit_op64(&tb->e, 0x03, H_R11, rm_reg(H_RAX));
@@ -167,15 +167,15 @@ static struct late *call_push(struct tb *tb)
 {
 	struct emit *e = &tb->e;
 	struct insn m = top;
-	struct tb_mem mem = {.m = &m, .size = 8, .write = 1};
+	struct tb_mem mem = {.m = &m, .size = tb->word, .write = 1};
 
-	m.disp = -8;
+	m.disp = -tb->word;
 	tb_mem(tb, &mem);
 	emit_op64(e, 0x8b, H_RAX, T_FIELD(page));
-	emit_lea(e, H_RAX, rm_mem(H_RAX, H_NONE, 0, (int32_t)tb->next));
-	emit_op64(e, 0x89, H_RAX, mem.rm);
-	emit_lea(e, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, -8));
-	mem.miss->ends = 1;
+	tb_lea(tb, H_RAX, rm_mem(H_RAX, H_NONE, 0, (int32_t)tb->next));
+	tb_op(tb, 0x89, H_RAX, mem.rm);
+	tb_lea(tb, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, -tb->word));
+	tb_mem_ends(&mem);
 	return tb_mem_written(tb, &mem, 0);
 }
 
@@ -187,13 +187,13 @@ static void call_direct(struct tb *tb, int64_t target)
 
 static void ret_near(struct tb *tb)
 {
-	struct tb_mem mem = {.m = &top, .size = 8, .simple = 1};
+	struct tb_mem mem = {.m = &top, .size = tb->word, .simple = 1};
 
 	tb_mem(tb, &mem);
-	mem.miss->ends = 1;
-	emit_op64(&tb->e, 0x8b, H_R11, mem.rm);
+	tb_mem_ends(&mem);
+	tb_op(tb, 0x8b, H_R11, mem.rm);
 	jump_find(tb, LATE_MISS, LATE_MISS, 1);
-	emit_lea(&tb->e, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, 8 + (int32_t)tb->insn->imm));
+	tb_lea(tb, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, tb->word + (int32_t)tb->insn->imm));
 	jump_go(tb);
 }
 
@@ -201,7 +201,7 @@ static void ret_near(struct tb *tb)
  * that a miss can be left to the handler. */
 static _Bool indirect_find(struct tb *tb, const ZydisDecodedOperand *op)
 {
-	struct tb_mem mem = {.m = tb->insn, .size = 8};
+	struct tb_mem mem = {.m = tb->insn, .size = tb->word};
 
 	if (op->type == ZYDIS_OPERAND_TYPE_REGISTER) {
 		unsigned gpr = tb->insn->r1 / 8u;
@@ -209,13 +209,13 @@ static _Bool indirect_find(struct tb *tb, const ZydisDecodedOperand *op)
 		if (trans_host(gpr) == H_NONE)
 			emit_op64(&tb->e, 0x8b, H_R11, trans_gpr(gpr));
 		else
-			emit_mov(&tb->e, H_R11, trans_host(gpr));
+			tb_op(tb, 0x8b, H_R11, rm_reg(trans_host(gpr)));
 	} else {
 		if (!tb_ea_possible(tb, tb->insn))
 			return 0;
 		tb_mem(tb, &mem);
-		mem.miss->ends = 1;
-		emit_op64(&tb->e, 0x8b, H_R11, mem.rm);
+		tb_mem_ends(&mem);
+		tb_op(tb, 0x8b, H_R11, mem.rm);
 	}
 	tb->flags = FLAGS_SAVED;
 	jump_find(tb, LATE_MISS, LATE_MISS, 1);
@@ -248,13 +248,17 @@ static _Bool block_branch(struct tb *tb, const struct tb_insn *i)
 	_Bool direct = i->zi.operand_count_visible && op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	int64_t target = tb->at + (int64_t)tb->insn->imm;
 
+	/* Modulo 4 GiB: the nearest. */
+	if (tb->narrow)
+		target = (int32_t)target;
+
 	if (tb_string(tb, i) || tb_sys_last(tb, i)) {
 		exit_to(tb, tb->next);
 		return 1;
 	}
 
 	if (!(tb->insn->flags & INSN_BRANCH) || (tb->insn->flags & INSN_STATE) ||
-	    tb->insn->osize != 8 || i->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+	    tb->insn->osize != tb->word || i->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
 		return 0;
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_JMP:
@@ -439,7 +443,7 @@ static void fetch_entry(struct tb *tb, int32_t ahead)
 
 	emit_op64(e, 0x8b, H_R11, T_FIELD(page));
 	if (ahead)
-		emit_lea(e, H_R11, rm_mem(H_R11, H_NONE, 0, ahead));
+		tb_lea(tb, H_R11, rm_mem(H_R11, H_NONE, 0, ahead));
 	emit_mov(e, H_RAX, H_R11);
 	emit_op32(e, 0xc1, 5, rm_reg(H_RAX)); /* shr eax, 7 */
 	emit_byte(e, 12 - 5);
@@ -500,7 +504,7 @@ _Static_assert(offsetof(struct soft_cpu, base.link.events) > 255 + TRANS_BIAS, "
 /* Everything, at tb->at. False: memory is not what was decoded. */
 static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t *bytes)
 {
-	const ZydisDecoder *decoder = &tb->cpu->cache->decoder[2];
+	const ZydisDecoder *decoder = soft_decoder(tb->cpu);
 	_Bool ended = 0;
 
 	block_poll(tb);
@@ -520,6 +524,10 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 		if (UNLIKELY(tb->cpu->engine->base.cfg.plant) &&
 		    i.zi.mnemonic == ZYDIS_MNEMONIC_ADC)
 			i.zi.opcode ^= 8;
+		/* The same, and 64-bit code does not have the one. */
+		if (tb->narrow && i.zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+		    i.zi.opcode == 0x82)
+			i.zi.opcode = 0x80;
 		tb->host[k] = tb->e.at;
 		tb->mnemonic = known ? i.zi.mnemonic : ZYDIS_MNEMONIC_INVALID;
 		if (last) {
@@ -552,13 +560,15 @@ const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
 	struct soft_trans *t = cpu->trans;
 	const struct soft_itlb_entry *page = soft_mmu_fetch(cpu, cpu->s.rip);
 	uint8_t bytes[SOFT_BLOCK_MAX * 15];
+	uint64_t last = cpu->s.rip + b->bytes - 1;
+	_Bool wide = soft_is64(cpu);
 	struct tb tb; /* large: what is out of line is filled in as it comes */
 
 	if (!page->host)
 		return NULL;
 	if (b->flags & BLOCK_ALONE) {
 		if (b->off + b->bytes <= GMEM_PAGE_SIZE ||
-		    !soft_mmu_fetch(cpu, cpu->s.rip + b->bytes - 1)->host)
+		    !soft_mmu_fetch(cpu, wide ? last : (uint32_t)last)->host)
 			return NULL;
 		memcpy(bytes, soft_cache_cross_bytes(cpu->cache, cpu->s.rip), b->bytes);
 	} else {
@@ -574,6 +584,8 @@ const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
 	tb.bytes = NULL;
 	tb.flags = FLAGS_SAVED;
 	tb.alone = !!(b->flags & BLOCK_ALONE);
+	tb.narrow = !wide;
+	tb.word = wide ? 8 : 4;
 	tb.vec = 0;
 	tb.x87.set = 0;
 	tb.lates = 0;

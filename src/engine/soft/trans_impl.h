@@ -63,6 +63,8 @@ struct tb {
 	int64_t at, next;	 /* its offset from the page, and its successor's */
 	unsigned mnemonic;	 /* ZydisMnemonic of it */
 	_Bool alone;		 /* an instruction in two pages */
+	_Bool narrow;		 /* 32-bit code: addresses are cut to 32 bits */
+	uint8_t word;		 /* bytes of an address and of what is pushed: 8 or 4 */
 	enum tb_flags flags;
 	uint8_t vec; /* enum trans_live: what is known to be live */
 	struct tb_x87 x87;
@@ -77,6 +79,19 @@ struct tb_insn {
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 };
+
+/* An instruction on what has the size of an address: registers that hold one keep 32 bits in 32-bit
+ * code, the upper half being 0. */
+static inline void tb_op(struct tb *tb, uint8_t opcode, int reg, struct emit_rm rm)
+{
+	emit_modrm(&tb->e,
+		   &(struct emit_op){.opcode = opcode, .wide = !tb->narrow, .reg = (uint8_t)reg},
+		   rm);
+}
+static inline void tb_lea(struct tb *tb, int to, struct emit_rm rm)
+{
+	tb_op(tb, 0x8d, to, rm);
+}
 
 /* trans_block.c */
 struct late *tb_late(struct tb *tb, enum late_kind kind, uint8_t *place);
@@ -109,11 +124,13 @@ struct tb_mem {
 	_Bool write, simple;
 	_Bool kept;  /* the address is in rmw_lin, for the operand's size */
 	_Bool align; /* must be aligned to its size, a power of two; else it misses */
-	struct late *miss, *misaligned;
+	struct late *miss, *misaligned, *closed;
 	struct emit_rm rm;
 };
 void tb_mem(struct tb *tb, struct tb_mem *mem);
-_Bool tb_mem_simple(const struct insn *m);
+_Bool tb_mem_simple(const struct tb *tb, const struct insn *m);
+/* The handler, where it takes over, ends the block. */
+void tb_mem_ends(struct tb_mem *mem);
 /* Out of line: the second place to look, before the miss is one. */
 void tb_mem_victim(struct tb *tb, const struct late *l);
 /* After a write, all registers but the scratch ones being as after the instruction: looks at the

@@ -71,6 +71,31 @@ static _Bool is_bit_test(ZydisMnemonic m)
 	       m == ZYDIS_MNEMONIC_BTC;
 }
 
+/* A register in the opcode: the long form of MOV r, imm; of 32-bit code's INC and DEC; of XCHG with
+ * the accumulator. */
+static _Bool short_take(struct generic *g, const ZydisDecodedInstruction *zi,
+			const ZydisDecodedOperand *op, int gpr)
+{
+	g->rm = gpr;
+	g->rm_written = 1;
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_MOV: g->op.opcode = op->size == 8 ? 0xc6 : 0xc7; return 1;
+	case ZYDIS_MNEMONIC_INC:
+	case ZYDIS_MNEMONIC_DEC:
+		g->op.opcode = 0xff;
+		g->op.reg = zi->mnemonic == ZYDIS_MNEMONIC_DEC;
+		return 1;
+	case ZYDIS_MNEMONIC_XCHG: g->op.opcode = 0x87; return 1;
+	default: return 0;
+	}
+}
+
+/* MOV between the accumulator and an address without ModRM. */
+static _Bool moffs_is(const ZydisDecodedInstruction *zi)
+{
+	return zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (zi->opcode & 0xfc) == 0xa0;
+}
+
 static _Bool operand_take(struct generic *g, const ZydisDecodedInstruction *zi,
 			  const ZydisDecodedOperand *op)
 {
@@ -82,6 +107,10 @@ static _Bool operand_take(struct generic *g, const ZydisDecodedInstruction *zi,
 		g->mem = 1;
 		g->rm_written = written;
 		g->size = op->size / 8u;
+		if (moffs_is(zi)) {
+			g->op.opcode = (zi->opcode & 1) | (g->rm_written ? 0x88 : 0x8a);
+			return 1;
+		}
 		return op->encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM;
 	}
 	if (op->type != ZYDIS_OPERAND_TYPE_REGISTER)
@@ -104,14 +133,13 @@ static _Bool operand_take(struct generic *g, const ZydisDecodedInstruction *zi,
 		g->rm = off / 8;
 		g->rm_written = written;
 		return 1;
-	case ZYDIS_OPERAND_ENCODING_OPCODE: /* MOV r, imm */
-		if (zi->mnemonic != ZYDIS_MNEMONIC_MOV)
-			return 0;
-		g->rm = off / 8;
-		g->rm_written = 1;
-		g->op.opcode = op->size == 8 ? 0xc6 : 0xc7;
-		return 1;
+	case ZYDIS_OPERAND_ENCODING_OPCODE: return short_take(g, zi, op, off / 8);
 	default: break;
+	}
+	if (moffs_is(zi) || (zi->mnemonic == ZYDIS_MNEMONIC_XCHG && off == 0)) {
+		g->reg = 0;
+		g->reg_written = written;
+		return 1;
 	}
 	/* The count of a shift stays in CL; the accumulator's short forms become long ones. */
 	if (op->reg.value == ZYDIS_REGISTER_CL)
@@ -230,7 +258,7 @@ static void generic_mem(struct tb *tb, struct generic *g, enum flag_use use)
 	_Bool in = use == USE_IN || use == USE_INOUT, out = use == USE_OUT || use == USE_INOUT;
 	_Bool resident = g->reg >= 0 && trans_host((unsigned)g->reg) == H_NONE;
 	_Bool simple =
-	    tb_mem_simple(tb->insn) && !in && !g->acc && !(g->rm_written && (out || resident));
+	    tb_mem_simple(tb, tb->insn) && !in && !g->acc && !(g->rm_written && (out || resident));
 	struct tb_mem mem = {
 	    .m = tb->insn, .size = g->size, .write = g->rm_written, .simple = simple};
 
@@ -290,7 +318,7 @@ static _Bool lea(struct tb *tb, const struct tb_insn *i)
 	const struct insn *n = tb->insn;
 	struct insn m = *n;
 
-	if (i->ops[0].size < 32 || n->asize != 8)
+	if (i->ops[0].size < 32 || n->asize != tb->word)
 		return 0;
 	m.segbase = SOFT_EA_ZERO;
 	m.flags &= (uint16_t)~INSN_SLOW_EA;
@@ -344,19 +372,19 @@ static const struct insn top = {
 
 static void rsp_add(struct tb *tb, int32_t n)
 {
-	emit_lea(&tb->e, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, n));
+	tb_lea(tb, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, n));
 }
 
 static _Bool push(struct tb *tb, const struct tb_insn *i)
 {
 	struct insn m = top;
-	struct tb_mem mem = {.m = &m, .size = 8, .write = 1, .simple = 1};
+	struct tb_mem mem = {.m = &m, .size = tb->word, .write = 1, .simple = 1};
 	const ZydisDecodedOperand *op = &i->ops[0];
 	_Bool imm = op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	int h = H_RAX;
 
-	m.disp = -8;
-	if (tb->insn->osize != 8 || op->type == ZYDIS_OPERAND_TYPE_MEMORY)
+	m.disp = -tb->word;
+	if (tb->insn->osize != tb->word || op->type == ZYDIS_OPERAND_TYPE_MEMORY)
 		return 0;
 	if (!imm) {
 		int off = soft_gpr_offset(op->reg.value);
@@ -367,32 +395,32 @@ static _Bool push(struct tb *tb, const struct tb_insn *i)
 	}
 	tb_mem(tb, &mem);
 	if (imm) {
-		emit_op64(&tb->e, 0xc7, 0, mem.rm);
+		tb_op(tb, 0xc7, 0, mem.rm);
 		emit_32(&tb->e, (uint32_t)tb->insn->imm);
 	} else if (h == H_NONE) {
 		emit_op64(&tb->e, 0x8b, H_RAX, trans_gpr(tb->insn->r1 / 8u));
 		emit_op64(&tb->e, 0x89, H_RAX, mem.rm);
 	} else {
-		emit_op64(&tb->e, 0x89, h, mem.rm);
+		tb_op(tb, 0x89, h, mem.rm);
 	}
-	rsp_add(tb, -8);
-	tb_mem_written(tb, &mem, -8);
+	rsp_add(tb, -tb->word);
+	tb_mem_written(tb, &mem, -tb->word);
 	tb_mem_end(tb, &mem);
 	return 1;
 }
 
 static _Bool pop(struct tb *tb, const struct tb_insn *i)
 {
-	struct tb_mem mem = {.m = &top, .size = 8, .simple = 1};
+	struct tb_mem mem = {.m = &top, .size = tb->word, .simple = 1};
 	const ZydisDecodedOperand *op = &i->ops[0];
 
-	if (tb->insn->osize != 8 || op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+	if (tb->insn->osize != tb->word || op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
 	    soft_gpr_offset(op->reg.value) < 0)
 		return 0;
 	unsigned gpr = tb->insn->r1 / 8u;
 	tb_mem(tb, &mem);
-	emit_op64(&tb->e, 0x8b, H_R11, mem.rm);
-	rsp_add(tb, 8);
+	tb_op(tb, 0x8b, H_R11, mem.rm);
+	rsp_add(tb, tb->word);
 	gpr_store(tb, gpr, H_R11);
 	tb_mem_end(tb, &mem);
 	return 1;
@@ -401,14 +429,14 @@ static _Bool pop(struct tb *tb, const struct tb_insn *i)
 static _Bool leave(struct tb *tb)
 {
 	struct insn m = top;
-	struct tb_mem mem = {.m = &m, .size = 8, .simple = 1};
+	struct tb_mem mem = {.m = &m, .size = tb->word, .simple = 1};
 
-	if (tb->insn->osize != 8)
+	if (tb->insn->osize != tb->word)
 		return 0;
 	m.base = SOFT_EA_GPR(X86_RBP);
 	tb_mem(tb, &mem);
-	emit_op64(&tb->e, 0x8b, H_R11, mem.rm);
-	emit_lea(&tb->e, T_GRSP, rm_mem(H_RBP, H_NONE, 0, 8));
+	tb_op(tb, 0x8b, H_R11, mem.rm);
+	tb_lea(tb, T_GRSP, rm_mem(H_RBP, H_NONE, 0, tb->word));
 	emit_mov(&tb->e, H_RBP, H_R11);
 	tb_mem_end(tb, &mem);
 	return 1;

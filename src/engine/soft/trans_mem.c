@@ -31,6 +31,8 @@ _Bool tb_ea_possible(const struct tb *tb, const struct insn *m)
 {
 	int64_t room = 1 << 16;
 
+	if (tb->narrow)
+		return !(m->flags & INSN_SLOW_EA) || (m->flags & INSN_EA32);
 	return !(m->flags & INSN_SLOW_EA) && m->disp > INT32_MIN + room &&
 	       m->disp < INT32_MAX - room && ea_part(m->index) != EA_RIP &&
 	       !(ea_part(m->base) == EA_RIP && ea_part(m->index) != EA_NONE);
@@ -47,28 +49,28 @@ void tb_ea(struct tb *tb, const struct insn *m, int dst, int32_t extra, _Bool se
 	struct emit *e = &tb->e;
 	int base = ea_part(m->base), index = ea_part(m->index);
 	int hb = ea_host(base), hx = ea_host(index);
-	int32_t disp = (int32_t)m->disp + extra;
+	int32_t disp = (int32_t)((uint32_t)m->disp + (uint32_t)extra);
 
 	if (base == EA_RIP) {
 		emit_op64(e, 0x8b, dst, T_FIELD(page));
 		emit_lea(e, dst, rm_mem(dst, H_NONE, 0, disp + (int32_t)tb->at));
 	} else if (base == EA_NONE && index == EA_NONE) {
-		emit_mov_imm(e, dst, (uint64_t)(int64_t)disp);
+		emit_mov_imm(e, dst, tb->narrow ? (uint32_t)disp : (uint64_t)(int64_t)disp);
 	} else if (index == EA_NONE) {
 		if (hb == H_NONE) {
 			emit_op64(e, 0x8b, dst, trans_gpr((unsigned)base));
 			hb = dst;
 		}
 		if (disp)
-			emit_lea(e, dst, rm_mem(hb, H_NONE, 0, disp));
+			tb_lea(tb, dst, rm_mem(hb, H_NONE, 0, disp));
 		else if (hb != dst)
-			emit_mov(e, dst, hb);
+			tb_op(tb, 0x8b, dst, rm_reg(hb));
 	} else if (hx != H_NONE) {
 		if (ea_resident(base)) {
 			emit_op64(e, 0x8b, dst, trans_gpr((unsigned)base));
 			hb = dst;
 		}
-		emit_lea(e, dst, rm_mem(hb, hx, m->scale, disp));
+		tb_lea(tb, dst, rm_mem(hb, hx, m->scale, disp));
 	} else {
 		emit_op64(e, 0x8b, dst, trans_gpr((unsigned)index));
 		emit_lea(e, dst, rm_mem(hb, dst, m->scale, disp));
@@ -76,12 +78,13 @@ void tb_ea(struct tb *tb, const struct insn *m, int dst, int32_t extra, _Bool se
 			emit_op64(e, 0x03, dst, trans_gpr((unsigned)base));
 	}
 	if (segment && m->segbase != SOFT_EA_ZERO)
-		emit_op64(e, 0x03, dst, trans_at(m->segbase * 8u));
+		tb_op(tb, 0x03, dst, trans_at(m->segbase * 8u));
 }
 
-_Bool tb_mem_simple(const struct insn *m)
+/* In 32-bit code the sum may leave 32 bits where the address may not. */
+_Bool tb_mem_simple(const struct tb *tb, const struct insn *m)
 {
-	return ea_host(ea_part(m->base)) != H_NONE && ea_part(m->index) == EA_NONE &&
+	return !tb->narrow && ea_host(ea_part(m->base)) != H_NONE && ea_part(m->index) == EA_NONE &&
 	       m->segbase == SOFT_EA_ZERO;
 }
 
@@ -121,8 +124,8 @@ static void stack_again(struct tb *tb, const struct late *l)
 {
 	struct emit *e = &tb->e;
 
-	emit_lea(e, H_R11, rm_mem(T_GRSP, H_NONE, 0, l->disp));
-	emit_lea(e, H_RAX, rm_mem(T_GRSP, H_NONE, 0, l->disp + l->size - 1));
+	tb_lea(tb, H_R11, rm_mem(T_GRSP, H_NONE, 0, l->disp));
+	tb_lea(tb, H_RAX, rm_mem(T_GRSP, H_NONE, 0, l->disp + l->size - 1));
 	tb_stub_call(tb, tb->t->stack);
 	if (l->write) {
 		/* Not there, or there without the right to write. */
@@ -153,7 +156,7 @@ static void mem_ea(struct tb *tb, const struct tb_mem *mem, int dst, int32_t ext
 	}
 	emit_op64(&tb->e, 0x8b, dst, T_FIELD(rmw_lin));
 	if (extra)
-		emit_lea(&tb->e, dst, rm_mem(dst, H_NONE, 0, extra));
+		tb_lea(tb, dst, rm_mem(dst, H_NONE, 0, extra));
 }
 
 /* The operand's host address, the page's flags being in R11. */
@@ -174,13 +177,25 @@ static void mem_address(struct tb *tb, struct tb_mem *mem, struct emit_rm addend
 	}
 }
 
+/* An operand in FS or GS of 32-bit code: the handler's, should the segment have a limit or a type
+ * that must be looked at. */
+static struct late *segment_check(struct tb *tb, unsigned seg)
+{
+	emit_modrm(&tb->e, &(struct emit_op){.opcode = 0xf6, .reg_is_op = 1}, T_FIELD(seg_open));
+	emit_byte(&tb->e, (uint8_t)(1u << (seg - X86_FS))); /* test */
+	return tb_late(tb, LATE_MISS, emit_jcc(&tb->e, CC_Z));
+}
+
 void tb_mem(struct tb *tb, struct tb_mem *mem)
 {
 	struct emit *e = &tb->e;
 
 	tb_flags_save(tb);
 	tb->flags = FLAGS_SAVED;
-	mem->misaligned = NULL;
+	mem->misaligned = mem->closed = NULL;
+	mem->simple &= !tb->narrow;
+	if (tb->narrow && mem->m->segbase != SOFT_EA_ZERO && !mem->kept)
+		mem->closed = segment_check(tb, mem->m->seg);
 	if (mem_stack(mem)) {
 		stack_find(tb, mem);
 		mem_address(tb, mem, STACK(addend));
@@ -249,6 +264,13 @@ struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved)
 	return l;
 }
 
+void tb_mem_ends(struct tb_mem *mem)
+{
+	mem->miss->ends = 1;
+	if (mem->closed)
+		mem->closed->ends = 1;
+}
+
 void tb_mem_end(struct tb *tb, struct tb_mem *mem)
 {
 	mem->miss->back = tb->e.at;
@@ -256,6 +278,10 @@ void tb_mem_end(struct tb *tb, struct tb_mem *mem)
 	if (mem->misaligned) {
 		mem->misaligned->back = mem->miss->back;
 		mem->misaligned->reload = mem->miss->reload;
+	}
+	if (mem->closed) {
+		mem->closed->back = mem->miss->back;
+		mem->closed->reload = mem->miss->reload;
 	}
 }
 

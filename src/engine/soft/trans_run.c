@@ -120,7 +120,11 @@ enum trans_exit trans_enter(struct soft_cpu *cpu, const uint8_t *code)
 	cpu->code_stop = 0;
 	cpu->cache->current = NULL;
 	cpu->stats.entries++;
-	return (enum trans_exit)enter(cpu, code + TRANS_POLL_BYTES);
+	enum trans_exit why = (enum trans_exit)enter(cpu, code + TRANS_POLL_BYTES);
+	/* What follows the last page. */
+	if (UNLIKELY(!soft_is64(cpu)))
+		cpu->s.rip = (uint32_t)cpu->s.rip;
+	return why;
 }
 
 void trans_run(struct soft_cpu *cpu)

@@ -40,6 +40,17 @@ static void pop(struct emit *e, int reg)
 {
 	emit_byte(e, (uint8_t)(0x58 | reg));
 }
+/* Uses the flags. The jump when the upper half of an index or of the count is not 0; 32-bit code
+ * does not see that. */
+static uint8_t *upper_check(struct emit *e, _Bool movs)
+{
+	emit_mov(e, H_R11, H_RCX);
+	emit_op64(e, 0x0b, H_R11, rm_reg(H_RDI)); /* or */
+	if (movs)
+		emit_op64(e, 0x0b, H_R11, rm_reg(H_RSI));
+	shift(e, SHR, H_R11, 32, 1);
+	return emit_jcc(e, CC_NZ);
+}
 static void emit_cmp(struct emit *e, int a, int b)
 {
 	emit_op64(e, 0x3b, a, rm_reg(b));
@@ -83,16 +94,19 @@ static void count_cut(struct emit *e, int lin, unsigned log2)
  * Called by host code. Afterwards: ZF and not CF: done; CF: to be left and come back to, with the
  * same RIP; neither: the handler is to go on.
  */
-static void stub_string(const struct soft_trans *t, struct emit *e, unsigned log2, _Bool movs)
+static void stub_string(const struct soft_trans *t, struct emit *e, unsigned log2, _Bool movs,
+			_Bool narrow)
 {
 	unsigned size = 1u << log2;
-	uint8_t *done, *down, *miss[3], *events, *stored;
+	uint8_t *done, *down, *upper = NULL, *miss[3], *events, *stored;
 	const uint8_t *again;
 
 	emit_modrm(e, &(struct emit_op){.opcode = 0xf6, .reg_is_op = 1},
 		   trans_at(offsetof(struct soft_cpu, s.rflags) + DF_BYTE));
 	emit_byte(e, DF_BIT);
 	down = emit_jcc(e, CC_NZ);
+	if (narrow)
+		upper = upper_check(e, movs);
 	again = e->at;
 	emit_op64(e, 0x85, H_RCX, rm_reg(H_RCX)); /* test */
 	done = emit_jcc(e, CC_Z);
@@ -128,6 +142,11 @@ static void stub_string(const struct soft_trans *t, struct emit *e, unsigned log
 	emit_op64(e, 0x2b, H_RDI, rm_reg(H_R11));
 	if (movs)
 		emit_op64(e, 0x2b, H_RSI, rm_reg(H_RBX));
+	if (narrow) {
+		emit_op32(e, 0x8b, H_RDI, rm_reg(H_RDI));
+		if (movs)
+			emit_op32(e, 0x8b, H_RSI, rm_reg(H_RSI));
+	}
 	emit_mov(e, H_RCX, H_RBP);
 	emit_op64(e, 0x8b, H_RAX, ENTRY(H_RDX, flags));
 	pop(e, H_RBP);
@@ -152,6 +171,8 @@ static void stub_string(const struct soft_trans *t, struct emit *e, unsigned log
 	pop(e, H_RBX);
 	pop(e, H_RDX);
 	emit_here(e, down);
+	if (upper)
+		emit_here(e, upper);
 	emit_mov_imm(e, H_RAX, 1);
 	emit_op32(e, 0x85, H_RAX, rm_reg(H_RAX));
 	emit_byte(e, 0xc3);
@@ -166,10 +187,10 @@ static void stub_string(const struct soft_trans *t, struct emit *e, unsigned log
 
 void trans_stubs_string(struct soft_trans *t, struct emit *e)
 {
-	for (unsigned movs = 0; movs < 2; movs++)
+	for (unsigned way = 0; way < 4; way++)
 		for (unsigned k = 0; k < 4; k++) {
-			t->string[movs][k] = (uint32_t)(e->at - t->rw);
-			stub_string(t, e, k, movs);
+			t->string[way / 2][way % 2][k] = (uint32_t)(e->at - t->rw);
+			stub_string(t, e, k, way % 2, way / 2);
 		}
 }
 
@@ -192,13 +213,13 @@ _Bool tb_string(struct tb *tb, const struct tb_insn *i)
 	default: return 0;
 	}
 	/* MOVSD is an SSE instruction, too; a source in FS or GS is rare. */
-	if (i->zi.meta.category != ZYDIS_CATEGORY_STRINGOP || n->asize != 8 ||
+	if (i->zi.meta.category != ZYDIS_CATEGORY_STRINGOP || n->asize != tb->word ||
 	    !(n->flags & (INSN_REP | INSN_REPNE)) || (movs && n->seg >= X86_FS))
 		return 0;
 	log2 = (unsigned)__builtin_ctz(n->aux);
 	tb_flags_save(tb);
 	tb->flags = FLAGS_SAVED;
-	tb_stub_call(tb, tb->t->string[movs][log2]);
+	tb_stub_call(tb, tb->t->string[tb->narrow][movs][log2]);
 	tb_late(tb, LATE_STOP, emit_jcc(e, CC_B))->next = tb->at;
 	tb_late(tb, LATE_MISS, emit_jcc(e, CC_NZ))->ends = 1;
 	return 1;

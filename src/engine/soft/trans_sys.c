@@ -57,28 +57,25 @@ static void swapgs(struct tb *tb)
 	l->back = e->at;
 }
 
-static const struct insn pushed = {.base = SOFT_EA_GPR(X86_RSP),
-				   .index = SOFT_EA_ZERO,
-				   .segbase = SOFT_EA_ZERO,
-				   .disp = -8,
-				   .seg = X86_SS};
+static const struct insn pushed = {
+    .base = SOFT_EA_GPR(X86_RSP), .index = SOFT_EA_ZERO, .segbase = SOFT_EA_ZERO, .seg = X86_SS};
 
 /* Pushes what is in rmw_old. */
-static void push_kept(struct tb *tb, struct late *also)
+static void push_kept(struct tb *tb, struct tb_mem *also)
 {
-	struct tb_mem mem = {.m = &pushed, .size = 8, .write = 1};
+	struct insn m = pushed;
+	struct tb_mem mem = {.m = &m, .size = tb->word, .write = 1};
 	struct emit *e = &tb->e;
 
+	m.disp = -tb->word;
 	tb_mem(tb, &mem);
 	emit_op64(e, 0x8b, H_RAX, T_FIELD(rmw_old));
-	emit_op64(e, 0x89, H_RAX, mem.rm);
-	emit_lea(e, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, -8));
-	tb_mem_written(tb, &mem, -8);
+	tb_op(tb, 0x89, H_RAX, mem.rm);
+	tb_lea(tb, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, -tb->word));
+	tb_mem_written(tb, &mem, -tb->word);
 	tb_mem_end(tb, &mem);
-	if (also) {
-		also->back = e->at;
-		also->reload = mem.miss->reload;
-	}
+	if (also)
+		tb_mem_end(tb, also);
 }
 
 /* RFLAGS from its two parts; RF and VM are pushed as 0. */
@@ -107,14 +104,15 @@ static void flags_push(struct tb *tb)
 
 static _Bool memory_push(struct tb *tb)
 {
-	struct tb_mem mem = {.m = tb->insn, .size = 8, .simple = tb_mem_simple(tb->insn)};
+	struct tb_mem mem = {
+	    .m = tb->insn, .size = tb->word, .simple = tb_mem_simple(tb, tb->insn)};
 
 	if (!tb_ea_possible(tb, tb->insn))
 		return 0;
 	tb_mem(tb, &mem);
-	emit_op64(&tb->e, 0x8b, H_R11, mem.rm);
+	tb_op(tb, 0x8b, H_R11, mem.rm);
 	emit_op64(&tb->e, 0x89, H_R11, T_FIELD(rmw_old));
-	push_kept(tb, mem.miss);
+	push_kept(tb, &mem);
 	return 1;
 }
 
@@ -127,8 +125,9 @@ _Bool tb_sys(struct tb *tb, const struct tb_insn *i)
 	case ZYDIS_MNEMONIC_STD: direction(tb, 1); return 1;
 	case ZYDIS_MNEMONIC_SWAPGS: swapgs(tb); return 1;
 	case ZYDIS_MNEMONIC_PUSHFQ: flags_push(tb); return 1;
+	case ZYDIS_MNEMONIC_PUSHFD: return tb->narrow && (flags_push(tb), 1);
 	case ZYDIS_MNEMONIC_PUSH:
-		return tb->insn->osize == 8 && i->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		return tb->insn->osize == tb->word && i->ops[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
 		       memory_push(tb);
 	case ZYDIS_MNEMONIC_PREFETCH:
 	case ZYDIS_MNEMONIC_PREFETCHW:

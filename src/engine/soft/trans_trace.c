@@ -7,24 +7,25 @@
 _Static_assert(ZYDIS_MNEMONIC_MAX_VALUE < SOFT_MNEMONICS, "a counter for each");
 
 struct lister {
-	ZydisDecoder decoder;
+	ZydisDecoder decoder[2]; /* 32-bit, 64-bit */
 	ZydisFormatter formatter;
 };
 
 static void lister_init(struct lister *l)
 {
-	ZydisDecoderInit(&l->decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderInit(&l->decoder[0], ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+	ZydisDecoderInit(&l->decoder[1], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisFormatterInit(&l->formatter, ZYDIS_FORMATTER_STYLE_INTEL);
 }
 
 /* One instruction as text; returns its length, at least 1. */
-static unsigned list_one(const struct lister *l, const uint8_t *p, size_t avail, uint64_t address,
-			 char *text, size_t size)
+static unsigned list_one(const struct lister *l, _Bool wide, const uint8_t *p, size_t avail,
+			 uint64_t address, char *text, size_t size)
 {
 	ZydisDecodedInstruction zi;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 
-	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&l->decoder, p, avail, &zi, ops))) {
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&l->decoder[wide], p, avail, &zi, ops))) {
 		snprintf(text, size, "(bytes)");
 		return 1;
 	}
@@ -43,7 +44,8 @@ static void list_host(FILE *f, const struct lister *l, const char *left, const u
 	if (p == end)
 		fprintf(f, "%-58s |\n", left);
 	while (p < end) {
-		unsigned n = list_one(l, p, (size_t)(end - p), (uintptr_t)at, text, sizeof(text));
+		unsigned n =
+		    list_one(l, 1, p, (size_t)(end - p), (uintptr_t)at, text, sizeof(text));
 		fprintf(f, "%-58s | %" PRIxPTR "  %s\n", left, (uintptr_t)at, text);
 		left = "";
 		p += n;
@@ -60,7 +62,7 @@ void trans_show(FILE *f, uint64_t lin, const struct soft_block *b, const uint8_t
 	lister_init(&l);
 	for (unsigned k = 0; k < b->count; k++) {
 		unsigned len = b->insn[k].len;
-		list_one(&l, bytes, len, lin, text, sizeof(text));
+		list_one(&l, !!(b->mode & SOFT_MODE_64), bytes, len, lin, text, sizeof(text));
 		snprintf(left, sizeof(left), "  %016" PRIx64 "  %s", lin, text);
 		list_host(f, &l, left, host[k], host[k + 1], at + (host[k] - host[0]));
 		bytes += len;

@@ -6,6 +6,7 @@
  */
 #include <string.h>
 #include "engine/engine.h"
+#include "engine/soft/thunk_plan.h"
 #include "engine/soft/trans_impl.h"
 #include "engine/soft/vec.h"
 
@@ -47,7 +48,8 @@ struct vop {
 	} at[AT_COUNT];
 	_Bool mem, mem_written, align;
 	unsigned size;
-	_Bool acc; /* the guest's RAX is wanted in the host's */
+	int registers; /* a mask */
+	_Bool acc;     /* the guest's RAX is wanted in the host's */
 	_Bool flags_in, flags_out;
 	uint8_t tail[4];
 	unsigned tail_bytes;
@@ -94,7 +96,7 @@ static _Bool register_take(struct vop *v, const ZydisDecodedInstruction *zi,
 	default: return !gpr || hidden_take(v, zi, op);
 	}
 	if (!gpr) {
-		v->at[at].vec = ZydisRegisterGetId(op->reg.value);
+		v->at[at].vec = ZydisRegisterGetId(op->reg.value) & v->registers;
 		return 1;
 	}
 	int off = soft_gpr_offset(op->reg.value);
@@ -123,13 +125,14 @@ static void prefixes_take(struct vop *v, const ZydisDecodedInstruction *zi)
 	v->op.wide = zi->raw.rex.W;
 }
 
-static void vex_take(struct vop *v, const ZydisDecodedInstruction *zi)
+static void vex_take(struct vop *v, const struct tb_insn *i, _Bool narrow)
 {
+	const ZydisDecodedInstruction *zi = &i->zi;
 	static const uint8_t pp[4] = {0, 0x66, 0xf3, 0xf2};
 
 	v->op.vex = 1;
 	v->op.vex256 = zi->raw.vex.L;
-	v->op.wide = zi->raw.vex.W;
+	v->op.wide = zi->raw.vex.W && !(narrow && thunk_plan_w_is_gpr(zi, i->ops));
 	v->op.prefix = pp[zi->raw.vex.pp];
 }
 
@@ -149,7 +152,7 @@ static _Bool vop_take(const struct tb *tb, const struct tb_insn *i, struct vop *
 {
 	const ZydisDecodedInstruction *zi = &i->zi;
 
-	*v = (struct vop){.at = {{-1, -1}, {-1, -1}, {-1, -1}}};
+	*v = (struct vop){.at = {{-1, -1}, {-1, -1}, {-1, -1}}, .registers = tb->narrow ? 7 : 15};
 	switch (zi->opcode_map) {
 	case ZYDIS_OPCODE_MAP_0F: v->op.map = 1; break;
 	case ZYDIS_OPCODE_MAP_0F38: v->op.map = 2; break;
@@ -157,7 +160,7 @@ static _Bool vop_take(const struct tb *tb, const struct tb_insn *i, struct vop *
 	default: return 0;
 	}
 	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
-		vex_take(v, zi);
+		vex_take(v, i, tb->narrow);
 	else
 		prefixes_take(v, zi);
 	v->op.opcode = zi->opcode;
@@ -185,6 +188,9 @@ static _Bool vop_take(const struct tb *tb, const struct tb_insn *i, struct vop *
 	if (!(zi->attributes & ZYDIS_ATTRIB_HAS_MODRM) || v->tail_bytes > sizeof(v->tail))
 		return 0;
 	memcpy(v->tail, tb->bytes + at, v->tail_bytes);
+	for (unsigned k = 0; k < zi->operand_count && tb->narrow; k++)
+		if (i->ops[k].encoding == ZYDIS_OPERAND_ENCODING_IS4)
+			v->tail[0] &= 0x7f; /* eight registers */
 	v->op.reg_is_op = v->at[AT_REG].gpr < 0 && v->at[AT_REG].vec < 0;
 	v->op.reg = zi->raw.modrm.reg & 7;
 	return !v->mem || tb_ea_possible(tb, tb->insn);
@@ -264,7 +270,7 @@ static _Bool vop_mem(struct tb *tb, struct vop *v)
 			     .size = v->size,
 			     .write = v->mem_written,
 			     .align = v->align,
-			     .simple = tb_mem_simple(tb->insn) && !v->flags_in && !v->acc &&
+			     .simple = tb_mem_simple(tb, tb->insn) && !v->flags_in && !v->acc &&
 				       (!need || !v->mem_written)};
 
 	if (need > 1)
@@ -377,8 +383,7 @@ _Bool tb_vec(struct tb *tb, const struct tb_insn *i)
 
 	if ((zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
 	     zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
-	    zi->machine_mode != ZYDIS_MACHINE_MODE_LONG_64 || is_special(zi) ||
-	    !vec_feature(tb->cpu->base.engine->env->cpuid, zi))
+	    is_special(zi) || !vec_feature(tb->cpu->base.engine->env->cpuid, zi))
 		return 0;
 	class = vec_class_of(zi, i->ops);
 	if (class == VEC_X87 || class == VEC_WAIT)

@@ -119,7 +119,7 @@ static _Bool bit_string(struct tb *tb, const struct tb_insn *i)
 	emit_byte(e, wide ? 6 : 5);
 	/* The address may be formed in either register while the other is kept. */
 	tb_ea(tb, tb->insn, H_RAX, 0, 1);
-	emit_lea(e, H_RAX, rm_mem(H_RAX, H_R11, wide ? 3 : 2, 0));
+	tb_lea(tb, H_RAX, rm_mem(H_RAX, H_R11, wide ? 3 : 2, 0));
 	emit_op64(e, 0x89, H_RAX, T_FIELD(rmw_lin));
 	if (lock) {
 		emit_op32(e, 0x8b, H_RAX, bit_rm);

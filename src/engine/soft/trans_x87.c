@@ -98,7 +98,7 @@ static void x87_memory(struct tb *tb, const struct tb_insn *i, unsigned size, _B
 	struct tb_mem mem = {.m = tb->insn,
 			     .size = size,
 			     .write = write,
-			     .simple = tb_mem_simple(tb->insn) && !write && !load_cw};
+			     .simple = tb_mem_simple(tb, tb->insn) && !write && !load_cw};
 	struct late *checked = NULL;
 	struct insn m = *tb->insn;
 
