@@ -116,7 +116,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	}
 	if (runs % CHECK_MAPS == 0)
 		check_maps();
-	/* The first page table as it was; what else the last run has left is this one's luck. */
+	/* What is found is found again: nothing of the last input is left. */
+	lockstep_reset(b->cpu);
+	board_clear(b);
 	for (uint64_t lin = 0; lin < 0x200000; lin += 0x1000)
 		board_pte_set(b, lin, lin | 7 | ((data[0] & 16) ? 0x60 : 0));
 	memset(code, 0x90, sizeof(code));
@@ -132,7 +134,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			b->cpu->s.gpr[r] = (uint64_t)(int64_t)(int8_t)data[1 + r]
 					   << (data[0] >> 1 & 7) * 2;
 	for (unsigned k = 0; k < ROUNDS; k++) {
-		atomic_store(&b->cpu->base.link.events, 0);
+		cpu_link_clear(&b->cpu->base.link, ~(uint32_t)CPU_EVENT_ENGINE);
 		lockstep_stop_after(b->cpu, BLOCKS);
 		int rc = engine_soft.run(&b->cpu->base);
 		if (rc < 0) {

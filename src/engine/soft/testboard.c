@@ -225,6 +225,14 @@ struct board *board_new(unsigned cpus)
 	return b;
 }
 
+void board_clear(struct board *b)
+{
+	int rc = gmem_discard(b->mem, gpa(0), BOARD_RAM);
+
+	assert(!rc);
+	tables_make(b);
+}
+
 void board_free(struct board *b)
 {
 	engine_soft.vcpu_destroy(&b->cpu->base);

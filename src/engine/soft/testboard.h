@@ -49,6 +49,8 @@ struct board {
  * translated at once; or direct: then user code runs in a helper process wherever it may. */
 struct board *board_new(unsigned cpus);
 void board_free(struct board *b);
+/* All of RAM as after board_new: zero but for the tables. The CPU is as it was. */
+void board_clear(struct board *b);
 /* Puts the CPU at `rip` in 64-bit mode, ring 0, paging on. */
 void board_long(struct board *b, uint64_t rip);
 /* 32-bit protected mode, flat, paging off. */
