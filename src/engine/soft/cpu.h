@@ -231,6 +231,9 @@ uint64_t soft_tsc(struct soft_cpu *cpu);
 /* Makes soft_tsc(cpu) be `value` from now on (WRMSR TSC, TSC_ADJUST, set_state). */
 void soft_tsc_set(struct soft_cpu *cpu, uint64_t value);
 
+/* Of so many PAUSE instructions one yields the host's CPU. */
+#define PAUSE_YIELD 64u
+
 /* Register operands */
 static ALWAYS_INLINE void *soft_reg(struct soft_cpu *cpu, unsigned offset)
 {

@@ -76,6 +76,18 @@ static void stores_are_undone_and_done_again(void **state)
 	assert_int_equal(repeated, 0);
 }
 
+/* Every addition of 0 to a byte of the block drops the block: host code goes on in a new one to the
+ * old one's end; for the interpreter each time is a new look, and so is the last. */
+CODE(drop_code, "mov $0x8100, %eax; .fill 200, 2, 0; hlt");
+static void a_block_that_is_dropped_by_each_of_its_instructions_agrees(void **state)
+{
+	struct board *b = *state;
+
+	LOAD(b, drop_code);
+	assert_int_equal(board_run(b), -1);
+	assert_int_equal(b->cpu->s.rip, BOARD_CODE + 5 + 400 + 1);
+}
+
 CODE(adc_code, "mov $5, %eax; mov $0x20000, %rdx; mov $9, %ebx; mov %ebx, (%rdx);"
 	       "stc; adc %ebx, %eax; mov %eax, 8(%rdx); hlt");
 static void a_planted_bug_is_shown_with_both_codes_and_both_states(void **state)
@@ -114,6 +126,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    T(what_a_block_does_is_done_once),
 	    T(stores_are_undone_and_done_again),
+	    T(a_block_that_is_dropped_by_each_of_its_instructions_agrees),
 	    T(a_planted_bug_is_shown_with_both_codes_and_both_states),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -11,7 +11,7 @@ static void nop(struct soft_cpu *cpu, const struct insn *i)
 static void pause_(struct soft_cpu *cpu, const struct insn *i)
 {
 	__builtin_ia32_pause();
-	if (cpu->engine->cpus > 1 && !(++cpu->pauses % 64))
+	if (cpu->engine->cpus > 1 && !(cpu->pauses++ % PAUSE_YIELD))
 		sched_yield();
 }
 /* F3 90 with REX.B is an exchange with R8 all the same. */

@@ -17,8 +17,9 @@ struct soft_trans {
 	unsigned hot; /* a block is translated at this execution */
 	size_t fixed; /* what the stubs take */
 	/* Stubs: offsets from the start. */
-	uint32_t enter, handler, stored, exit_rip, exit_off, exit_link, exit_state, exit_state_off,
-	    cold, exit_refused, stack, vec_save, vec_load, x87_load, str_stored, string[2][2][4];
+	uint32_t enter, handler, handler_state, stored, exit_rip, exit_off, exit_link, exit_state,
+	    exit_state_off, cold, exit_refused, stack, vec_save, vec_load, x87_load, str_stored,
+	    string[2][2][4];
 	_Bool avx; /* the guest has AVX, and so has the host */
 };
 
@@ -63,6 +64,9 @@ _Bool trans_room(struct soft_cpu *cpu);
 enum trans_exit trans_enter(struct soft_cpu *cpu, const uint8_t *code);
 /* The branch at `site`, left for want of a target, goes straight to `to` from now on. */
 void trans_link(struct soft_cpu *cpu, uint32_t site, const struct soft_block *to);
+/* By host code: executes an instruction with INSN_STATE; RIP is set afterwards. code_stop: the loop
+ * of run.c has something to look at before the next instruction. */
+void trans_state(struct soft_cpu *cpu, const struct insn *insn);
 /* Where jumps go that the jump cache knows but that are not translated. */
 const uint8_t *trans_cold(const struct soft_trans *t);
 

@@ -49,11 +49,11 @@ void tb_stub_call(struct tb *tb, uint32_t stub)
 		emit_patch(place, tb->t->rw + stub);
 }
 
-static void handler_call(struct tb *tb, const struct insn *insn, int64_t at)
+static void handler_call(struct tb *tb, uint32_t stub, const struct insn *insn, int64_t at)
 {
 	emit_mov_imm(&tb->e, H_R11, (uint64_t)(uintptr_t)insn);
 	emit_mov_imm(&tb->e, H_RAX, (uint64_t)at);
-	tb_stub_call(tb, tb->t->handler);
+	tb_stub_call(tb, stub);
 }
 
 /* Adds one to a counter of the state; flags are lost. */
@@ -68,14 +68,19 @@ static void tb_x87_end(struct tb *tb)
 	tb->x87.set = 0;
 }
 
-void tb_handler(struct tb *tb)
+static void handler_by(struct tb *tb, uint32_t stub)
 {
 	tb_flags_save(tb);
 	tb->flags = FLAGS_SAVED;
 	tb_x87_end(tb);
 	tb->vec = 0;
 	count(tb, offsetof(struct soft_cpu, handled) + tb->mnemonic * sizeof(uint64_t));
-	handler_call(tb, tb->insn, tb->at);
+	handler_call(tb, stub, tb->insn, tb->at);
+}
+
+void tb_handler(struct tb *tb)
+{
+	handler_by(tb, tb->t->handler);
 }
 
 /* Looks R11 up in the jump cache; on success its entry is in RAX. */
@@ -141,14 +146,10 @@ static void exit_to(struct tb *tb, int64_t target)
 	exit_r11(tb);
 }
 
-/* A conditional branch near or far. */
-static void branch_if(struct tb *tb, unsigned cc, int64_t target)
+/* A conditional branch near or far, by host flags that are at hand; the guest's are saved. */
+static void branch_on(struct tb *tb, unsigned cc, int64_t target)
 {
-	uint8_t *taken;
-
-	tb_flags_host(tb);
-	tb_flags_save(tb);
-	taken = emit_jcc(&tb->e, cc);
+	uint8_t *taken = emit_jcc(&tb->e, cc);
 	if (linkable(tb, target)) {
 		tb_late(tb, LATE_LINK, taken)->next = target;
 		exit_to(tb, tb->next);
@@ -157,6 +158,13 @@ static void branch_if(struct tb *tb, unsigned cc, int64_t target)
 	exit_to(tb, tb->next);
 	emit_here(&tb->e, taken);
 	exit_to(tb, target);
+}
+
+static void branch_if(struct tb *tb, unsigned cc, int64_t target)
+{
+	tb_flags_host(tb);
+	tb_flags_save(tb);
+	branch_on(tb, cc, target);
 }
 
 static const struct insn top = {
@@ -252,7 +260,8 @@ static _Bool block_branch(struct tb *tb, const struct tb_insn *i)
 	if (tb->narrow)
 		target = (int32_t)target;
 
-	if (tb_string(tb, i) || tb_sys_last(tb, i)) {
+	if (tb_string(tb, i) || tb_sys_last(tb, i) || tb_rare_last(tb, i)) {
+		tb_flags_save(tb);
 		exit_to(tb, tb->next);
 		return 1;
 	}
@@ -274,11 +283,17 @@ static _Bool block_branch(struct tb *tb, const struct tb_insn *i)
 		return 1;
 	case ZYDIS_MNEMONIC_RET: ret_near(tb); return 1;
 	case ZYDIS_MNEMONIC_LOOP:
+	case ZYDIS_MNEMONIC_JECXZ:
+	case ZYDIS_MNEMONIC_JRCXZ: {
+		int cc = tb_counted(tb, i);
+		if (cc < 0)
+			return 0;
+		branch_on(tb, (unsigned)cc, target);
+		return 1;
+	}
 	case ZYDIS_MNEMONIC_LOOPE:
 	case ZYDIS_MNEMONIC_LOOPNE:
-	case ZYDIS_MNEMONIC_JCXZ:
-	case ZYDIS_MNEMONIC_JECXZ:
-	case ZYDIS_MNEMONIC_JRCXZ: return 0;
+	case ZYDIS_MNEMONIC_JCXZ: return 0;
 	default: break;
 	}
 	if (i->zi.meta.category != ZYDIS_CATEGORY_COND_BR)
@@ -292,15 +307,16 @@ static void block_end_handler(struct tb *tb)
 {
 	unsigned flags = tb->insn->flags;
 
-	tb_handler(tb);
 	if (flags & INSN_STATE) {
-		if (flags & INSN_BRANCH) {
-			stub_jmp(tb, tb->t->exit_state);
-		} else {
-			emit_mov_imm(&tb->e, H_RAX, (uint64_t)tb->next);
-			stub_jmp(tb, tb->t->exit_state_off);
-		}
-	} else if (flags & INSN_BRANCH) {
+		/* RIP is set; most of them need no new look at anything but where it leads. */
+		handler_by(tb, tb->t->handler_state);
+		tb_late(tb, LATE_OUT, emit_jcc(&tb->e, CC_NZ))->state = 1;
+		emit_op64(&tb->e, 0x8b, H_R11, T_FIELD(s.rip));
+		exit_r11(tb);
+		return;
+	}
+	tb_handler(tb);
+	if (flags & INSN_BRANCH) {
 		tb_late(tb, LATE_OUT, emit_jcc(&tb->e, CC_NZ));
 		emit_op64(&tb->e, 0x8b, H_R11, T_FIELD(s.rip));
 		exit_r11(tb);
@@ -392,7 +408,7 @@ static void late_emit(struct tb *tb, const struct late *l)
 		tb_mem_victim(tb, l);
 		tb_x87_pointers(tb, &l->x87);
 		count(tb, offsetof(struct soft_cpu, stats.slow));
-		handler_call(tb, l->insn, l->at);
+		handler_call(tb, tb->t->handler, l->insn, l->at);
 		if (l->state) {
 			emit_mov_imm(e, H_RAX, (uint64_t)l->next);
 			stub_jmp(tb, tb->t->exit_state_off);
@@ -410,7 +426,7 @@ static void late_emit(struct tb *tb, const struct late *l)
 		break;
 	case LATE_FAR_AT: late_far_at(tb); break;
 	case LATE_FAR: late_far(tb); break;
-	case LATE_OUT: stub_jmp(tb, tb->t->exit_rip); break;
+	case LATE_OUT: stub_jmp(tb, l->state ? tb->t->exit_state : tb->t->exit_rip); break;
 	case LATE_LIVE: late_live(tb, l); break;
 	}
 }

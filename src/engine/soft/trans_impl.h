@@ -48,7 +48,7 @@ struct late {
 	_Bool write;
 	_Bool stack; /* the entry was soft_cpu.stack, for `size` bytes at RSP + `disp` */
 	int32_t disp;
-	_Bool state;	    /* after the handler all is to be looked up anew */
+	_Bool state;	    /* all is to be looked up anew, after the handler if there is one */
 	struct late *chain; /* others that come back to the same place */
 	struct tb_x87 x87;
 };
@@ -154,6 +154,15 @@ _Bool tb_high(struct tb *tb, const struct tb_insn *i, int use);
  */
 _Bool tb_sys(struct tb *tb, const struct tb_insn *i);
 _Bool tb_sys_last(struct tb *tb, const struct tb_insn *i);
+
+/* What follows is for ring 0: the handler's elsewhere. The flags are saved. */
+struct late *tb_ring0_check(struct tb *tb);
+
+/* trans_rare.c: as tb_insn; as tb_sys_last; LOOP and JrCXZ up to their branch: the condition of the
+ * host's flags under which it is taken, or -1. Guest flags are saved. */
+_Bool tb_rare(struct tb *tb, const struct tb_insn *i);
+_Bool tb_rare_last(struct tb *tb, const struct tb_insn *i);
+int tb_counted(struct tb *tb, const struct tb_insn *i);
 
 /* trans_wide.c: division, bit strings, CMPXCHG16B. As tb_insn. */
 _Bool tb_wide(struct tb *tb, const struct tb_insn *i);

@@ -462,6 +462,6 @@ _Bool tb_insn(struct tb *tb, const struct tb_insn *i)
 	case ZYDIS_MNEMONIC_CQO: return widen(tb, i);
 	default:
 		return mov_imm(tb, i) || generic(tb, i) || tb_sys(tb, i) || tb_wide(tb, i) ||
-		       tb_vec(tb, i);
+		       tb_rare(tb, i) || tb_vec(tb, i);
 	}
 }

@@ -101,6 +101,17 @@ void trans_link(struct soft_cpu *cpu, uint32_t site, const struct soft_block *to
 	emit_patch(t->rw + site, t->rw + (to->code - t->rx));
 }
 
+void trans_state(struct soft_cpu *cpu, const struct insn *insn)
+{
+	insn->fn(cpu, insn);
+	if (!(insn->flags & INSN_BRANCH))
+		cpu->s.rip = soft_next_rip(cpu, insn);
+	if (UNLIKELY(cpu->slow || cpu->s.shadow_sti || cpu->s.shadow_ss || cpu->exc.valid ||
+		     cpu->s.activity != X86_RUNNING || cpu->debug || cpu->direct || cpu->lockstep ||
+		     cpu->stepping || !trans_mode(cpu->mode)))
+		cpu->code_stop = 1;
+}
+
 _Bool trans_room(struct soft_cpu *cpu)
 {
 	if (LIKELY(TRANS_CODE_BYTES - cpu->trans->used >= (64u << 10)))

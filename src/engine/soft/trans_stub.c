@@ -113,6 +113,16 @@ void trans_stubs(struct soft_trans *t, struct emit *e)
 	emit_byte(e, 0xff); /* call [rsi] */
 	emit_byte(e, 0x16);
 	stub_return(e);
+	t->handler_state = (uint32_t)(e->at - start);
+	regs_spill(e);
+	rip_from_offset(e);
+	state_arg(e);
+	emit_mov(e, H_RSI, H_R11);
+	trans_live_end(t, e);
+	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)trans_state);
+	emit_byte(e, 0xff); /* call rax */
+	emit_byte(e, 0xd0);
+	stub_return(e);
 	/* RAX: the page's flags; R11: the host address that was written. */
 	t->stored = (uint32_t)(e->at - start);
 	regs_spill(e);

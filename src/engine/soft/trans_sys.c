@@ -8,7 +8,7 @@
 
 #define RFLAGS_BYTE(n) trans_at(offsetof(struct soft_cpu, s.rflags) + (n))
 
-static struct late *ring0_check(struct tb *tb)
+struct late *tb_ring0_check(struct tb *tb)
 {
 	tb_flags_save(tb);
 	tb->flags = FLAGS_SAVED;
@@ -32,7 +32,7 @@ static void byte_alu(struct tb *tb, enum host_alu op, struct emit_rm rm, unsigne
  * block_decode of cache.c. */
 static void interrupts(struct tb *tb, _Bool on)
 {
-	struct late *l = ring0_check(tb);
+	struct late *l = tb_ring0_check(tb);
 
 	byte_alu(tb, on ? ALU_OR : ALU_AND, RFLAGS_BYTE(1), on ? IF_BIT : ~IF_BIT);
 	l->back = tb->e.at;
@@ -47,7 +47,7 @@ static void direction(struct tb *tb, _Bool down)
 
 static void swapgs(struct tb *tb)
 {
-	struct late *l = ring0_check(tb);
+	struct late *l = tb_ring0_check(tb);
 	struct emit *e = &tb->e;
 
 	emit_op64(e, 0x8b, H_RAX, T_FIELD(s.seg[X86_GS].base));
@@ -146,7 +146,7 @@ _Bool tb_sys_last(struct tb *tb, const struct tb_insn *i)
 	if ((!on && i->zi.mnemonic != ZYDIS_MNEMONIC_CLAC) || tb->insn->fn == op_ud ||
 	    !cpuid_has(tb->cpu->base.engine->env->cpuid, 7, 0, CPUID_EBX, 20))
 		return 0;
-	l = ring0_check(tb);
+	l = tb_ring0_check(tb);
 	byte_alu(tb, ALU_CMP, T_FIELD(data_bp), 0);
 	bp = tb_late(tb, LATE_MISS, emit_jcc(e, CC_NZ));
 	emit_modrm(e, &(struct emit_op){.opcode = 0xf6, .reg_is_op = 1},
