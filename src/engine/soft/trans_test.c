@@ -407,6 +407,59 @@ static void no_memory_is_writable_and_executable(void **state)
 	assert_int_equal(code, 2);
 }
 
+/* What is left to handlers is counted by mnemonic. */
+static uint64_t handled(const struct board *b)
+{
+	uint64_t n = 0;
+
+	for (unsigned k = 0; k < SOFT_MNEMONICS; k++)
+		n += k == ZYDIS_MNEMONIC_HLT ? 0 : b->cpu->handled[k];
+	return n;
+}
+
+CODE(rare_code,
+     "mov $0x20000, %esi; mov $0x20100, %edi; mov $3, %ecx; 1: movsw; lodsl; stosq; loop 1b;"
+     "mov $0x20100, %esi; mov $0x20100, %edi; cmpsb; setz %bl; mov (%rdi), %al; scasb;"
+     "setz %bh; stc; lahf; cmc; adc $0, %ebx; sahf; adc $0, %ebx; jrcxz 2f; hlt; 2: mov %cs, %edx;"
+     "mov %cr2, %r10; mov %cr4, %r11; pause; clc; hlt");
+static void rare_instructions_need_no_handler(void **state)
+{
+	struct board *b = *state;
+
+	for (unsigned k = 0; k < 18; k++)
+		board_write(b, BOARD_DATA + k, 1, 0x40 + k);
+	assert_int_equal(RUN_LONG(b, rare_code), -1);
+	assert_int_equal(board_read(b, BOARD_DATA + 0x100, 2), 0x4140);
+	assert_int_equal(board_read(b, BOARD_DATA + 0x102, 8), 0x45444342);
+	assert_int_equal(board_read(b, BOARD_DATA + 0x10a, 2), 0x4746);
+	assert_int_equal(b->cpu->s.gpr[X86_RBX], 0x101 + 0 + 1);
+	assert_int_equal(b->cpu->s.gpr[X86_RDX], BOARD_CS64);
+	assert_int_equal(b->cpu->s.gpr[X86_R11], X86_CR4_PAE | X86_CR4_OSFXSR);
+	assert_int_equal(handled(b), 0);
+}
+
+CODE(state_code,
+     "mov $100, %ecx; 1: mov %cr3, %rax; mov %rax, %cr3; pushfq; popfq; dec %ecx; jnz 1b;"
+     "hlt");
+static void a_change_of_state_goes_on_in_host_code(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_LONG(b, state_code), -1);
+	assert_int_equal(b->cpu->handled[ZYDIS_MNEMONIC_POPFQ], 100);
+	assert_true(b->cpu->stats.left_state <= 2);
+}
+
+/* The trap flag, set by the last instruction of a block. */
+CODE(trap_code, "pushfq; orl $0x100, (%rsp); popfq; nop; nop; hlt");
+static void a_state_that_asks_for_single_steps_is_left_for_them(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_LONG(b, trap_code), X86_VEC_DB);
+	assert_int_equal(board_stack(b, 0), BOARD_CODE + 1 + 7 + 1 + 1);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -429,6 +482,9 @@ int main(void)
 	    T(what_is_left_to_handlers_is_counted_by_mnemonic),
 	    T(a_trace_shows_guest_and_host_code_of_the_blocks_asked_for),
 	    T(no_memory_is_writable_and_executable),
+	    T(rare_instructions_need_no_handler),
+	    T(a_change_of_state_goes_on_in_host_code),
+	    T(a_state_that_asks_for_single_steps_is_left_for_them),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
