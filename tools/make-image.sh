@@ -82,6 +82,7 @@ unpack() {
 		--dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
 		--dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
 		--dpkgopt='path-exclude=/usr/share/info/*' \
+		--essential-hook='mkdir -p "$1/usr/share/man/man1"' \
 		--essential-hook="copy-in $parts/initramfs-tools.conf /tmp" \
 		--essential-hook='mkdir -p "$1/etc/initramfs-tools/conf.d" && mv "$1/tmp/initramfs-tools.conf" "$1/etc/initramfs-tools/conf.d/polyvisor"' \
 		--essential-hook="echo 'grub-pc grub-pc/install_devices_empty boolean true' | chroot \"\$1\" debconf-set-selections" \

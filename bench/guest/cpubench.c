@@ -38,20 +38,23 @@ static uint64_t slice(const struct load *l, uint64_t n)
 	return clock_ns() - start + 1;
 }
 
-/* Units a second. */
-static double measure(const struct load *l, uint64_t slice_ns)
+/* Units a second, and how many units that took. */
+static double measure(const struct load *l, uint64_t slice_ns, uint64_t *units)
 {
 	uint64_t n = 1, ns = slice(l, n);
 	double best = 0;
 
+	*units = n;
 	while (ns < slice_ns / 8) {
 		n = ns * 16 < slice_ns / 8 ? n * 16 : n * 2;
 		ns = slice(l, n);
+		*units += n;
 	}
 	n = (uint64_t)((double)n * (double)slice_ns / (double)ns);
 	n += !n;
 	for (int i = 0; i < SLICES; i++) {
 		double rate = (double)n * 1e9 / (double)slice(l, n);
+		*units += n;
 		best = rate > best ? rate : best;
 	}
 	return best;
@@ -97,12 +100,15 @@ static double together(const struct load *l, unsigned copies, uint64_t ns)
 }
 
 /* In a process of its own: what one load has allocated is nothing to the next one's forks. */
-static void alone(const struct load *l, uint64_t slice_ns)
+static void alone(const struct load *l, uint64_t slice_ns, int work)
 {
 	pid_t pid = fork();
+	uint64_t units;
 
 	if (!pid) {
-		printf("rate %s %s %.6g\n", l->name, l->group, measure(l, slice_ns));
+		printf("rate %s %s %.6g\n", l->name, l->group, measure(l, slice_ns, &units));
+		if (work)
+			printf("work %s %llu\n", l->name, (unsigned long long)units);
 		fflush(stdout);
 		_exit(0);
 	}
@@ -112,7 +118,7 @@ static void alone(const struct load *l, uint64_t slice_ns)
 
 static const struct load *const all[] = {loads_int, loads_mem, loads_fp, loads_sys};
 
-static void each(const char *only, uint64_t slice_ns, int list)
+static void each(const char *only, uint64_t slice_ns, int list, int work)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
 		for (const struct load *l = all[i]; l->name; l++) {
@@ -121,7 +127,7 @@ static void each(const char *only, uint64_t slice_ns, int list)
 			if (list)
 				printf("load %s %s\n", l->name, l->group);
 			else
-				alone(l, slice_ns);
+				alone(l, slice_ns, work);
 			fflush(stdout);
 		}
 }
@@ -145,25 +151,26 @@ int main(int argc, char **argv)
 {
 	uint64_t ns = 150000000;
 	const char *only = NULL;
-	int list = 0, scale = 0;
+	int list = 0, scale = 0, work = 0;
 
 	if (argc > 1 && !strcmp(argv[1], "--nothing")) /* what the exec load starts */
 		return 0;
-	for (int o; (o = getopt(argc, argv, "t:o:ls")) != -1;) {
+	for (int o; (o = getopt(argc, argv, "t:o:lsw")) != -1;) {
 		switch (o) {
 		case 't': ns = strtoull(optarg, NULL, 10) * 1000000; break;
 		case 'o': only = optarg; break;
 		case 'l': list = 1; break;
 		case 's': scale = 1; break;
+		case 'w': work = 1; break;
 		default:
-			fprintf(stderr, "usage: cpubench [-t MS] [-o NAME,...] [-l] [-s]\n");
+			fprintf(stderr, "usage: cpubench [-t MS] [-o NAME,...] [-l] [-s] [-w]\n");
 			return 2;
 		}
 	}
 	if (scale)
 		scaling(ns);
 	else
-		each(only, ns / SLICES, list);
+		each(only, ns / SLICES, list, work);
 	printf("cpubench done\n");
 	return 0;
 }

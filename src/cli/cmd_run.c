@@ -171,10 +171,10 @@ static void print_help(void)
 	    "  --cpus N             1 to 64 virtual CPUs (default 1)\n"
 	    "  --engine NAME        auto (default) looks at this host and says what it chose;\n"
 	    "                       kvm needs /dev/kvm; soft runs anywhere\n"
-	    "  --soft KIND          the soft engine's way: interp (default), an interpreter, or\n"
-	    "                       translate, a translator of 64-bit code (experimental);\n"
-	    "                       lockstep, which runs both, compares them and stops at the\n"
-	    "                       first difference; or\n"
+	    "  --soft KIND          the soft engine's way: translate (default), which turns guest\n"
+	    "                       code into code of this CPU; interp, an interpreter, slow and\n"
+	    "                       simple; lockstep, which runs both, compares them and stops at\n"
+	    "                       the first difference; or\n"
 	    "                       direct, which also runs user code on the CPU itself, in\n"
 	    "                       processes of its own, when that pays (experimental);\n"
 	    "                       direct-always does so whenever possible, for tests\n"
@@ -274,7 +274,7 @@ static const char *const personality_words[] = {"none", "kvm"};
 static const char *const console_words[] = {"serial", "virtio"};
 static const char *const boot_words[] = {"auto", "linux64", "linux32", "pvh", "multiboot"};
 static const char *const unpack_words[] = {"host", "guest"};
-static const char *const soft_words[] = {"interp", "translate", "lockstep", "direct",
+static const char *const soft_words[] = {"translate", "interp", "lockstep", "direct",
 					 "direct-always"};
 
 /* One option with a word from a list: the enums' order is the lists'. Returns -1 after an error. */

@@ -11,9 +11,10 @@
 #define SPEC_MAX_MEMORY	 (UINT64_C(1) << 40)
 
 enum spec_personality { PERSONALITY_NONE, PERSONALITY_KVM };
+/* The first is the default. */
 enum spec_soft {
-	SPEC_SOFT_INTERP,
 	SPEC_SOFT_TRANSLATE,
+	SPEC_SOFT_INTERP,
 	SPEC_SOFT_LOCKSTEP,
 	SPEC_SOFT_DIRECT,
 	SPEC_SOFT_DIRECT_ALWAYS

@@ -35,7 +35,7 @@ int vm_trace_open(struct vm *vm, struct engine_trace *trace, struct error *err)
 	    (vm->ops != &engine_soft || vm->spec.soft == SPEC_SOFT_INTERP))
 		return error_set(err, -EINVAL,
 				 "--trace-blocks and --perf-map tell of the translator: they need "
-				 "--engine soft --soft translate");
+				 "--engine soft, and not --soft interp");
 	if (path) {
 		vm->trace_blocks = strcmp(path, "-") ? fopen(path, "we") : stderr;
 		if (!vm->trace_blocks)

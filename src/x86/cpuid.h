@@ -44,7 +44,7 @@ struct cpuid_caps {
 	_Bool mtrr, mce, vme, monitor;
 	_Bool invariant_tsc;
 	/* No branch of the guest's kernel is executed as itself, so mitigations that consist of
-	 * particular branches protect nothing: docs/decisions/0004. */
+	 * particular branches protect nothing: docs/decisions/0005. */
 	_Bool own_branches;
 };
 

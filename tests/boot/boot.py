@@ -21,7 +21,7 @@ import urllib.request
 
 TIMEOUT = int(os.environ.get("BOOT_TIMEOUT", "240"))
 
-ENGINE = ["--engine", os.environ.get("BOOT_ENGINE", "soft"), "--soft", os.environ.get("BOOT_SOFT", "interp")]
+ENGINE = ["--engine", os.environ.get("BOOT_ENGINE", "soft"), "--soft", os.environ.get("BOOT_SOFT", "translate")]
 
 HOWS = {
     "host": ["--boot", "linux64", "--unpack", "host"],
@@ -378,7 +378,7 @@ def two_vms_on_a_switch_reach_each_other(polyvisor, guest):
     """One serves, the other fetches, over --net switch=NAME."""
     with tempfile.TemporaryDirectory() as tmp:
         common = [polyvisor, "run", "--kernel", f"{guest}/vmlinuz-cloud", "--initrd", f"{guest}/initrd.cpio",
-                  *with_modules(guest, "cloud"), "--engine", os.environ.get("BOOT_ENGINE", "soft"), "--net", "switch=lab"]
+                  *with_modules(guest, "cloud"), *ENGINE, "--net", "switch=lab"]
         up = "ip link set eth0 up && ip addr add 192.168.7.{}/24 dev eth0 && "
         serve = up.format(1) + "mkdir /www && echo over-the-switch >/www/index.html && httpd -p 80 -h /www && sleep 1000"
         fetch = up.format(2) + "until wget -q -O - http://192.168.7.1/index.html; do sleep 1; done"

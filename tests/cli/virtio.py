@@ -12,7 +12,7 @@ import time
 
 from harness import GUEST, KERNEL, RUNTIME, Vm, main, polyvisor, test, wait_until
 
-SOFT = ["--soft", os.environ.get("BOOT_SOFT", "interp")]
+SOFT = ["--soft", os.environ.get("BOOT_SOFT", "translate")]
 MIB = 1 << 20
 
 

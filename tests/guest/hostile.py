@@ -15,8 +15,8 @@ PASSED, CRASHED, RESET, HOST = 33, 5, 4, 1
 RAM_MIB, RESIDENT_MIB = 64, 64 + 40
 SANITIZER_MIB = 400  # shadow memory and quarantine
 POLYVISOR, ENGINE, IMAGE = sys.argv[1:4]
-# "translate" is the soft engine's translator.
-ENGINE_WORDS = ["soft", "--soft", "translate"] if ENGINE == "translate" else [ENGINE]
+# "interp" and "translate" are the soft engine's ways.
+ENGINE_WORDS = [ENGINE] if ENGINE == "kvm" else ["soft", "--soft", ENGINE]
 EMULATOR = False
 SANITIZED = False
 

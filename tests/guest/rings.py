@@ -14,8 +14,8 @@ SKIP = 77
 PASSED = 33
 MIB = 1 << 20
 POLYVISOR, ENGINE, IMAGE = sys.argv[1:4]
-# "translate" is the soft engine's translator.
-ENGINE_WORDS = ["soft", "--soft", "translate"] if ENGINE == "translate" else [ENGINE]
+# "interp" and "translate" are the soft engine's ways.
+ENGINE_WORDS = [ENGINE] if ENGINE == "kvm" else ["soft", "--soft", ENGINE]
 
 
 def disk(directory, name):

@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """run.py: runs a bare-metal image under an engine and checks that all its tests passed.
 
-usage: run.py POLYVISOR ENGINE IMAGE CPUS [WORD...]     words select groups or tests; ENGINE may be
-                                                  "translate" or "lockstep", the soft engine's ways
+usage: run.py POLYVISOR ENGINE IMAGE CPUS [WORD...]     words select groups or tests; ENGINE is kvm
+                                                  or one of the soft engine's ways (interp, translate, lockstep, ...)
 """
 import os
 import re
@@ -24,7 +24,7 @@ def main():
         doctor = subprocess.run([polyvisor, "doctor"], capture_output=True, text=True, timeout=30).stdout
         if "emulator" in doctor or "without SSE" in doctor:
             words = [*words, "nosse", "slow"]
-    engine_words = ["--engine", "soft", "--soft", engine] if engine in ("translate", "lockstep") else ["--engine", engine]
+    engine_words = ["--engine", "kvm"] if engine == "kvm" else ["--engine", "soft", "--soft", engine]
     cmd = [polyvisor, "run", "--quiet", *engine_words, "--debug-exit", "--no-reboot", "--cpus", cpus, "-m", "256M",
            "--kernel", image, "--append", " ".join(words)]
     p = subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=280)

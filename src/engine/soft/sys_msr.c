@@ -246,7 +246,7 @@ static int efer_write(struct soft_cpu *cpu, uint64_t v)
 	if (has(cpu, 0x80000001, CPUID_EDX, 25))
 		allowed |= X86_EFER_FFXSR;
 	if (is_amd(cpu) && has(cpu, 0x80000021, CPUID_EAX, 8))
-		allowed |= X86_EFER_AIBRS; /* nothing to do: see docs/decisions/0004 */
+		allowed |= X86_EFER_AIBRS; /* nothing to do: see docs/decisions/0005 */
 	if (v & ~allowed || ((v ^ old) & X86_EFER_LME && cpu->s.cr0 & X86_CR0_PG))
 		return -1;
 	v = (v & ~X86_EFER_LMA) | (old & X86_EFER_LMA);
