@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+import zlib
 
 TIMEOUT = int(os.environ.get("BOOT_TIMEOUT", "240"))
 
@@ -458,10 +459,10 @@ def a_share_is_mounted_and_cannot_be_left(polyvisor, guest):
     return seconds
 
 
-def with_program(tmp, name):
+def with_program(tmp, name, *options):
     """An archive with a program of tests/initramfs in the guest's /bin, built here."""
     source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "initramfs", f"{name}.c")
-    subprocess.run(["gcc", "-O2", "-static", "-o", f"{tmp}/{name}", source], check=True)
+    subprocess.run(["gcc", "-O2", "-static", *options, "-o", f"{tmp}/{name}", source], check=True)
     with open(f"{tmp}/{name}", "rb") as f:
         data = f.read()
 
@@ -473,6 +474,21 @@ def with_program(tmp, name):
     with open(f"{tmp}/{name}.cpio", "wb") as f:
         f.write(entry(f"bin/{name}", 0o100755, data) + entry("TRAILER!!!", 0, b""))
     return ["--initrd", f"{tmp}/{name}.cpio"]
+
+
+def a_32_bit_program_runs(polyvisor, guest):
+    """Without a library, so that no more is needed than any gcc: what it sorted has the right checksum, and it has checked the rest."""
+    x, words = 1, []
+    for _ in range(16384):
+        x = (x * 1103515245 + 12345) & 0xffffffff
+        words.append(x)
+    want = zlib.crc32(struct.pack("<16384I", *sorted(words)))
+    with tempfile.TemporaryDirectory() as tmp:
+        initrd = with_program(tmp, "flat32", "-m32", "-nostdlib", "-ffreestanding", "-fno-pic", "-fno-stack-protector", "-fcf-protection=none")
+        status, text, err, seconds = run(polyvisor, guest, "cloud", ["--no-reboot", *initrd], "polyvisor.run=flat32")
+    expect(status == 0 and "polyvisor-run: status 0" in text, "the program failed", text, err)
+    expect(f"flat32: sorted {want:08x}" in text, f"not the checksum {want:08x}", text, err)
+    return seconds
 
 
 def vsock_echo_server(path, met):
@@ -548,6 +564,7 @@ def vsock_carries_both_ways(polyvisor, guest, kernel="cloud"):
 
 CASES = {
     "vsock": vsock_carries_both_ways,
+    "flat32": a_32_bit_program_runs,
     "share": a_share_is_mounted_and_cannot_be_left,
     "net": the_user_network_carries_both_ways,
     "net-mq": lambda p, g: the_user_network_carries_both_ways(p, g, "generic", 2, "user,queues=2,restrict=off"),
