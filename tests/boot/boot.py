@@ -463,6 +463,11 @@ def with_program(tmp, name, *options):
     """An archive with a program of tests/initramfs in the guest's /bin, built here."""
     source = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "initramfs", f"{name}.c")
     subprocess.run(["gcc", "-O2", "-static", *options, "-o", f"{tmp}/{name}", source], check=True)
+    return archive(tmp, name)
+
+
+def archive(tmp, name):
+    """An archive with tmp/name in the guest's /bin."""
     with open(f"{tmp}/{name}", "rb") as f:
         data = f.read()
 

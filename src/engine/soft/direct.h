@@ -31,8 +31,13 @@ struct direct_helper {
 	struct direct_shared *shared; /* hostile */
 	uint64_t base;
 	uint64_t token[3];
-	uint64_t frame;	 /* offset in the shared part of the frame it stopped with */
-	uint16_t cs, ss; /* as it stopped */
+	uint32_t go;	   /* what it must tell of its next stop; never 0 */
+	uint32_t pool[64]; /* random numbers for that, of which `pooled` are left */
+	unsigned pooled;
+	uint64_t frame;	      /* offset in the shared part of the frame it stopped with */
+	uint64_t uc_flags;    /* of a frame that the kernel made, and ... */
+	uint8_t software[48]; /* ... what it says there of its XSAVE image */
+	uint16_t cs, ss;      /* as it stopped */
 };
 
 /* What one address space (soft_cpu.asid_user) has mapped. */
@@ -97,6 +102,9 @@ void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const stru
 /* Registers (direct_regs.c): from the CPU to the frame and back. -1: what the frame says cannot be
  * (a hostile helper). */
 void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h);
+/* Notes of the first frame of a helper what guest code must not change later. -1: it has not got
+ * the vector state that is needed. */
+int direct_regs_learn(struct direct_helper *h);
 int direct_regs_in(struct soft_cpu *cpu, struct direct_helper *h, struct direct_exit *exit);
 /* Segment registers that user code has loaded, through the guest's tables. May raise. */
 void direct_selectors_in(struct soft_cpu *cpu, const struct direct_helper *h);

@@ -27,6 +27,10 @@ struct direct_layout {
 /* The helper's descriptors */
 enum direct_fd { DIRECT_FD_RAM, DIRECT_FD_SHARED, DIRECT_FD_EVENT, DIRECT_FD_CODE };
 
+/* What the helper writes to its event descriptor is `go` and this: never 0, which would tell
+ * nothing. */
+#define DIRECT_TOLD (UINT64_C(1) << 32)
+
 #define DIRECT_OPS 128u
 /* prot 0: unmap */
 struct direct_op {
@@ -41,14 +45,19 @@ struct direct_shared {
 	uint64_t fs_base, gs_base;
 	uint32_t ops;
 	uint32_t spin; /* how often to look at `go` before sleeping */
-	_Atomic uint32_t go, asleep;
+	/* A number that is another one each time; the helper waits while it is 0, and tells of its
+	 * next stop by it. */
+	_Atomic uint32_t go;
+	_Atomic uint32_t asleep;
+	uint32_t id_flag; /* RFLAGS.ID of guest code */
 	/* Helper to engine, at every exit; the registers are in the signal frame. */
 	uint64_t out_frame, out_fs_base, out_gs_base;
 	uint32_t out_signal;
 	uint16_t out_sel[4]; /* DS, ES, FS, GS */
 	uint32_t out_failed; /* one more than the number of the operation that failed; or 0 */
 	int32_t out_error;
-	uint64_t one; /* what is written to the event descriptor */
+	uint64_t one;	  /* what is written to the event descriptor */
+	uint64_t held[3]; /* the token, once the helper has taken it */
 	/* Set-up */
 	uint64_t base;	 /* where the region is to be */
 	uint64_t bottom; /* lowest and first not usable address of user space */

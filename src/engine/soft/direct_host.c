@@ -146,24 +146,54 @@ static int memory_file(const char *name, size_t size)
 	return fd;
 }
 
-/* Waits for the helper to stop. False: it is no more, or `ms` have passed. */
-static _Bool wait_stopped(struct direct_helper *h, int ms)
+enum told { TOLD_NOTHING, TOLD_STOP, TOLD_LIE };
+
+/* What the event descriptor, which is readable, says: that the helper has stopped since its last
+ * `go`, or something that only guest code can have told. */
+static enum told event_read(const struct direct_helper *h)
+{
+	uint64_t value;
+
+	if (read(h->event, &value, sizeof(value)) != sizeof(value))
+		return TOLD_NOTHING;
+	return value == (DIRECT_TOLD | h->go) ? TOLD_STOP : TOLD_LIE;
+}
+
+/* Waits for the helper to tell something. It is no more when it tells nothing but `ms` have not
+ * passed. */
+static enum told wait_told(struct direct_helper *h, int ms)
 {
 	struct pollfd p[2] = {{.fd = h->event, .events = POLLIN},
 			      {.fd = h->pidfd, .events = POLLIN}};
-	uint64_t count;
 
 	for (;;) {
 		int n = poll(p, 2, ms);
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n <= 0)
-			return 0;
-		if (p[0].revents & POLLIN && read(h->event, &count, sizeof(count)) == sizeof(count))
-			return 1;
+			return TOLD_NOTHING;
+		if (p[0].revents & POLLIN) {
+			enum told t = event_read(h);
+			if (t != TOLD_NOTHING)
+				return t;
+		}
 		if (p[1].revents)
-			return 0;
+			return TOLD_NOTHING;
 	}
+}
+
+/* The next number for `go`. False: the host has no random numbers. */
+static _Bool go_next(struct direct_helper *h)
+{
+	do {
+		if (!h->pooled) {
+			if (getrandom(h->pool, sizeof(h->pool), GRND_NONBLOCK) != sizeof(h->pool))
+				return 0;
+			h->pooled = ARRAY_SIZE(h->pool);
+		}
+		h->go = h->pool[--h->pooled];
+	} while (!h->go);
+	return 1;
 }
 
 static void descriptors_close(struct direct_helper *h)
@@ -265,7 +295,8 @@ int direct_helper_start(struct direct_helper *h, int ram, int *code, const char 
 	h->shared = s == MAP_FAILED ? NULL : s;
 	h->event = eventfd(0, EFD_CLOEXEC);
 	if (!h->shared || h->event < 0 ||
-	    getrandom(h->token, sizeof(h->token), GRND_NONBLOCK) != sizeof(h->token)) {
+	    getrandom(h->token, sizeof(h->token), GRND_NONBLOCK) != sizeof(h->token) ||
+	    !go_next(h)) {
 		close(fd);
 		descriptors_close(h);
 		return -ENOMEM;
@@ -276,6 +307,7 @@ int direct_helper_start(struct direct_helper *h, int ram, int *code, const char 
 	s->filter_len = (uint16_t)filter.n;
 	s->base = h->base;
 	s->top = USER_TOP;
+	atomic_store(&s->go, h->go);
 	*why = "a helper process could not be started";
 	rc = spawn(h, ram, fd, *code);
 	close(fd);
@@ -283,7 +315,7 @@ int direct_helper_start(struct direct_helper *h, int ram, int *code, const char 
 		descriptors_close(h);
 		return rc;
 	}
-	_Bool stopped = wait_stopped(h, START_MS);
+	_Bool stopped = wait_told(h, START_MS) == TOLD_STOP;
 	if (!stopped || s->setup_error) {
 		rc = stopped ? s->setup_error : -ECHILD;
 		*why = !stopped		    ? "a helper process ended while it started"
@@ -294,6 +326,11 @@ int direct_helper_start(struct direct_helper *h, int ram, int *code, const char 
 	}
 	memset(s->filter, 0, sizeof(s->filter));
 	h->frame = s->out_frame - h->base - DIRECT_CODE_SIZE;
+	if (direct_regs_learn(h)) {
+		*why = "this CPU, or its kernel, has no AVX";
+		direct_helper_kill(h);
+		return -ENOTSUP;
+	}
 	return 0;
 }
 
@@ -301,10 +338,12 @@ static void helper_go(struct direct_helper *h, uint32_t spin)
 {
 	struct direct_shared *s = h->shared;
 
-	memcpy(s->token, h->token, sizeof(s->token));
 	s->frame = h->base + DIRECT_CODE_SIZE + h->frame;
 	s->spin = spin;
-	atomic_store(&s->go, 1);
+	/* The token comes after all that it is given for. */
+	for (unsigned i = 0; i < ARRAY_SIZE(h->token); i++)
+		__atomic_store_n(&s->token[i], h->token[i], __ATOMIC_RELEASE);
+	atomic_store(&s->go, h->go);
 	if (atomic_load(&s->asleep))
 		syscall(SYS_futex, &s->go, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
@@ -322,9 +361,12 @@ void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const stru
 {
 	struct soft_direct *d = cpu->direct;
 	struct pollfd p = {.fd = h->event, .events = POLLIN};
-	uint64_t count;
-	_Bool stopped = 0;
+	enum told told = TOLD_NOTHING;
 
+	if (!go_next(h)) {
+		direct_helper_kill(h);
+		return;
+	}
 	memcpy(h->shared->op, op, ops * sizeof(*op));
 	h->shared->ops = ops;
 	atomic_store(&d->running, h->pidfd + 1);
@@ -333,16 +375,16 @@ void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const stru
 	if (atomic_load(&cpu->base.link.events))
 		direct_kick(cpu);
 	helper_go(h, 200);
-	for (uint64_t until = __builtin_ia32_rdtsc() + spin; !stopped;) {
-		if (poll(&p, 1, 0) == 1 && read(h->event, &count, sizeof(count)) == sizeof(count))
-			stopped = 1;
+	for (uint64_t until = __builtin_ia32_rdtsc() + spin; told == TOLD_NOTHING;) {
+		if (poll(&p, 1, 0) == 1)
+			told = event_read(h);
 		else if (__builtin_ia32_rdtsc() >= until)
 			break;
 	}
-	for (unsigned rounds = 0; !stopped;) {
+	for (unsigned rounds = 0; told == TOLD_NOTHING;) {
 		struct pollfd died = {.fd = h->pidfd, .events = POLLIN};
-		stopped = wait_stopped(h, 10);
-		if (stopped || poll(&died, 1, 0) == 1)
+		told = wait_told(h, 10);
+		if (told != TOLD_NOTHING || poll(&died, 1, 0) == 1)
 			break;
 		/* The kick may have come before the last signal was handled; and who does not react
 		 * to any has got hold of its signal mask. */
@@ -353,7 +395,7 @@ void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const stru
 		}
 	}
 	atomic_store(&d->running, 0);
-	if (!stopped) {
+	if (told != TOLD_STOP) {
 		direct_helper_kill(h);
 		d->killed++;
 	}

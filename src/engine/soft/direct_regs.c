@@ -64,7 +64,15 @@ void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h)
 	uc->uc_mcontext.gregs[REG_RIP] = (greg_t)x->rip;
 	uc->uc_mcontext.gregs[REG_EFL] = (greg_t)((soft_flags_get(cpu) & FLAGS_IN) | X86_IF);
 	uc->uc_mcontext.gregs[REG_CSGSFS] = (greg_t)((uint64_t)USER_CS | (uint64_t)USER_SS << 48);
+	/* Guest code may have made this frame: nothing else in it may be its own. */
+	uc->uc_flags = h->uc_flags;
+	uc->uc_link = NULL;
+	uc->uc_stack =
+	    (stack_t){.ss_sp = (void *)(uintptr_t)(h->base + DIRECT_CODE_SIZE + DIRECT_STACK),
+		      .ss_size = DIRECT_SHARED_SIZE - DIRECT_STACK};
 	memset(&uc->uc_sigmask, 0, 8);
+	memcpy(xsave + XSAVE_SW, h->software, sizeof(h->software));
+	s->id_flag = (uint32_t)(x->rflags & X86_ID);
 	memcpy(xsave, x->fpu.fx, X86_FX_MASK);
 	memcpy(xsave + X86_FX_ST, x->fpu.fx + X86_FX_ST, FX_XMM - X86_FX_ST);
 	for (unsigned i = 0; i < 16; i++) {
@@ -77,6 +85,23 @@ void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h)
 	memcpy(xsave + XSAVE_BV, &bv, 8);
 	s->fs_base = x->seg[X86_FS].base;
 	s->gs_base = x->seg[X86_GS].base;
+}
+
+int direct_regs_learn(struct direct_helper *h)
+{
+	ucontext_t *uc;
+	siginfo_t *info;
+	uint8_t *xsave;
+	uint32_t magic;
+	uint64_t features;
+
+	if (!frame_find(h, &uc, &info, &xsave))
+		return -1;
+	h->uc_flags = uc->uc_flags;
+	memcpy(h->software, xsave + XSAVE_SW, sizeof(h->software));
+	memcpy(&magic, h->software, 4);
+	memcpy(&features, h->software + 8, 8);
+	return magic == SW_MAGIC && features & X86_XCR0_AVX ? 0 : -1;
 }
 
 static void vectors_in(struct soft_cpu *cpu, const uint8_t *xsave)

@@ -8,6 +8,12 @@
  *
  * The token's rule: it is in memory from the engine's `go` to the return into guest code, and in
  * registers only within one asm statement that clears them, so that it never gets onto a stack.
+ *
+ * The tell's rule: guest code can jump to the system call that tells the engine of a stop, with any
+ * registers, any memory and signals open. So what stands behind that call takes nothing from
+ * registers, not even its stack; a `go` that guest code has forged gets it no further than to a
+ * system call without the token; and what it tells is what it found in `go`, which the engine makes
+ * another number each time, so that a stop that is told twice is not taken for the next one.
  */
 #include <asm/prctl.h>
 #include <linux/filter.h>
@@ -91,24 +97,30 @@ static inline long op_run(const struct direct_shared *s, const struct direct_op 
 			 : "=a"(ret)
 			 : "a"((long)SYS_mmap), "D"(op->addr),
 			   "S"(op->len), [prot] "m"(op->prot), [offset] "m"(op->offset),
-			   [flags] "i"(MAP_SHARED | MAP_FIXED | MAP_POPULATE),
-			   [t0] "m"(s->token[0]), [t1] "m"(s->token[1]), [t2] "m"(s->token[2])
+			   [flags] "i"(MAP_SHARED | MAP_FIXED | MAP_POPULATE), [t0] "m"(s->held[0]),
+			   [t1] "m"(s->held[1]), [t2] "m"(s->held[2])
 			 : "rdx", "r10", "r8", "r9", "rcx", "r11", "memory");
 	return ret;
 }
 
-/* Wakes the engine. Only from this address may the descriptor be written: that it was shows that
- * this process is in the code below, not in guest code. */
-static inline void engine_tell(struct direct_shared *s)
+/* Tells the engine of a stop, and waits. Only from this address may the descriptor be written: that
+ * it was shows that this process is in direct_go, not in guest code. */
+static inline __attribute__((noreturn)) void engine_tell(struct direct_shared *s)
 {
-	long ret;
-
-	__asm__ volatile("syscall\n\t"
+	s->one = DIRECT_TOLD | atomic_exchange(&s->go, 0);
+	__asm__ volatile("mov %[nr], %%eax\n\t"
+			 "mov %[fd], %%edi\n\t"
+			 "lea direct_shared+%c[one](%%rip), %%rsi\n\t"
+			 "mov $8, %%edx\n\t"
+			 "syscall\n\t"
 			 ".globl direct_at_tell\n"
-			 "direct_at_tell:"
-			 : "=a"(ret)
-			 : "a"((long)SYS_write), "D"((long)DIRECT_FD_EVENT), "S"(&s->one), "d"(8l)
-			 : "rcx", "r11", "memory");
+			 "direct_at_tell:\n\t"
+			 "lea direct_shared+%c[stack](%%rip), %%rsp\n\t"
+			 "jmp direct_go" ::[nr] "i"(SYS_write),
+			 [fd] "i"(DIRECT_FD_EVENT), [one] "i"(offsetof(struct direct_shared, one)),
+			 [stack] "i"(DIRECT_STACK - 8)
+			 : "memory");
+	__builtin_unreachable();
 }
 
 static inline void engine_wait(struct direct_shared *s)
@@ -133,6 +145,77 @@ static inline void engine_wait(struct direct_shared *s)
 	atomic_store_explicit(&s->asleep, 0, memory_order_relaxed);
 }
 
+/* Takes the token over: what is done from here on, it was given for. It is read before anything
+ * else that came with it, as the engine writes it after that. */
+static inline void token_take(struct direct_shared *s)
+{
+	__asm__ volatile(
+	    "mov %[t0], %%rax\n\t"
+	    "mov %%rax, %[h0]\n\t"
+	    "mov %[t1], %%rax\n\t"
+	    "mov %%rax, %[h1]\n\t"
+	    "mov %[t2], %%rax\n\t"
+	    "mov %%rax, %[h2]\n\t"
+	    "xor %%eax, %%eax\n\t"
+	    "mov %%rax, %[t0]\n\t"
+	    "mov %%rax, %[t1]\n\t"
+	    "mov %%rax, %[t2]"
+	    : [h0] "=m"(s->held[0]), [h1] "=m"(s->held[1]), [h2] "=m"(s->held[2]),
+	      [t0] "+m"(s->token[0]), [t1] "+m"(s->token[1]), [t2] "+m"(s->token[2])::"rax",
+	      "memory");
+}
+
+/* Waits for the engine, does what it says, and returns into guest code. */
+HIDDEN __attribute__((noreturn, used)) void direct_go(void)
+{
+	struct direct_shared *s = &direct_shared;
+	uint32_t ops, i;
+	long rc = 0;
+
+	engine_wait(s);
+	token_take(s);
+	ops = s->ops;
+	for (i = 0; i < ops && i < DIRECT_OPS; i++) {
+		rc = op_run(s, &s->op[i]);
+		if (rc < 0 && rc > -4096) {
+			s->out_failed = i + 1;
+			s->out_error = (int32_t)rc;
+			s->held[0] = s->held[1] = s->held[2] = 0;
+			engine_tell(s);
+		}
+	}
+	/* The engine only lets go of code whose selectors are null. */
+	if (s->out_sel[0] | s->out_sel[1] | s->out_sel[2] | s->out_sel[3])
+		__asm__ volatile("mov %0, %%ds\n\t"
+				 "mov %0, %%es\n\t"
+				 "mov %0, %%fs\n\t"
+				 "mov %0, %%gs" ::"r"(0));
+	__asm__ volatile("wrfsbase %0" ::"r"(s->fs_base));
+	__asm__ volatile("wrgsbase %0" ::"r"(s->gs_base));
+	/* The ID flag is not the frame's: sigreturn leaves it as it is. */
+	__asm__ volatile("pushf\n\t"
+			 "andl $~0x200000, (%%rsp)\n\t"
+			 "or %0, (%%rsp)\n\t"
+			 "popf" ::"r"((uint64_t)s->id_flag & 0x200000)
+			 : "memory", "cc");
+	__asm__ volatile("mov %[frame], %%rsp\n\t"
+			 "mov %[t0], %%rdi\n\t"
+			 "mov %[t1], %%rsi\n\t"
+			 "mov %[t2], %%rdx\n\t"
+			 "movq $0, %[t0]\n\t"
+			 "movq $0, %[t1]\n\t"
+			 "movq $0, %[t2]\n\t"
+			 "mov %[nr], %%eax\n\t"
+			 "syscall\n\t"
+			 ".globl direct_at_return\n"
+			 "direct_at_return:\n\t"
+			 "ud2" ::[frame] "r"(s->frame + 8),
+			 [t0] "m"(s->held[0]), [t1] "m"(s->held[1]), [t2] "m"(s->held[2]),
+			 [nr] "i"(SYS_rt_sigreturn)
+			 : "memory");
+	__builtin_unreachable();
+}
+
 /* Every signal arrives here, with `frame` the kernel's signal frame. */
 HIDDEN __attribute__((noreturn, used)) void direct_signal(uint64_t frame, uint64_t signal)
 {
@@ -150,56 +233,20 @@ HIDDEN __attribute__((noreturn, used)) void direct_signal(uint64_t frame, uint64
 	s->out_frame = frame;
 	s->out_signal = (uint32_t)signal;
 	s->out_failed = 0;
-	for (;;) {
-		s->one = 1;
-		atomic_store_explicit(&s->go, 0, memory_order_release);
-		engine_tell(s);
-		engine_wait(s);
-		uint32_t ops = s->ops, i = 0;
-		long rc = 0;
-		for (; i < ops && i < DIRECT_OPS; i++) {
-			rc = op_run(s, &s->op[i]);
-			if (rc < 0 && rc > -4096)
-				break;
-		}
-		if (i >= ops || i >= DIRECT_OPS)
-			break;
-		s->out_failed = i + 1;
-		s->out_error = (int32_t)rc;
-	}
-	/* The engine only lets go of code whose selectors are null. */
-	if (s->out_sel[0] | s->out_sel[1] | s->out_sel[2] | s->out_sel[3])
-		__asm__ volatile("mov %0, %%ds\n\t"
-				 "mov %0, %%es\n\t"
-				 "mov %0, %%fs\n\t"
-				 "mov %0, %%gs" ::"r"(0));
-	__asm__ volatile("wrfsbase %0" ::"r"(s->fs_base));
-	__asm__ volatile("wrgsbase %0" ::"r"(s->gs_base));
-	__asm__ volatile("mov %[frame], %%rsp\n\t"
-			 "mov %[t0], %%rdi\n\t"
-			 "mov %[t1], %%rsi\n\t"
-			 "mov %[t2], %%rdx\n\t"
-			 "movq $0, %[t0]\n\t"
-			 "movq $0, %[t1]\n\t"
-			 "movq $0, %[t2]\n\t"
-			 "mov %[nr], %%eax\n\t"
-			 "syscall\n\t"
-			 ".globl direct_at_return\n"
-			 "direct_at_return:\n\t"
-			 "ud2" ::[frame] "r"(s->frame + 8),
-			 [t0] "m"(s->token[0]), [t1] "m"(s->token[1]), [t2] "m"(s->token[2]),
-			 [nr] "i"(SYS_rt_sigreturn)
-			 : "memory");
-	__builtin_unreachable();
+	engine_tell(s);
 }
 
-/* A signal frame begins with the return address that the kernel was given. */
+/* A signal frame begins with the return address that the kernel was given. The AC flag is still as
+ * guest code had it. */
 __asm__(".globl direct_entry\n"
 	".hidden direct_entry\n"
 	"direct_entry:\n\t"
 	"mov %rdi, %rsi\n\t"
 	"mov %rsp, %rdi\n\t"
 	"and $-16, %rsp\n\t"
+	"pushf\n\t"
+	"andl $~0x40000, (%rsp)\n\t"
+	"popf\n\t"
 	"call direct_signal\n");
 extern HIDDEN void direct_entry(void);
 
@@ -207,6 +254,7 @@ static __attribute__((noreturn)) void setup_failed(struct direct_shared *s, unsi
 {
 	s->setup_step = step;
 	s->setup_error = (int32_t)rc;
+	s->one = DIRECT_TOLD | atomic_load(&s->go);
 	CALL(SYS_write, DIRECT_FD_EVENT, &s->one, 8, 0, 0);
 	for (;;)
 		CALL(SYS_exit_group, 1, 0, 0, 0, 0);
@@ -276,7 +324,6 @@ HIDDEN __attribute__((noreturn, used)) void direct_begin(void)
 	if (at < 0 && at > -4096)
 		CALL(SYS_exit_group, 2, 0, 0, 0, 0);
 	base = s->base;
-	s->one = 1;
 	/* The code's pages of this very executable, whose first bytes are direct_code. */
 	rc = call6(SYS_mmap, (long)base, DIRECT_CODE_SIZE, PROT_READ | PROT_EXEC,
 		   MAP_SHARED | MAP_FIXED_NOREPLACE, DIRECT_FD_CODE, DIRECT_FILE_OFFSET);

@@ -124,7 +124,7 @@ void sys_insn_lar(struct soft_cpu *cpu, const struct insn *i)
 	sel = source16(cpu, i, i->r2);
 	ok = desc_inspect(cpu, sel, 0, &d);
 	if (ok)
-		insn_gpr_set(cpu, i->r1, i->osize, d >> 32 & (i->osize == 2 ? 0xff00 : 0xf0ff00));
+		insn_gpr_set(cpu, i->r1, i->osize, d >> 32 & (i->osize == 2 ? 0xff00 : 0xffff00));
 	zf_set(cpu, ok);
 }
 

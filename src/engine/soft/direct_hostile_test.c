@@ -1,0 +1,469 @@
+/* direct_hostile_test.c: user code that knows the stub and tries to use it, and what comes of that.
+ *
+ * Each attempt ends in a fault of its own program or in the end of its helper. What matters is what
+ * comes after: the next program runs in a helper exactly as if nothing had been tried, which it
+ * would not if the engine took a helper for stopped that runs, or an operation for done that was
+ * not.
+ */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <errno.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include "engine/soft/direct.h"
+#include "engine/soft/direct_stub.h"
+#include "engine/soft/testboard.h"
+
+#define CODE(name, text)                                                                           \
+	extern const uint8_t name[], name##_end[];                                                 \
+	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
+
+#define USER_CODE  UINT64_C(0x40000)
+#define USER_DATA  UINT64_C(0x50000)
+#define USER_STACK UINT64_C(0x61000)
+#define FORGED	   UINT64_C(0x52000) /* what the attacker writes over the shared part */
+#define REGS	   UINT64_C(0x54000) /* and what it has in its registers then */
+#define COUNTER	   UINT64_C(0x56000)
+#define LSTAR_PAGE (BOARD_HANDLERS + 0x80 * 16)
+
+static int teardown(void **state)
+{
+	board_free(*state);
+	return 0;
+}
+
+static void user_state(struct board *b, uint64_t rip)
+{
+	struct x86_state *s = &b->cpu->s;
+
+	board_user(b, rip);
+	s->seg[X86_CS].selector = 0x33;
+	s->seg[X86_SS].selector = 0x2b;
+	for (unsigned i = 0; i < 6; i++)
+		if (i != X86_CS && i != X86_SS)
+			s->seg[i] = (struct x86_seg){.attr = X86_SEG_UNUSABLE};
+	s->cr4 |= X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE | X86_CR4_FSGSBASE;
+	s->xcr0 = 7;
+	s->star = UINT64_C(0x0023000800000000);
+	s->lstar = LSTAR_PAGE;
+	s->sfmask = X86_IF | X86_TF;
+	s->gpr[X86_RSP] = USER_STACK;
+	soft_flags_set(b->cpu, X86_IF | X86_FIXED);
+	soft_mode_update(b->cpu);
+}
+
+/* The same once more in the same address space: with the same helper. */
+static void user_again(struct board *b, uint64_t rip)
+{
+	struct x86_state *s = &b->cpu->s;
+
+	s->seg[X86_CS].attr = 0xa0fb;
+	s->seg[X86_CS].selector = 0x33;
+	s->seg[X86_SS] = (struct x86_seg){.limit = UINT32_MAX, .attr = 0xc0f3, .selector = 0x2b};
+	s->gpr[X86_RSP] = USER_STACK;
+	s->rip = rip;
+	soft_flags_set(b->cpu, X86_IF | X86_FIXED);
+	soft_mode_update(b->cpu);
+	s->activity = X86_RUNNING;
+}
+
+static int setup(void **state)
+{
+	setenv("BOARD_SOFT", "direct", 1);
+	struct board *b = board_new(1);
+	*state = b;
+	user_state(b, USER_CODE);
+	return 0;
+}
+static int run_code(struct board *b, const uint8_t *code, const uint8_t *end, uint64_t r15)
+{
+	board_load(b, USER_CODE, code, (size_t)(end - code));
+	user_again(b, USER_CODE);
+	b->cpu->s.gpr[X86_R15] = r15;
+	return board_run(b);
+}
+#define RUN(b, name, r15) run_code(b, name, name##_end, r15)
+
+static struct direct_helper *helper_of(struct board *b)
+{
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		if (b->cpu->direct->space[i].asid == b->cpu->asid_user &&
+		    b->cpu->direct->space[i].helper.pid)
+			return &b->cpu->direct->space[i].helper;
+	return NULL;
+}
+
+/* A program that counts, in registers and in memory that is taken away from it in between. */
+CODE(count, "mov $0x56000, %edi\n"
+	    "mov $300, %ecx\n"
+	    "xor %eax, %eax\n"
+	    "1: add $3, %eax\n"
+	    "incq (%rdi)\n"
+	    "loop 1b\n"
+	    "syscall\n"
+	    "incq (%rdi)\n"
+	    "syscall\n");
+static void next_program_runs_well(struct board *b)
+{
+	b->cpu->direct->killed = 0;
+	board_write(b, COUNTER, 8, 1000);
+	assert_int_equal(RUN(b, count, 0), 0x80);
+	if (b->cpu->direct->refused) {
+		print_message("skipped: %s\n", b->cpu->direct->why);
+		skip();
+	}
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 900);
+	assert_int_equal(board_read(b, COUNTER, 8), 1300);
+	/* The kernel takes the page away: the helper may not have it for another instruction. */
+	uint64_t entries = b->cpu->stats.direct_entries;
+	uint64_t rip = USER_CODE + (uint64_t)(count_end - count) - 5;
+	board_pte_set(b, COUNTER, (COUNTER + 0x1000) | 7);
+	board_write(b, COUNTER + 0x1000, 8, 77);
+	soft_tlb_flush_page(b->cpu, COUNTER);
+	user_again(b, rip);
+	b->cpu->s.gpr[X86_RDI] = COUNTER;
+	assert_int_equal(board_run(b), 0x80);
+	assert_true(b->cpu->stats.direct_entries > entries);
+	assert_int_equal(board_read(b, COUNTER + 0x1000, 8), 78);
+	assert_int_equal(board_read(b, COUNTER, 8), 1300);
+	board_pte_set(b, COUNTER, COUNTER | 7);
+	soft_tlb_flush_page(b->cpu, COUNTER);
+	assert_int_equal(b->cpu->direct->killed, 0);
+}
+
+/* Writes the forged image over the shared part, loads all registers, and jumps to where r15 said.
+ */
+CODE(forge, "mov %r15, %rdi\n"
+	    "and $-0x1000, %rdi\n"
+	    "mov $0x53f00, %esi\n"
+	    "mov (%rsi), %rdi\n" /* the shared part's address */
+	    "mov $0x52000, %esi\n"
+	    "mov $0x1e00, %ecx\n"
+	    "rep movsb\n"
+	    "mov $0x54000, %esi\n"
+	    "push 0x80(%rsi)\n"
+	    "mov 0x88(%rsi), %rsp\n"
+	    "mov %r15, 0x54100\n"
+	    "mov 0x00(%rsi), %rax\n"
+	    "mov 0x08(%rsi), %rbx\n"
+	    "mov 0x10(%rsi), %rcx\n"
+	    "mov 0x18(%rsi), %rdx\n"
+	    "mov 0x20(%rsi), %rdi\n"
+	    "mov 0x28(%rsi), %rbp\n"
+	    "mov 0x30(%rsi), %r8\n"
+	    "mov 0x38(%rsi), %r9\n"
+	    "mov 0x40(%rsi), %r10\n"
+	    "mov 0x48(%rsi), %r11\n"
+	    "mov 0x50(%rsi), %r12\n"
+	    "mov 0x58(%rsi), %r13\n"
+	    "mov 0x60(%rsi), %r14\n"
+	    "mov 0x68(%rsi), %r15\n"
+	    "mov 0x70(%rsi), %rsi\n"
+	    "jmp *0x54100\n");
+
+struct random {
+	uint64_t s;
+};
+static uint64_t random_next(struct random *r)
+{
+	r->s ^= r->s << 13;
+	r->s ^= r->s >> 7;
+	r->s ^= r->s << 17;
+	return r->s;
+}
+/* Something that means something to the stub: a number, an address of its own, one of the guest's.
+ */
+static uint64_t random_value(struct random *r, uint64_t base)
+{
+	uint64_t v = random_next(r);
+
+	switch (v % 8) {
+	case 0: return v >> 8 & 15;
+	case 1: return v >> 8 & 0x3ff;
+	case 2: return base + DIRECT_CODE_SIZE + (v >> 8) % DIRECT_SHARED_SIZE;
+	case 3: return base + DIRECT_CODE_SIZE + ((v >> 8) % 64) * 8;
+	case 4: return base + (v >> 8) % DIRECT_CODE_SIZE;
+	case 5: return USER_DATA + ((v >> 8) & 0xfff8);
+	case 6: return SYS_write + (v >> 8 & 1 ? SYS_mmap : 0);
+	default: return v;
+	}
+}
+
+static void forged_image(struct board *b, struct random *r, struct direct_helper *h)
+{
+	struct direct_shared *s = calloc(1, 0x1e00);
+	uint64_t low = h->base + DIRECT_CODE_SIZE;
+
+	/* As it is, and in it some of what decides. */
+	memcpy(s, h->shared, sizeof(*s));
+	s->go = (uint32_t)(random_next(r) & 1 ? random_next(r) : random_next(r) & 1);
+	s->spin = random_next(r) & 1 ? 0 : 20000;
+	s->one = random_next(r) & 1 ? DIRECT_TOLD | h->go : random_value(r, h->base);
+	s->ops = (uint32_t)(random_next(r) % 3);
+	for (unsigned i = 0; i < 2; i++) /* not what it runs on, or there is nothing to be seen */
+		s->op[i] = (struct direct_op){0x58000, 0x1000, random_next(r) & 1 ? 3 : 0, 0};
+	s->out_frame =
+	    low + (random_next(r) & 1 ? h->frame : DIRECT_STACK + (random_next(r) & 0x3fc0));
+	s->frame = s->out_frame;
+	s->out_signal = (uint32_t)random_value(r, h->base);
+	for (unsigned i = 0; i < 3; i++) {
+		s->token[i] = random_value(r, h->base);
+		s->held[i] = random_value(r, h->base);
+	}
+	board_load(b, FORGED, s, 0x1e00);
+	board_write(b, 0x53f00, 8, low);
+	for (unsigned i = 0; i < 15; i++)
+		board_write(b, REGS + i * 8, 8, random_value(r, h->base));
+	board_write(b, REGS + 0x80, 8, random_value(r, h->base));
+	board_write(b, REGS + 0x88, 8,
+		    random_next(r) & 1 ? USER_STACK - 256 : random_value(r, h->base));
+	free(s);
+}
+
+static void attempt(struct board *b, struct random *r, uint64_t offset)
+{
+	struct direct_helper *h = helper_of(b);
+
+	assert_non_null(h);
+	forged_image(b, r, h);
+	b->cpu->stats.direct_exits = 0;
+	(void)RUN(b, forge, h->base + offset); /* whatever comes of it */
+	assert_true(b->cpu->direct->killed || b->cpu->stats.direct_exits);
+}
+
+/* Where the calls of the stub are: the instructions themselves. */
+static unsigned calls_of(uint64_t at[5])
+{
+	memcpy(at, direct_stub + DIRECT_FILE_OFFSET, 5 * 8);
+	for (unsigned i = 0; i < 5; i++)
+		at[i] -= 2;
+	return 5;
+}
+
+static void forged_shared_state_and_jumps_anywhere_change_nothing_for_others(void **state)
+{
+	struct board *b = *state;
+	const char *seed = getenv("DIRECT_SEED"), *rounds = getenv("DIRECT_ROUNDS");
+	struct random r = {seed ? strtoull(seed, NULL, 0) : 0x2545f4914f6cdd1d};
+
+	next_program_runs_well(b);
+	for (unsigned round = 0; round < (rounds ? (unsigned)atoi(rounds) : 400); round++) {
+		attempt(b, &r, random_next(&r) % 0x700);
+		next_program_runs_well(b);
+	}
+}
+
+static void jumps_to_its_calls_with_forged_state_change_nothing_for_others(void **state)
+{
+	struct board *b = *state;
+	struct random r = {0x9e3779b97f4a7c15};
+	const char *rounds = getenv("DIRECT_ROUNDS");
+	uint64_t at[5];
+	unsigned n = calls_of(at);
+
+	next_program_runs_well(b);
+	for (unsigned round = 0; round < (rounds ? (unsigned)atoi(rounds) : 60) * n; round++) {
+		attempt(b, &r, at[round % n]);
+		next_program_runs_well(b);
+	}
+}
+
+CODE(call_from_stub, "mov %r12, %rax\n"
+		     "jmp *%r15\n");
+static void no_system_call_from_the_stub_is_the_hosts_but_what_harms_oneself(void **state)
+{
+	struct board *b = *state;
+	uint64_t at[5];
+	unsigned n = calls_of(at);
+
+	next_program_runs_well(b);
+	for (unsigned nr = 0; nr < 460; nr++) {
+		struct direct_helper *h = helper_of(b);
+		unsigned which = nr % n;
+		/* What must not be: a descriptor of ours is used, a process is made, ours is hit.
+		 */
+		board_load(b, USER_CODE, call_from_stub,
+			   (size_t)(call_from_stub_end - call_from_stub));
+		user_again(b, USER_CODE);
+		b->cpu->s.gpr[X86_R12] = nr;
+		b->cpu->s.gpr[X86_R15] = h->base + at[which];
+		b->cpu->s.gpr[X86_RDI] = nr % 3 ? DIRECT_FD_RAM : (uint64_t)getpid();
+		b->cpu->s.gpr[X86_RSI] = nr & 1 ? USER_DATA : SIGKILL;
+		b->cpu->s.gpr[X86_RDX] = 9;
+		int vector = board_run(b);
+		/* Either it is the guest's, or it was refused in the stub. */
+		assert_true(vector == 0x80 || vector == X86_VEC_PF || vector == X86_VEC_GP ||
+			    vector == X86_VEC_UD);
+		next_program_runs_well(b);
+	}
+}
+
+CODE(call_high, "mov %r12, %rax\nsyscall\n");
+CODE(call_enter, "mov %r12, %rax\nsysenter\n");
+/* Into a 32-bit code segment of the host's, where the numbers are others. */
+CODE(call_narrow, "push $0x23\n"
+		  "push $0x40040\n"
+		  "lretq\n"
+		  ".org call_narrow + 0x40\n"
+		  ".byte 0xcd, 0x80, 0x0f, 0x05, 0x0f, 0x34\n");
+static void no_system_call_of_other_abis_is_the_hosts(void **state)
+{
+	struct board *b = *state;
+	static const uint64_t numbers[] = {
+	    0x40000000, 0x40000009, 0x40000201, 0x4000003b, UINT64_C(0x1000000e7),
+	    UINT64_MAX, 0x7fffffff, 0xffffffff, 335,	    424,
+	    435,	461,	    1000};
+
+	next_program_runs_well(b);
+	for (unsigned i = 0; i < ARRAY_SIZE(numbers); i++) {
+		board_load(b, USER_CODE, call_high, (size_t)(call_high_end - call_high));
+		user_again(b, USER_CODE);
+		b->cpu->s.gpr[X86_R12] = numbers[i];
+		assert_int_equal(board_run(b), 0x80);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], numbers[i]);
+	}
+	for (unsigned nr = 0; nr < 440; nr += 3) {
+		board_load(b, USER_CODE, call_enter, (size_t)(call_enter_end - call_enter));
+		user_again(b, USER_CODE);
+		b->cpu->s.gpr[X86_R12] = nr;
+		int vector = board_run(b);
+		assert_true(vector == X86_VEC_GP || vector == X86_VEC_UD);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], nr);
+		board_load(b, USER_CODE, call_narrow, (size_t)(call_narrow_end - call_narrow));
+		for (unsigned k = 0; k < 3; k++) {
+			static const uint8_t nop2[] = {0x90, 0x90};
+			user_again(b, USER_CODE);
+			b->cpu->s.gpr[X86_RAX] = nr;
+			(void)board_run(b); /* this kernel's table has no such segment */
+			/* (A host's kernel gives this before it asks whether there is a call.) */
+			uint32_t eax = (uint32_t)b->cpu->s.gpr[X86_RAX];
+			assert_true(eax == nr || (k && eax == (uint32_t)-EFAULT));
+			board_load(b, USER_CODE + 0x40 + k * 2, nop2, 2);
+		}
+	}
+	assert_int_equal(b->cpu->direct->killed, 0);
+	next_program_runs_well(b);
+}
+
+/* Everything that the stub's region shows, copied to where the test can look at it. */
+CODE(read_region, "mov %r15, %rsi\n"
+		  "mov $0x70000, %edi\n"
+		  "mov $0x1000, %ecx\n"
+		  "rep movsb\n"
+		  "add $0x1000, %rsi\n" /* behind the end of the program's file */
+		  "mov $0x72000, %edi\n"
+		  "mov $0xa000, %ecx\n"
+		  "rep movsb\n"
+		  "syscall\n");
+static void what_a_helper_can_read_of_its_stub_is_worth_nothing(void **state)
+{
+	struct board *b = *state;
+	static uint8_t seen[DIRECT_REGION];
+
+	next_program_runs_well(b);
+	for (unsigned round = 0; round < 20; round++) {
+		struct direct_helper *h = helper_of(b);
+		assert_int_equal(RUN(b, read_region, h->base), 0x80);
+		for (unsigned i = 0; i < DIRECT_REGION; i += 8) {
+			uint64_t v = board_read(b, 0x70000 + i, 8);
+			memcpy(seen + i, &v, 8);
+		}
+		/* It was there, and no part of the token is in it, whole or half, at any place. */
+		assert_memory_equal(seen, direct_stub + DIRECT_FILE_OFFSET, 256);
+		assert_memory_equal(seen + DIRECT_CODE_SIZE + offsetof(struct direct_shared, base),
+				    &h->base, 8);
+		for (unsigned i = 0; i + 8 <= DIRECT_REGION; i++)
+			for (unsigned t = 0; t < 3; t++) {
+				uint32_t half[2] = {(uint32_t)h->token[t],
+						    (uint32_t)(h->token[t] >> 32)};
+				assert_true(memcmp(seen + i, &half[0], 4) &&
+					    memcmp(seen + i, &half[1], 4));
+			}
+	}
+}
+
+CODE(nonsense, "mov %r12, %rsp\n"
+	       "wrfsbase %r13\n"
+	       "wrgsbase %r14\n"
+	       "mov $0x50000, %eax\n"
+	       "ud2\n");
+static void nonsense_in_rsp_and_the_bases_does_not_keep_a_fault_from_the_guest(void **state)
+{
+	struct board *b = *state;
+	static const uint64_t values[] = {0,
+					  8,
+					  0x1000,
+					  UINT64_C(0x7ffffffff000),
+					  UINT64_C(0xffff800000000000),
+					  UINT64_C(0x800000000000),
+					  UINT64_MAX,
+					  UINT64_C(0xffffffffff600000)};
+
+	next_program_runs_well(b);
+	for (unsigned i = 0; i < ARRAY_SIZE(values) + 8; i++) {
+		struct direct_helper *h = helper_of(b);
+		uint64_t rsp = i < ARRAY_SIZE(values)
+				   ? values[i]
+				   : h->base + DIRECT_CODE_SIZE + 0x1000 * i - 0x7008;
+		board_load(b, USER_CODE, nonsense, (size_t)(nonsense_end - nonsense));
+		user_again(b, USER_CODE);
+		b->cpu->s.gpr[X86_R12] = rsp;
+		b->cpu->s.gpr[X86_R13] = UINT64_C(0xffffffff81000000);
+		b->cpu->s.gpr[X86_R14] = h->base + 5;
+		int vector = board_run(b);
+		if (i < ARRAY_SIZE(values))
+			assert_int_equal(vector, X86_VEC_UD);
+		else /* in the signal stack there may be no room for the frame: that ends it */
+			assert_true(vector == X86_VEC_UD || vector == X86_VEC_GP);
+		if (vector == X86_VEC_UD) {
+			assert_int_equal(b->cpu->s.gpr[X86_RAX], 0x50000);
+			assert_int_equal(b->cpu->s.seg[X86_FS].base, UINT64_C(0xffffffff81000000));
+		}
+		next_program_runs_well(b);
+	}
+}
+
+/* All that it can unmap: its own pages, the stub's data, the stub. */
+CODE(unmap, "mov $11, %eax\n"
+	    "mov %r12, %rdi\n"
+	    "mov %r13, %rsi\n"
+	    "jmp *%r15\n");
+static void who_unmaps_what_it_stands_on_ends_only_itself(void **state)
+{
+	struct board *b = *state;
+	uint64_t at[5];
+
+	calls_of(at);
+	for (unsigned i = 0; i < 2 + DIRECT_REGION / 4096; i++) {
+		next_program_runs_well(b);
+		uint64_t base = helper_of(b)->base;
+		board_load(b, USER_CODE, unmap, (size_t)(unmap_end - unmap));
+		user_again(b, USER_CODE);
+		b->cpu->s.gpr[X86_R12] = i < 2 ? 0 : base + (i - 2) * 4096;
+		b->cpu->s.gpr[X86_R13] = i == 0 ? base : i == 1 ? UINT64_C(0x7ffffffff000) : 4096;
+		b->cpu->s.gpr[X86_R15] = base + at[1];
+		(void)board_run(b);
+	}
+	next_program_runs_well(b);
+}
+
+int main(void)
+{
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+	const struct CMUnitTest tests[] = {
+	    T(forged_shared_state_and_jumps_anywhere_change_nothing_for_others),
+	    T(jumps_to_its_calls_with_forged_state_change_nothing_for_others),
+	    T(no_system_call_from_the_stub_is_the_hosts_but_what_harms_oneself),
+	    T(no_system_call_of_other_abis_is_the_hosts),
+	    T(what_a_helper_can_read_of_its_stub_is_worth_nothing),
+	    T(nonsense_in_rsp_and_the_bases_does_not_keep_a_fault_from_the_guest),
+	    T(who_unmaps_what_it_stands_on_ends_only_itself),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
