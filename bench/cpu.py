@@ -145,7 +145,7 @@ class Table:
         return a[name] / b[name] if name in a and b.get(name) else float("nan")
 
     def line(self, name, cells):
-        print(f"{name:<14}" + "".join(f"{c:>14}" for c in cells))
+        print(f"{name:<14}" + "".join(f" {c:>15}" for c in cells))
 
     def show(self):
         head = ["native/s"] + [f"{e}/nat" for e in self.engines if e != "native"] + [f"{e}/qemu" for e in self.ours if self.qemu]

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """io.py: a virtio disk and a virtio network card, in Polyvisor and in QEMU's TCG, in alternate rounds of one run.
 
-usage: io.py disk|net POLYVISOR IOBENCH GUEST_DIR [--rounds N] [--ms N] [--engines LIST] [--aio io_uring|threads] [--cpus N] [--json FILE]
+usage: io.py disk|net POLYVISOR IOBENCH GUEST_DIR [--rounds N] [--repeats N] [--ms N] [--engines LIST] [--aio io_uring|threads] [--cpus N] [--json FILE]
 
 ENGINES: translate,qemu (default), interp. The same guest, the same program, the same kind of back end: a raw file through the host's
 page cache with io_uring (threads: around it, with O_DIRECT), one queue; the network is libslirp's user network in both. The best of
@@ -106,12 +106,12 @@ def run(argv, rates):
 def show(rates, engines):
     ours = [e for e in engines if e != "qemu"]
     columns = engines + [f"{e}/qemu" for e in ours if "qemu" in engines]
-    print(f"{'':<18}" + "".join(f"{c:>16}" for c in columns))
+    print(f"{'':<18}" + "".join(f"{c:>20}" for c in columns))
     for name, (_, unit) in rates[engines[0]].items():
-        cells = [f"{rates[e][name][0]:.4g} {unit}" for e in engines]
+        cells = [f"{rates[e][name][0]:,.4g} {unit}" for e in engines]
         if "qemu" in engines:
             cells += [f"{rates[e][name][0] / rates['qemu'][name][0]:.2f}" for e in ours]
-        print(f"{name:<18}" + "".join(f"{c:>16}" for c in cells))
+        print(f"{name:<18}" + "".join(f" {c:>19}" for c in cells))
     if "qemu" in engines:
         for e in ours:
             ratios = {n: rates[e][n][0] / rates["qemu"][n][0] for n in rates[e]}
@@ -126,6 +126,7 @@ def main():
     for name in ("polyvisor", "program", "guest"):
         p.add_argument(name)
     p.add_argument("--rounds", type=int, default=3)
+    p.add_argument("--repeats", type=int, default=1, help="of all loads in each boot: many short ones find quiet moments on a busy machine")
     p.add_argument("--ms", type=int, default=1000)
     p.add_argument("--engines", default="translate,qemu")
     p.add_argument("--aio", choices=["io_uring", "threads"], default="io_uring")
@@ -141,13 +142,13 @@ def main():
         initrd, disk = f"{tmp}/initrd", f"{tmp}/disk"
         make_initrd(args.guest, args.program, initrd)
         if args.what == "disk":
-            work = f"iobench disk /dev/vda {args.ms}"
+            work = f"for i in {' '.join(map(str, range(args.repeats)))}; do iobench disk /dev/vda {args.ms}; done"
             with open(disk, "wb") as f:
                 for _ in range(DISK_MIB):
                     f.write(os.urandom(1 << 20))
         else:
             work = ("ip link set eth0 up && ip addr add 10.0.2.15/24 dev eth0 && "
-                    f"iobench net 10.0.2.2 {Server().port} {args.ms}")
+                    f"for i in {' '.join(map(str, range(args.repeats)))}; do iobench net 10.0.2.2 {Server().port} {args.ms}; done")
         for _ in range(args.rounds):
             for e in engines:
                 run(command(e, args, initrd, disk, work), rates[e])

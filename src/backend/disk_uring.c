@@ -7,12 +7,18 @@
 #include "backend/disk_impl.h"
 
 #define RING_ENTRIES 256
+#define LARGE_BYTES  (128 << 10)
 
 /*
  * Requests wait in a list until disk_uring_kick puts them into the submission queue; what does not
  * fit stays in the list, and the reaping thread kicks again when there is room. When the kernel
  * takes nothing for a moment (memory is short), a thread of the pool tries again. The submission
  * side is under `lock`, the completion side belongs to the reaping thread alone.
+ *
+ * What the host's page cache holds, the kernel copies while a request is submitted, on the thread
+ * that submits: most often a vCPU's. That is the quickest way for one request, which the guest
+ * waits for anyway. A large one that comes while another is under way goes to the kernel's own
+ * workers instead: they copy side by side, and the vCPU goes on.
  */
 struct disk_uring {
 	struct disk *disk;
@@ -21,6 +27,7 @@ struct disk_uring {
 	struct io_uring ring;
 	struct lock lock; /* RANK_BACKEND */
 	struct disk_req *first, **last;
+	unsigned under_way; /* submitted and not reaped; atomic */
 	pthread_t thread;
 	void (*retry)(struct disk *disk);
 };
@@ -36,6 +43,9 @@ static void sqe_fill(struct disk_uring *u, struct io_uring_sqe *sqe, struct disk
 		break;
 	default: io_uring_prep_fsync(sqe, u->fd, IORING_FSYNC_DATASYNC); break;
 	}
+	if (__atomic_fetch_add(&u->under_way, 1, __ATOMIC_RELAXED) && req->op == DISK_READ &&
+	    req->len >= LARGE_BYTES)
+		io_uring_sqe_set_flags(sqe, IOSQE_ASYNC);
 	io_uring_sqe_set_data(sqe, req);
 }
 
@@ -135,6 +145,7 @@ static void *reaper_main(void *opaque)
 		io_uring_cqe_seen(&u->ring, cqe);
 		if (!req)
 			return NULL;
+		__atomic_fetch_sub(&u->under_way, 1, __ATOMIC_RELAXED);
 		reap(u, req, res);
 		disk_uring_kick(u);
 	}

@@ -26,6 +26,7 @@ enum engine_break_kind {
 	ENGINE_BREAK_EXEC,
 	ENGINE_BREAK_INT3, /* the caller has put an INT3 there (see engine_ops.break_max) */
 	ENGINE_BREAK_WRITE,
+	ENGINE_BREAK_READ,   /* engines whose break_max is ENGINE_MAX_BREAKS; others: -EOPNOTSUPP */
 	ENGINE_BREAK_ACCESS, /* reads and writes */
 };
 struct engine_break {

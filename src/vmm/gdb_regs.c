@@ -9,11 +9,11 @@
 
 /*
  * The order of gdb's own features: general registers, flags, segments, x87 (org.gnu.gdb.i386.core),
- * SSE
- * (...sse), segment bases (...segments); then system registers in a feature of this program's,
- * which gdb shows by "info registers system" and by name.
+ * SSE (...sse), segment bases (...segments); then system registers in a feature of this program's,
+ * which gdb shows by "info registers system" and by name; last the upper halves of the YMM
+ * registers (...avx), of which gdb itself makes $ymm0 and so on.
  */
-enum kind { GPR, SYSTEM, FLAGS, SEGMENT, ST, FPU, XMM, MXCSR, BASE };
+enum kind { GPR, SYSTEM, FLAGS, SEGMENT, ST, FPU, XMM, YMMH, MXCSR, BASE };
 
 struct reg_desc {
 	const char *name;
@@ -25,6 +25,7 @@ struct reg_desc {
 
 #define CORE "org.gnu.gdb.i386.core"
 #define SSE  "org.gnu.gdb.i386.sse"
+#define AVX  "org.gnu.gdb.i386.avx"
 #define SEGS "org.gnu.gdb.i386.segments"
 #define SYS  "org.polyvisor.system"
 
@@ -47,6 +48,10 @@ struct reg_desc {
 #define X(n)                                                                                       \
 	{                                                                                          \
 		"xmm" #n, XMM, n, 16, "vec128", SSE                                                \
+	}
+#define YH(n)                                                                                      \
+	{                                                                                          \
+		"ymm" #n "h", YMMH, n, 16, "uint128", AVX                                          \
 	}
 #define S(name, field)                                                                             \
 	{                                                                                          \
@@ -123,6 +128,22 @@ static const struct reg_desc regs[] = {
     S("cr3", cr3),
     S("cr4", cr4),
     S("efer", efer),
+    YH(0),
+    YH(1),
+    YH(2),
+    YH(3),
+    YH(4),
+    YH(5),
+    YH(6),
+    YH(7),
+    YH(8),
+    YH(9),
+    YH(10),
+    YH(11),
+    YH(12),
+    YH(13),
+    YH(14),
+    YH(15),
 };
 
 unsigned gdb_reg_count(void)
@@ -211,6 +232,7 @@ void gdb_reg_get(const struct x86_state *s, unsigned n, uint8_t *out)
 	case ST: memcpy(out, s->fpu.fx + X86_FX_ST + 16 * r->at, 10); break;
 	case FPU: store_le32(out, fpu_get(s, r->at)); break;
 	case XMM: memcpy(out, s->fpu.vec[r->at], 16); break;
+	case YMMH: memcpy(out, s->fpu.vec[r->at] + 16, 16); break;
 	case MXCSR: memcpy(out, s->fpu.fx + X86_FX_MXCSR, 4); break;
 	}
 }
@@ -251,6 +273,11 @@ _Bool gdb_reg_put(struct x86_state *s, unsigned n, const uint8_t *in)
 	case ST: memcpy(s->fpu.fx + X86_FX_ST + 16 * r->at, in, 10); return 1;
 	case FPU: fpu_put(s, r->at, load_le32(in)); return 1;
 	case XMM: memcpy(s->fpu.vec[r->at], in, 16); return 1;
+	case YMMH:
+		if (!(s->xcr0 & X86_XCR0_AVX))
+			return 0;
+		memcpy(s->fpu.vec[r->at] + 16, in, 16);
+		return 1;
 	case MXCSR:
 		if (load_le32(in) & 0xffff0000)
 			return 0;

@@ -272,7 +272,8 @@ static void cmd_breakpoint(struct gdb_session *s, const char *args)
 	    gdb_hex_number(&args, &len) && len <= 64)
 		rc = (insert ? s->target.insert : s->target.remove)(
 		    s->target.opaque, s->cpu, (enum gdb_break)kind, addr, (unsigned)len);
-	reply_status(s, rc);
+	if (rc != -EOPNOTSUPP) /* else as a kind that there is not */
+		reply_status(s, rc);
 }
 
 static void run(struct gdb_session *s, const enum gdb_action *actions)

@@ -36,6 +36,7 @@ struct gdb_target {
 	int (*set)(void *opaque, unsigned cpu, const struct x86_state *s);
 	int (*read)(void *opaque, unsigned cpu, uint64_t addr, void *buf, size_t len);
 	int (*write)(void *opaque, unsigned cpu, uint64_t addr, const void *buf, size_t len);
+	/* -EOPNOTSUPP: nothing of this kind is possible here. */
 	int (*insert)(void *opaque, unsigned cpu, enum gdb_break kind, uint64_t addr, unsigned len);
 	int (*remove)(void *opaque, unsigned cpu, enum gdb_break kind, uint64_t addr, unsigned len);
 	void (*resume)(void *opaque, const enum gdb_action *actions);

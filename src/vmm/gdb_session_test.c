@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "vmm/gdb_regs.h"
+#include "x86/regs.h"
 
 struct fake {
 	struct x86_state cpu[2];
@@ -53,6 +54,8 @@ static int fake_write(void *opaque, unsigned cpu, uint64_t addr, const void *buf
 
 static int fake_insert(void *opaque, unsigned cpu, enum gdb_break kind, uint64_t addr, unsigned len)
 {
+	if (kind == GDB_WATCH_READ && addr == 0x9999)
+		return -EOPNOTSUPP;
 	((struct fake *)opaque)->points++;
 	return 0;
 }
@@ -251,6 +254,42 @@ static void registers_are_read_and_written(void **state)
 		assert_in_range(gdb_reg_size(i), 4, GDB_REG_MAX_BYTES);
 }
 
+/* The register of a name, as the target description numbers it. */
+static unsigned number_of(const char *name)
+{
+	char key[32];
+	struct wbuf xml;
+	unsigned n = 0;
+	const char *at;
+
+	snprintf(key, sizeof(key), "name=\"%s\" ", name);
+	wbuf_init(&xml, 64 << 10);
+	gdb_regs_describe(&xml);
+	wbuf_u8(&xml, 0);
+	at = strstr((const char *)xml.data, key);
+	assert_non_null(at);
+	assert_int_equal(sscanf(strstr(at, "regnum="), "regnum=\"%u\"", &n), 1);
+	wbuf_fini(&xml);
+	return n;
+}
+
+static void upper_halves_of_vectors_are_written_where_the_guest_has_them(void **state)
+{
+	struct fake *f = *state;
+	char packet[64];
+
+	f->cpu[0].fpu.vec[3][16] = 0x5a;
+	snprintf(packet, sizeof(packet), "p%x", number_of("ymm3h"));
+	assert_string_equal(ask(f, packet), "5a000000000000000000000000000000");
+	snprintf(packet, sizeof(packet), "P%x=00112233445566778899aabbccddeeff",
+		 number_of("ymm15h"));
+	assert_string_equal(ask(f, packet), "E16");
+	f->cpu[0].xcr0 = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
+	assert_string_equal(ask(f, packet), "OK");
+	for (unsigned i = 0; i < 64; i++)
+		assert_int_equal(f->cpu[0].fpu.vec[15][i], i < 16 || i > 31 ? 0 : (i - 16) * 0x11);
+}
+
 static void memory_is_read_and_written(void **state)
 {
 	struct fake *f = *state;
@@ -312,6 +351,7 @@ static void breakpoints_and_questions_are_answered(void **state)
 	assert_string_equal(ask(f, "z0,1000,1"), "OK");
 	assert_string_equal(ask(f, "z0,1000,1"), "E02");
 	assert_string_equal(ask(f, "Z0,1000"), "E16");
+	assert_string_equal(ask(f, "Z3,9999,4"), ""); /* the debugger tries another kind */
 	assert_string_equal(ask(f, "Z"), "");
 	assert_string_equal(ask(f, "qRcmd,6869"), "6869");
 	assert_string_equal(ask(f, "qRcmd,6"), "E16");
@@ -339,6 +379,7 @@ int main(void)
 	    TEST(a_packet_too_long_is_refused),
 	    TEST(unknown_packets_get_the_empty_reply),
 	    TEST(registers_are_read_and_written),
+	    TEST(upper_halves_of_vectors_are_written_where_the_guest_has_them),
 	    TEST(memory_is_read_and_written),
 	    TEST(threads_run_step_and_stop),
 	    TEST(breakpoints_and_questions_are_answered),

@@ -228,6 +228,8 @@ static int target_insert(void *opaque, unsigned cpu, enum gdb_break kind, uint64
 		return 0;
 	if (kind >= GDB_WATCH_WRITE && (len & (len - 1) || len < 1 || len > 8 || addr % len))
 		return -EINVAL;
+	if (kind == GDB_WATCH_READ && g->vm->ops->break_max < ENGINE_MAX_BREAKS)
+		return -EOPNOTSUPP; /* the debugger then makes do with one for reads and writes */
 	for (unsigned i = 0; i < g->points; i++)
 		own += !wants_int3(g, g->point[i].kind);
 	if (g->points == ENGINE_MAX_BREAKS ||
@@ -265,6 +267,16 @@ static void remove_all(struct vm_gdb *g)
 
 /* --- Running and stopping -------------------------------------------------------------------- */
 
+static enum engine_break_kind engine_kind(const struct gdb_point *p)
+{
+	switch (p->kind) {
+	case GDB_WATCH_WRITE: return ENGINE_BREAK_WRITE;
+	case GDB_WATCH_READ: return ENGINE_BREAK_READ;
+	case GDB_WATCH_ACCESS: return ENGINE_BREAK_ACCESS;
+	default: return p->patched ? ENGINE_BREAK_INT3 : ENGINE_BREAK_EXEC;
+	}
+}
+
 static void make_wish(const struct vm_gdb *g, _Bool step, struct engine_debug *wish)
 {
 	wish->step = step;
@@ -273,12 +285,7 @@ static void make_wish(const struct vm_gdb *g, _Bool step, struct engine_debug *w
 		const struct gdb_point *p = &g->point[i];
 		struct engine_break *b = &wish->at[wish->count++];
 
-		*b = (struct engine_break){.addr = p->addr, .len = p->len};
-		if (p->kind <= GDB_BREAK_HARD)
-			b->kind = p->patched ? ENGINE_BREAK_INT3 : ENGINE_BREAK_EXEC;
-		else
-			b->kind =
-			    p->kind == GDB_WATCH_WRITE ? ENGINE_BREAK_WRITE : ENGINE_BREAK_ACCESS;
+		*b = (struct engine_break){.addr = p->addr, .len = p->len, .kind = engine_kind(p)};
 	}
 }
 
@@ -290,9 +297,8 @@ static void tell(struct vm_gdb *g, unsigned cpu, unsigned signal, _Bool met)
 
 	for (unsigned i = 0; met && vcpu->stop.why != ENGINE_STOP_STEP && i < g->points; i++) {
 		const struct gdb_point *p = &g->point[i];
-		_Bool watch = p->kind >= GDB_WATCH_WRITE;
 
-		if (p->addr != vcpu->stop.at.addr || watch != (vcpu->stop.why == ENGINE_STOP_WATCH))
+		if (p->addr != vcpu->stop.at.addr || engine_kind(p) != vcpu->stop.at.kind)
 			continue;
 		stop.is_break = 1;
 		stop.kind = p->kind;

@@ -46,7 +46,9 @@ def counting_guest():
     code += b"\x40"                       # 100027 inc eax
     code += b"\x89\x03"                   # 100028 mov [ebx],eax
     code += b"\x90"                       # 10002a nop
-    code += b"\xeb\xfa"                   # 10002b jmp 100027
+    code += b"\x8b\x0b"                   # 10002b mov ecx,[ebx]
+    code += b"\x83\x0b\x00"               # 10002d or dword [ebx],0
+    code += b"\xeb\xf5"                   # 100030 jmp 100027
     base, flags, end = 0x100000, 0x10000, 0x100020 + len(code)
     path = f"{RUNTIME.name}/counting"
     with open(path, "wb") as f:
@@ -61,14 +63,19 @@ def a_small_guest_is_stepped_stopped_watched_and_changed():
         out = gdb("p/x $rip", "stepi", "stepi", "p/x $rip", "p/x $rbx", "break *0x10002a", "continue", "p $eax", "continue", "p $eax",
                   "delete", "hbreak *0x100028", "continue", "p *(int *)0x200000", "p $eax", "delete",
                   "watch *(int *)0x200000", "continue", "p/x $rip", "p *(int *)0x200000", "delete",
+                  "rwatch *(int *)0x200000", "continue", "p/x $rip", "continue", "p/x $rip", "watch *(int *)0x200000", "continue",
+                  "p/x $rip", "continue", "p/x $rip", "delete",
                   "set $rax = 1000", "set var *(int *)0x200000 = 77", "p *(int *)0x200000", "break *0x10002a", "continue", "p $eax",
                   "p *(int *)0x200000", "x/1xb 0x10002a", "set $eflags |= 0x40", "p $eflags", "p *(char *)0xd0000000",
                   "p/x $cr0 & 1", "set $cr0 = 0", "monitor translate 0x200000", "monitor frob", "detach")
         expect(out, r"^\$1 = 0x100020", r"^\$2 = 0x100027", r"^\$3 = 0x200000", r"Breakpoint 1, 0x0*10002a", r"^\$4 = 1$",
                r"Breakpoint 1, 0x0*10002a", r"^\$5 = 2$", r"Breakpoint 2, 0x0*100028", r"^\$6 = 2$", r"^\$7 = 3$",
                r"Hardware watchpoint 3", r"Old value = 2\nNew value = 3", r"^\$8 = 0x10002a", r"^\$9 = 3$",
-               r"^\$10 = 77", r"Breakpoint 4, 0x0*10002a", r"^\$11 = 1001", r"^\$12 = 1001", r"0x10002a:\t0x90", r"^\$13 = .*ZF",
-               r"Cannot access memory", r"^\$14 = 0x1", r"Could not write register", r"is at physical 0x200000",
+               # A read, then one that writes too; with a second one, both are told apart.
+               r"Hardware read watchpoint 4", r"^\$10 = 0x10002d", r"Hardware read watchpoint 4", r"^\$11 = 0x100030",
+               r"Hardware watchpoint 5", r"^\$12 = 0x10002a", r"Hardware read watchpoint 4", r"^\$13 = 0x10002d",
+               r"^\$14 = 77", r"Breakpoint 6, 0x0*10002a", r"^\$15 = 1001", r"^\$16 = 1001", r"0x10002a:\t0x90", r"^\$17 = .*ZF",
+               r"Cannot access memory", r"^\$18 = 0x1", r"Could not write register", r"is at physical 0x200000",
                r"'frob' is no command here", r"detached")
         # Nothing of it is left.
         time.sleep(0.2)
@@ -85,7 +92,7 @@ def kvm_is_stepped():
     with Vm("--gdb", f"unix:{SOCKET}", "--gdb-wait", kernel=counting_guest(), engine="kvm") as vm:
         wait_until(listening)
         out = gdb("stepi", "stepi", "p/x $rip", "p/x $rbx", "stepi", "stepi", "p *(int *)0x200000", "set $rax = 1000", "stepi", "stepi",
-                  "stepi", "stepi", "p *(int *)0x200000", "kill")
+                  "stepi", "stepi", "stepi", "stepi", "p *(int *)0x200000", "kill")
         expect(out, r"^\$1 = 0x100027", r"^\$2 = 0x200000", r"^\$3 = 1$", r"^\$4 = 1001")
         assert vm.wait() == 0
 
@@ -102,10 +109,10 @@ def a_debian_kernel_with_two_cpus_is_debugged():
         out = gdb("info threads", f"break *{openat}", "continue", f"p $rip == {openat}", "stepi", f"p $rip > {openat}", "p $cr0 >> 31",
                   "set scheduler-locking on", "stepi", "stepi", "set scheduler-locking off", "delete",
                   f"watch *(unsigned long *){jiffies}", "continue", "continue", "delete", f"hbreak *{openat}", "continue",
-                  "thread 1", "p/x $cs & 0xfff8", "thread 2", "p/x $efer & 0x500", "monitor info", "detach")
+                  "thread 1", "p/x $cs & 0xfff8", "thread 2", "p/x $efer & 0x500", "p sizeof($ymm0)", "p/x $ymm15.v4_int64", "monitor info", "detach")
         expect(out, r"Thread 1 \(CPU 0", r"Thread 2 \(CPU 1", r"hit Breakpoint 1", r"^\$1 = 1", r"^\$2 = 1", r"^\$3 = 1",
                r"hit Hardware watchpoint 2", r"Old value = (\d+)\nNew value", r"hit Hardware watchpoint 2", r"hit Breakpoint 3",
-               r"Switching to thread 1", r"^\$4 = 0x", r"Switching to thread 2", r"^\$5 = 0x500", r"engine soft, 0 breakpoints", r"CPU 1", r"detached")
+               r"Switching to thread 1", r"^\$4 = 0x", r"Switching to thread 2", r"^\$5 = 0x500", r"^\$6 = 32$", r"^\$7 = \{0x", r"engine soft, 0 breakpoints", r"CPU 1", r"detached")
         vm.say(b"echo still-$((40+2))\n")
         vm.wait_for(b"still-42", 20)
 

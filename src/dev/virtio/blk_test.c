@@ -15,12 +15,14 @@ struct fake {
 	struct disk_req *waiting, **last;
 	uint8_t data[DISK_BYTES];
 	unsigned flushes, discards, zeroes;
-	int fail; /* what every request ends with */
+	unsigned asked; /* requests that came here, wrong ones too */
+	int fail;	/* what every request ends with */
 };
 
 static void fake_submit(struct disk *disk, struct disk_req *req)
 {
 	struct fake *f = (struct fake *)disk;
+	f->asked++;
 	req->next = NULL;
 	*f->last = req;
 	f->last = &req->next;
@@ -258,6 +260,10 @@ static void wrong_requests_get_the_status_of_the_specification(void **state)
 	assert_int_equal(done(&r, 2, 0, 512, &used), BLK_S_UNSUPP);
 	assert_int_equal(done(&r, 0x80000000, 0, 512, &used), BLK_S_UNSUPP);
 	assert_int_equal(done(&r, BLK_T_DISCARD, 0, 16, &used), BLK_S_UNSUPP);
+	/* Not even where the offset in bytes would wrap around into the disk. */
+	assert_int_equal(done(&r, BLK_T_IN, UINT64_C(1) << 55, 512, &used), BLK_S_IOERR);
+	assert_int_equal(done(&r, BLK_T_OUT, (UINT64_C(1) << 55) + 3, 512, &used), BLK_S_IOERR);
+	assert_int_equal(r.fake->asked, 0);
 	r.fake->fail = -EIO;
 	assert_int_equal(done(&r, BLK_T_IN, 0, 512, &used), BLK_S_IOERR);
 	assert_int_equal(used, 0);
@@ -267,7 +273,12 @@ static void wrong_requests_get_the_status_of_the_specification(void **state)
 	rig_fini(&r);
 	rig_init(&r, 1, 1);
 	vt_start(&r.t, 0, 1);
+	/* Whatever writes is an error, done by the device: the disk is not even asked. */
 	assert_int_equal(done(&r, BLK_T_OUT, 0, 512, &used), BLK_S_IOERR);
+	assert_int_equal(done(&r, BLK_T_OUT, 0, 0, &used), BLK_S_IOERR);
+	assert_int_equal(done(&r, BLK_T_DISCARD, 0, 16, &used), BLK_S_IOERR);
+	assert_int_equal(done(&r, BLK_T_WRITE_ZEROES, 0, 16, &used), BLK_S_IOERR);
+	assert_int_equal(r.fake->asked, 0);
 	assert_int_equal(done(&r, BLK_T_IN, 0, 512, &used), BLK_S_OK);
 	rig_fini(&r);
 }
@@ -303,6 +314,17 @@ static void discards_and_zeroes_are_done_range_by_range(void **state)
 	assert_int_equal(ranges(&r, BLK_T_WRITE_ZEROES, 1, 0, BLK_RANGE_SECTORS + 1, 0),
 			 BLK_S_IOERR);
 	assert_int_equal(ranges(&r, BLK_T_WRITE_ZEROES, BLK_RANGES_MAX + 1, 0, 1, 0), BLK_S_IOERR);
+	assert_int_equal(r.fake->zeroes, 2);
+	/* On a disk that has so many, one more than announced is too much (5.2.6.1). */
+	r.fake->disk.info.size_bytes = UINT64_C(2) * BLK_RANGE_SECTORS * DISK_SECTOR;
+	r.fake->disk.client.resized(r.fake->disk.client.opaque, r.fake->disk.info.size_bytes);
+	assert_int_equal(vt_in(&r.t, 0x2024, 4), BLK_RANGE_SECTORS);
+	assert_int_equal(ranges(&r, BLK_T_DISCARD, 1, 8, BLK_RANGE_SECTORS, 0), BLK_S_OK);
+	assert_int_equal(r.fake->discards, 4);
+	assert_int_equal(ranges(&r, BLK_T_DISCARD, 1, 8, BLK_RANGE_SECTORS + 1, 0), BLK_S_IOERR);
+	assert_int_equal(ranges(&r, BLK_T_WRITE_ZEROES, 1, 8, BLK_RANGE_SECTORS + 1, 0),
+			 BLK_S_IOERR);
+	assert_int_equal(r.fake->discards, 4);
 	assert_int_equal(r.fake->zeroes, 2);
 	/* The host may not be able to. */
 	r.fake->fail = -EOPNOTSUPP;

@@ -378,6 +378,7 @@ static void headers_that_lie_are_dropped(void **state)
 	    {1, 0x81, 50, 34, 16}, {1, 77, 50, 34, 16},
 	};
 	uint8_t frame[100], out[100], hdr[VNET_HDR_LEN] = {0};
+	struct net_counts counts;
 	struct rig r;
 	unsigned id = 0;
 	uint32_t len = 0;
@@ -399,8 +400,32 @@ static void headers_that_lie_are_dropped(void **state)
 	assert_true(rig_take(&r, 1, &id, &len));
 	assert_int_equal(net_mem_take(r.net, out, sizeof(out), NULL), 0);
 	assert_int_equal(rig_get(&r, 0x70), 15);
+	/* None of them came as far as the back end, which counts what it drops. */
+	net_counts(r.net, &counts);
+	assert_true(!counts.sent && !counts.dropped);
+	rig_send(&r, 1, no_hdr, frame, 14);
+	assert_int_equal(net_mem_take(r.net, out, sizeof(out), NULL), 14);
 	rig_send(&r, 1, no_hdr, frame, sizeof(frame));
 	assert_int_equal(net_mem_take(r.net, out, sizeof(out), NULL), 100);
+	rig_fini(&r);
+}
+
+static void a_checksum_to_fill_in_needs_the_feature(void **state)
+{
+	const uint8_t hdr[VNET_HDR_LEN] = {NET_NEEDS_CSUM, [6] = 34, [8] = 16};
+	uint8_t frame[100], out[100];
+	struct net_offload off;
+	struct rig r;
+
+	rig_init(&r, 1, CAN_ALL);
+	frame_fill(frame, sizeof(frame));
+	assert_true(rig_start(&r, 0));
+	rig_send(&r, 1, hdr, frame, sizeof(frame));
+	assert_int_equal(net_mem_take(r.net, out, sizeof(out), NULL), 0);
+	assert_true(rig_start(&r, NET_F_CSUM));
+	rig_send(&r, 1, hdr, frame, sizeof(frame));
+	assert_int_equal(net_mem_take(r.net, out, sizeof(out), &off), 100);
+	assert_true(off.flags == NET_NEEDS_CSUM && off.csum_start == 34 && off.csum_offset == 16);
 	rig_fini(&r);
 }
 
@@ -551,6 +576,7 @@ int main(void)
 	    cmocka_unit_test(the_driver_hears_of_a_lost_link),
 	    cmocka_unit_test(offloads_for_the_guest_can_be_taken_back),
 	    cmocka_unit_test(headers_that_lie_are_dropped),
+	    cmocka_unit_test(a_checksum_to_fill_in_needs_the_feature),
 	    cmocka_unit_test(broken_queues_ask_for_a_reset),
 	    cmocka_unit_test(commands_that_are_cut_or_unknown_fail),
 	    cmocka_unit_test(saved_state_comes_back_the_same),

@@ -57,9 +57,9 @@ int kvm_debug_set(struct vcpu *vcpu, const struct engine_debug *wish)
 			arch.control |= KVM_GUESTDBG_USE_SW_BP;
 			continue;
 		}
-		if (d->slots == KVM_BREAK_MAX) {
-			free(d);
-			return -ENOSPC;
+		if (b->kind == ENGINE_BREAK_READ || d->slots == KVM_BREAK_MAX) {
+			free(d); /* SDM3 17.2.4: writes, or reads and writes */
+			return b->kind == ENGINE_BREAK_READ ? -EOPNOTSUPP : -ENOSPC;
 		}
 		arch.control |= KVM_GUESTDBG_USE_HW_BP;
 		arch.arch.debugreg[d->slots] = b->addr;

@@ -2,6 +2,7 @@
 #include "engine/kvm/kvm.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -42,6 +43,7 @@ struct tiny {
 	timer_t timer;
 	_Bool timer_set;
 	uint64_t deadline_ns;
+	char failure[64]; /* why a run did not get to its end */
 };
 
 static uint64_t cpu_time_ns(void)
@@ -84,17 +86,24 @@ static int tiny_memory(struct tiny *t)
 	return kvm_ioctl(t->vm, KVM_SET_USER_MEMORY_REGION, &region);
 }
 
-/* Repeats, in case the first signal comes between two runs. */
 static int tiny_timer(struct tiny *t)
 {
 	struct sigevent event = {.sigev_notify = SIGEV_THREAD_ID, .sigev_signo = KVM_KICK_SIGNAL};
-	struct itimerspec when = {.it_value.tv_nsec = PROBE_LIMIT_NS,
-				  .it_interval.tv_nsec = PROBE_LIMIT_NS / 8};
 
 	event._sigev_un._tid = (pid_t)syscall(SYS_gettid);
 	if (timer_create(CLOCK_THREAD_CPUTIME_ID, &event, &t->timer))
 		return -errno;
 	t->timer_set = 1;
+	return 0;
+}
+
+/* From here on there are PROBE_LIMIT_NS for all runs. Repeats, in case a signal comes between two.
+ */
+static int tiny_timer_start(struct tiny *t)
+{
+	struct itimerspec when = {.it_value.tv_nsec = PROBE_LIMIT_NS,
+				  .it_interval.tv_nsec = PROBE_LIMIT_NS / 8};
+
 	t->deadline_ns = cpu_time_ns() + PROBE_LIMIT_NS;
 	return timer_settime(t->timer, 0, &when, NULL) ? -errno : 0;
 }
@@ -157,20 +166,36 @@ static int tiny_init(struct tiny *t, struct error *err)
 	return rc < 0 ? error_set(err, rc, "KVM's CPU cannot be timed: %s", strerror(-rc)) : 0;
 }
 
+static uint64_t tiny_failed(struct tiny *t, const char *fmt, ...) PRINTF(2, 3);
+static uint64_t tiny_failed(struct tiny *t, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(t->failure, sizeof(t->failure), fmt, ap);
+	va_end(ap);
+	return 0;
+}
+
 /* Runs until HLT. The time in ns, 0 when it did not get there. */
 static uint64_t tiny_run(struct tiny *t, uint32_t ip, uint32_t count)
 {
-	uint64_t start;
+	int rc = tiny_state(t, ip, count);
+	uint64_t start = cpu_time_ns();
 
-	if (tiny_state(t, ip, count) < 0)
-		return 0;
-	start = cpu_time_ns();
+	if (rc < 0)
+		return tiny_failed(t, "its CPU's state: %s", strerror(-rc));
 	while (ioctl(t->cpu, KVM_RUN, 0) < 0) {
-		if ((errno != EINTR && errno != EAGAIN) || cpu_time_ns() >= t->deadline_ns)
-			return 0;
+		if (errno != EINTR && errno != EAGAIN)
+			return tiny_failed(t, "%s", strerror(errno));
+		if (cpu_time_ns() >= t->deadline_ns)
+			return tiny_failed(t, "no end of it in %u ms of CPU time",
+					   PROBE_LIMIT_NS / 1000000);
 		kvm_signal_drain();
 	}
-	return t->run->exit_reason == KVM_EXIT_HLT ? MAX(cpu_time_ns() - start, UINT64_C(1)) : 0;
+	if (t->run->exit_reason != KVM_EXIT_HLT)
+		return tiny_failed(t, "KVM gave up with reason %u", t->run->exit_reason);
+	return MAX(cpu_time_ns() - start, UINT64_C(1));
 }
 
 static uint64_t native_run(uint32_t count)
@@ -181,11 +206,29 @@ static uint64_t native_run(uint32_t count)
 	return MAX(cpu_time_ns() - start, UINT64_C(1));
 }
 
+/*
+ * The first run. What a hypervisor below takes from this CPU may count as this thread's time, and
+ * "not at all" is the one verdict that even --engine kvm does not override: so it takes three
+ * failures, the later ones after a pause.
+ */
+static uint64_t tiny_run_first(struct tiny *t)
+{
+	const struct timespec pause = {.tv_nsec = 20000000};
+	uint64_t ns = 0;
+
+	for (unsigned i = 0; !ns && i < 3; i++) {
+		if (i)
+			nanosleep(&pause, NULL);
+		ns = tiny_timer_start(t) ? 0 : tiny_run(t, 0, PROBE_SHORT);
+	}
+	return ns;
+}
+
 /* How many times slower a guest's loop is than the same one here; 0: it does not run at all. The
  * best of some tries, as anything may come between. */
 static uint64_t probe_slowdown(struct tiny *t)
 {
-	uint64_t native = UINT64_MAX, guest = tiny_run(t, 0, PROBE_SHORT), warm;
+	uint64_t native = UINT64_MAX, guest = tiny_run_first(t), warm;
 
 	/* The first run had to bring memory in. */
 	warm = guest ? tiny_run(t, 0, PROBE_SHORT) : 0;
@@ -230,7 +273,8 @@ static void probe_judge(struct tiny *t, struct engine_probe *out)
 	out->advisable = slowdown && slowdown <= PROBE_SLOWDOWN && sse;
 	if (!slowdown)
 		snprintf(out->why, sizeof(out->why),
-			 "/dev/kvm is there but does not run even a loop of guest code");
+			 "/dev/kvm is there but does not run even a loop of guest code (%s)",
+			 t->failure);
 	else if (slowdown > PROBE_SLOWDOWN)
 		snprintf(
 		    out->why, sizeof(out->why),

@@ -319,6 +319,8 @@ void *soft_rmw_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned s
 	if (UNLIKELY(cpu->tlb == &cpu->mmu->tlb[SOFT_TLB_NONE])) {
 		soft_align(cpu, seg, lin, size);
 		breakpoint_check(cpu, lin, size, 1);
+		if (cpu->debug)
+			soft_debug_access(cpu, lin, size, 0); /* it reads as well */
 	}
 	unsigned n = pieces_get(cpu, soft_mmu_kind(cpu), seg, lin, size, 1, p);
 	cpu->rmw_lin = p[0].lin;

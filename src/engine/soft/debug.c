@@ -111,6 +111,12 @@ uint32_t soft_debug_events(const struct soft_cpu *cpu, uint32_t events)
 	return events;
 }
 
+static _Bool watches(enum engine_break_kind kind, _Bool write)
+{
+	return kind == ENGINE_BREAK_ACCESS ||
+	       kind == (write ? ENGINE_BREAK_WRITE : ENGINE_BREAK_READ);
+}
+
 void soft_debug_access(struct soft_cpu *cpu, uint64_t lin, unsigned len, _Bool write)
 {
 	struct soft_debug *d = cpu->debug;
@@ -118,7 +124,7 @@ void soft_debug_access(struct soft_cpu *cpu, uint64_t lin, unsigned len, _Bool w
 	for (unsigned i = 0; i < d->wish.count && !d->watch_hit; i++) {
 		const struct engine_break *b = &d->wish.at[i];
 
-		if (b->kind != ENGINE_BREAK_ACCESS && !(b->kind == ENGINE_BREAK_WRITE && write))
+		if (!watches(b->kind, write))
 			continue;
 		if (lin - b->addr < b->len || b->addr - lin < len) {
 			cpu->base.stop.at = *b;
