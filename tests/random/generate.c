@@ -21,6 +21,9 @@ struct gen {
 	 * in their initial state, which is its own business. */
 	_Bool zeroall, xsave;
 	_Bool program;
+	/* In some programs most operands are reached through one register, around its page's ends.
+	 */
+	unsigned hot; /* its number and 1, or 0 */
 };
 
 void ri_decoder(ZydisDecoder *decoder, _Bool mode32)
@@ -82,6 +85,10 @@ static uint64_t pointer(struct ri_random *r, _Bool program)
 		if (!program)
 			return RI_DATA + (at & ~63u);
 		return RI_DATA + RI_PAGE - ri_below(r, 48);
+	case 6:
+		if (!program)
+			return RI_DATA + (at & ~63u);
+		return RI_CONST + (ri_chance(r, 50) ? RI_PAGE : 0) - ri_below(r, 64) + 32;
 	case 1: return RI_DATA + (ri_chance(r, 50) ? ri_below(r, 64) : RI_PAGE - ri_below(r, 64));
 	case 2: return RI_CONST + at;
 	default: return RI_DATA + (at & ~63u);
@@ -326,6 +333,13 @@ static void make_memory(struct gen *g, struct prefix *p, unsigned reg, _Bool vsi
 	}
 	if (kind < 8)
 		base = ri_below(&g->r, limit);
+	else if (g->hot && ri_chance(&g->r, 70)) {
+		base = g->hot - 1;
+		if (ri_chance(&g->r, 40))
+			disp = mod == 2 && ri_chance(&g->r, 50)
+				   ? (uint32_t)(ri_below(&g->r, 2 * RI_PAGE) - RI_PAGE)
+				   : (uint32_t)ri_below(&g->r, 256) - 128;
+	}
 	if (mod == 0 && (base & 7) == 5)
 		mod = 1;
 	if (vsib || (base & 7) == 4 || kind < 30) {
@@ -519,6 +533,28 @@ static void make_patch(struct gen *g, struct ri_insn *out)
 	out->patch = (int8_t)((int)ri_below(&g->r, 13) - 6);
 }
 
+/* A jump to a later instruction: push its address; ret, or mov it to a register; jmp or call there.
+ * Or a return to whatever lies on the stack: mostly behind a call that went before. */
+static void make_indirect(struct gen *g, struct ri_insn *out)
+{
+	unsigned reg = pick(g, ~(1u << X86_RSP) & ~g->pointers, 8), kind = ri_below(&g->r, 4);
+	uint8_t *p = out->bytes;
+
+	memset(out, 0, sizeof(*out));
+	if (kind == 0) {
+		*p++ = 0xc3;
+	} else {
+		*p++ = kind == 1 ? 0x68 : (uint8_t)(0xb8 | reg);
+		p += 4;
+		if (kind > 1)
+			*p++ = 0xff;
+		*p++ = kind == 1 ? 0xc3 : (uint8_t)(0xc0 | (kind == 2 ? 4 : 2) << 3 | reg);
+		out->skip = (uint8_t)(1 + ri_below(&g->r, 4));
+		out->absolute = 1;
+	}
+	out->len = (uint8_t)(p - out->bytes);
+}
+
 /* What only programs have. False: something else. */
 static _Bool make_program(struct gen *g, struct ri_insn *out, unsigned index)
 {
@@ -532,6 +568,8 @@ static _Bool make_program(struct gen *g, struct ri_insn *out, unsigned index)
 		make_patch(g, out);
 	else if (kind < 27)
 		make_branch(g, out);
+	else if (kind < 33)
+		make_indirect(g, out);
 	else
 		return 0;
 	return 1;
@@ -604,6 +642,8 @@ void ri_generate(struct ri_case *c, uint64_t seed, _Bool program)
 	c->mode32 = ri_chance(&g.r, 20);
 	ri_decoder(&g.decoder, c->mode32);
 	make_state(&g);
+	if (program && ri_chance(&g.r, 40))
+		g.hot = 1 + pick(&g, g.pointers & ~(1u << X86_RSP), c->mode32 ? 8 : 16);
 	c->count = 1 + ri_below(&g.r, ri_chance(&g.r, 50) ? 8 : RI_MAX_INSNS);
 	for (unsigned i = 0; i < c->count;) {
 		unsigned kind = ri_below(&g.r, 400);
@@ -660,7 +700,9 @@ unsigned ri_assemble(const struct ri_case *c, uint8_t code[RI_CODE_BYTES])
 			uint32_t rel = at[target] - at[i] - in->len;
 			unsigned size = in->len >= 5 ? 4 : 1;
 
-			memcpy(code + at[i] + in->len - size, &rel, size);
+			if (in->absolute)
+				rel = (uint32_t)RI_CODE + at[target];
+			memcpy(code + at[i] + (in->absolute ? 1 : in->len - size), &rel, size);
 		}
 	}
 	return off - c->start;

@@ -48,6 +48,7 @@ struct ri_insn {
 	uint8_t back;
 	int8_t patch; /* with `patches` */
 	_Bool patches, patchable;
+	_Bool absolute; /* `skip` is the 32-bit operand behind the first byte: an address */
 };
 
 /* One test: what is run and from which state. */
