@@ -39,7 +39,7 @@ bench_direct() {
 	echo "## The same, with direct execution: a program with shared libraries, as most are"
 	ninja -C "$build" --quiet bench/cpubench-shared
 	# shellcheck disable=SC2086 # several options
-	bench/cpu.py "$polyvisor" "$build/bench/cpubench-shared" "$guest" --engines native,translate,direct,qemu ${BENCH_CPU:-} "$@"
+	bench/cpu.py "$polyvisor" "$build/bench/cpubench-shared" "$guest" --engines native,translate,direct=on,direct=auto,qemu ${BENCH_CPU:-} "$@"
 }
 
 bench_io() {

@@ -176,8 +176,9 @@ static void print_help(void)
 	    "                       simple; lockstep, which runs both, compares them and stops at\n"
 	    "                       the first difference; or\n"
 	    "                       direct, which also runs user code on the CPU itself, in\n"
-	    "                       processes of its own, when that pays (experimental);\n"
-	    "                       direct-always does so whenever possible, for tests\n"
+	    "                       processes of its own (experimental): direct=auto, the same,\n"
+	    "                       where that pays; direct=on wherever it is possible;\n"
+	    "                       direct=off nowhere, which is translate. To compare them\n"
 	    "  --personality NAME   kvm (default): the guest finds KVM's clock; none: plain "
 	    "hardware\n"
 	    "  --huge-pages         ask the host for huge pages behind the guest's RAM\n"
@@ -274,10 +275,16 @@ static const char *const personality_words[] = {"none", "kvm"};
 static const char *const console_words[] = {"serial", "virtio"};
 static const char *const boot_words[] = {"auto", "linux64", "linux32", "pvh", "multiboot"};
 static const char *const unpack_words[] = {"host", "guest"};
-static const char *const soft_words[] = {"translate", "interp", "lockstep", "direct",
-					 "direct-always"};
+static const char *const soft_words[] = {"translate",	"interp",     "lockstep", "direct",
+					 "direct=auto", "direct=off", "direct=on"};
+static const enum spec_soft soft_ways[] = {
+    SPEC_SOFT_TRANSLATE, SPEC_SOFT_INTERP,    SPEC_SOFT_LOCKSTEP,      SPEC_SOFT_DIRECT,
+    SPEC_SOFT_DIRECT,	 SPEC_SOFT_TRANSLATE, SPEC_SOFT_DIRECT_ALWAYS,
+};
+_Static_assert(ARRAY_SIZE(soft_words) == ARRAY_SIZE(soft_ways), "one way for each word");
 
-/* One option with a word from a list: the enums' order is the lists'. Returns -1 after an error. */
+/* One option with a word from a list: the other enums' order is the lists'. Returns -1 after an
+ * error. */
 static int apply_word(struct vm_spec *spec, int code, const char *text)
 {
 	int n;
@@ -306,7 +313,8 @@ static int apply_word(struct vm_spec *spec, int code, const char *text)
 		return n;
 	default:
 		n = parse_word("--soft", text, soft_words, ARRAY_SIZE(soft_words));
-		spec->soft = (enum spec_soft)n;
+		if (n >= 0)
+			spec->soft = soft_ways[n];
 		return n;
 	}
 }

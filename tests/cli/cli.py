@@ -78,6 +78,7 @@ def wrong_arguments_are_usage_errors_with_one_sentence():
     refused(["run", "--kernel"], 2, "needs a value")
     refused(["run", "--kernel", KERNEL, "-z"], 2, "unknown option '-z'")
     refused(["run", "--kernel", KERNEL, "--engine", "warp"], 2, "warp", "auto, kvm or soft")
+    refused(["run", "--kernel", KERNEL, "--soft", "direct=maybe"], 2, "direct=maybe", "direct=auto, direct=off or direct=on")
     refused(["run", "--kernel", KERNEL, "--personality", "xen"], 2, "xen")
     refused(["run", "--kernel", KERNEL, "--boot", "uefi"], 2, "uefi")
     refused(["doctor", "who"], 2, "who")

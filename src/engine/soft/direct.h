@@ -28,6 +28,7 @@ struct direct_leaf {
 struct direct_helper {
 	int pid, pidfd; /* pid 0: none */
 	int event;
+	int core;		      /* the one it is to run on, plus 1; 0: any */
 	struct direct_shared *shared; /* hostile */
 	uint64_t base;
 	uint64_t token[3];
@@ -97,7 +98,7 @@ int direct_helper_start(struct direct_helper *h, int ram, int *code, const char 
 void direct_helper_kill(struct direct_helper *h);
 /* Lets the helper do `ops`, take over the registers in its frame and run, until it stops. */
 void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
-		       unsigned ops, uint64_t spin);
+		       unsigned ops);
 
 /* Registers (direct_regs.c): from the CPU to the frame and back. -1: what the frame says cannot be
  * (a hostile helper). */
@@ -138,13 +139,15 @@ _Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s);
 _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next);
 
 /* The chooser (direct_choose.c): user code begins or goes on; it was left (`interrupted`: from
- * outside, so that it goes on some time); should the helper have it; the helper has stopped after
- * so many TSC cycles. */
+ * outside, so that it goes on some time); should the helper have it (counted); the helper has
+ * stopped after so many TSC cycles (_left). */
 int direct_choose_init(struct soft_direct *d);
 void direct_choose_fini(struct soft_direct *d);
 void direct_choose_user(struct soft_cpu *cpu);
 void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted);
 _Bool direct_choose_wants(struct soft_cpu *cpu);
+/* Translated code has changed the CPU's state: does direct_run have to be asked? */
+_Bool direct_choose_state(struct soft_cpu *cpu);
 void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles);
 
 /* Makes user code stop soon, having raised an event. Any thread. */

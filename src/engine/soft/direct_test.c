@@ -468,6 +468,66 @@ static void instructions_that_would_tell_of_the_host_are_found(void **state)
 	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\x90\x90"), 0);
 }
 
+/* User code for `us` microseconds, then a system call or an interrupt. True: it was to go to a
+ * helper when it came back. */
+static _Bool stretch(struct soft_cpu *cpu, unsigned us, _Bool interrupted)
+{
+	uint64_t end = __builtin_ia32_rdtsc() + (uint64_t)us * soft_tsc_khz() / 1000;
+
+	direct_choose_user(cpu);
+	while (__builtin_ia32_rdtsc() < end)
+		;
+	direct_choose_kernel(cpu, interrupted);
+	direct_choose_user(cpu);
+	return direct_choose_wants(cpu);
+}
+
+/* The guest's kernel changes address spaces. */
+static void enter_space(struct soft_cpu *cpu, uint64_t cr3)
+{
+	direct_choose_kernel(cpu, 0);
+	cpu->s.cr3 = cr3;
+}
+
+static void the_chooser_takes_user_code_by_how_long_it_runs(void **state)
+{
+	struct soft_cpu *cpu = calloc(1, sizeof(*cpu));
+	struct soft_direct d = {0};
+
+	(void)state;
+	assert_non_null(cpu);
+	cpu->direct = &d;
+	cpu->cpl = 3;
+	assert_int_equal(direct_choose_init(&d), 0);
+	enter_space(cpu, 0x1000);
+	/* Many calls: not. The time that this host takes away may make single ones long. */
+	unsigned taken = 0;
+	for (unsigned i = 0; i < 64; i++)
+		taken += stretch(cpu, 0, 0);
+	assert_in_range(taken, 0, 32);
+	assert_in_range(cpu->stats.direct_kept, 32, 64);
+	/* A computation that only interrupts break: soon. */
+	enter_space(cpu, 0x2000);
+	assert_true(stretch(cpu, 500, 1));
+	assert_true(cpu->stats.direct_by_length > 0);
+	/* In a helper it is all faults: back, but not for a computation. */
+	for (unsigned i = 0; i < 200; i++)
+		direct_choose_left(cpu, 1000);
+	assert_true(cpu->stats.direct_retreats > 0);
+	assert_true(stretch(cpu, 500, 1));
+	/* Other address spaces are others. Long stretches between calls: by their average. */
+	enter_space(cpu, 0x3000);
+	for (unsigned i = 0; i < 40; i++)
+		(void)stretch(cpu, 100, 0);
+	assert_true(cpu->stats.direct_by_average > 0);
+	/* "Always" is always. */
+	d.always = 1;
+	enter_space(cpu, 0x4000);
+	assert_true(stretch(cpu, 0, 0));
+	direct_choose_fini(&d);
+	free(cpu);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -487,6 +547,7 @@ int main(void)
 	    T(a_killed_helper_ends_the_program_not_the_machine),
 	    cmocka_unit_test(no_helper_outlives_its_machine),
 	    cmocka_unit_test(instructions_that_would_tell_of_the_host_are_found),
+	    cmocka_unit_test(the_chooser_takes_user_code_by_how_long_it_runs),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "engine/soft/direct.h"
 #include "engine/soft/trans.h"
 #include "engine/soft/vector.h"
 
@@ -107,8 +108,9 @@ void trans_state(struct soft_cpu *cpu, const struct insn *insn)
 	if (!(insn->flags & INSN_BRANCH))
 		cpu->s.rip = soft_next_rip(cpu, insn);
 	if (UNLIKELY(cpu->slow || cpu->s.shadow_sti || cpu->s.shadow_ss || cpu->exc.valid ||
-		     cpu->s.activity != X86_RUNNING || cpu->debug || cpu->direct || cpu->lockstep ||
-		     cpu->stepping || !trans_mode(cpu->mode)))
+		     cpu->s.activity != X86_RUNNING || cpu->debug || cpu->lockstep ||
+		     cpu->stepping || !trans_mode(cpu->mode) ||
+		     (cpu->direct && direct_choose_state(cpu))))
 		cpu->code_stop = 1;
 }
 
