@@ -107,8 +107,9 @@ static _Bool excused(const struct ri_case *c, const struct ri_result *a, const s
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code + at, 15, &zi, ops)))
 		return 0;
 	if (a->vector == X86_VEC_DB)
-		return zi.meta.isa_set == ZYDIS_ISA_SET_AVX2GATHER ||
-		       (zi.mnemonic == ZYDIS_MNEMONIC_INT1 && b->state.rip == a->state.rip + 1);
+		return a->vector != b->vector
+			   ? zi.meta.isa_set == ZYDIS_ISA_SET_AVX2GATHER
+			   : zi.mnemonic == ZYDIS_MNEMONIC_INT1 && b->state.rip == a->state.rip + 1;
 	return b->vector == X86_VEC_PF && (zi.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ||
 					   zi.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
 					   zi.mnemonic == ZYDIS_MNEMONIC_VMASKMOVDQU);
@@ -120,7 +121,7 @@ void ri_compare(const struct ri_case *c, const struct ri_result *a, const struct
 	struct list l = {.text = what, .size = size};
 
 	what[0] = 0;
-	if (a->vector != b->vector && excused(c, a, b))
+	if ((a->vector != b->vector || a->state.rip != b->state.rip) && excused(c, a, b))
 		return;
 	if (a->lost || b->lost) {
 		if (a->lost != b->lost)
