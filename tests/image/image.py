@@ -137,9 +137,9 @@ class FileServer:
 class Machine:
     """The image under polyvisor, its console collected, entered through ssh."""
 
-    def __init__(self, polyvisor, options, key):
+    def __init__(self, polyvisor, options, key, timeout=TIMEOUT):
         self.port, self.key, self.console = free_port(), key, b""
-        self.end = time.monotonic() + TIMEOUT
+        self.end = time.monotonic() + timeout
         self.p = subprocess.Popen([polyvisor, "run", *ENGINE, *options, "--publish", f"{self.port}:22", "--grace", str(TIMEOUT)],
                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
@@ -164,12 +164,12 @@ class Machine:
                 return
             self.console += chunk
 
-    def ssh(self, command, check=True):
-        """What a command in the guest prints."""
+    def ssh(self, command, check=True, data=b""):
+        """What a command in the guest prints, with `data` to read."""
         p = subprocess.run(["ssh", "-F", "none", "-p", str(self.port), "-i", self.key, "-o", "IdentitiesOnly=yes",
                             "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR",
                             "-o", "ConnectTimeout=60", "-o", "ConnectionAttempts=1", "debian@127.0.0.1", command],
-                           stdin=subprocess.DEVNULL, capture_output=True, timeout=max(1, self.end - time.monotonic()))
+                           input=data, capture_output=True, timeout=max(1, self.end - time.monotonic()))
         text = p.stdout.decode(errors="replace")
         expect(not check or p.returncode == 0, f"in the guest, '{command}' ended with {p.returncode}",
                text + "\n--- console:\n" + self.text()[-1500:], p.stderr.decode(errors="replace"))
