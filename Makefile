@@ -3,7 +3,7 @@ BUILD   ?= build
 PREFIX  ?= /usr/local
 SECONDS_PER_FUZZER ?= 60
 
-.PHONY: all run test bench lint fuzz sanitize image install help clean deps guest-files
+.PHONY: all run test test-packages bench lint fuzz sanitize image image-packages install help clean deps guest-files
 .DEFAULT_GOAL := all
 
 all: deps $(BUILD)/build.ninja
@@ -21,6 +21,15 @@ guest-files: deps
 image:
 	@tools/install-deps.sh image
 	@tools/make-image.sh $(IMAGE_OPTIONS)
+
+# What test-packages needs; a minute or two.
+image-packages:
+	@tools/install-deps.sh image
+	@tools/make-image.sh --size 4096 --output "$${POLYVISOR_CACHE:-.cache}/image-packages/debian.img" --packages \
+		gcc,libc6-dev,make,stress-ng,openssl,gzip,xz-utils,python3,libpython3.11-testsuite,perl,luajit,nodejs,openjdk-17-jdk-headless,sqlite3
+
+test-packages: all image-packages
+	@tests/image/packages.py $(BUILD)/polyvisor "$${POLYVISOR_CACHE:-.cache}/image-packages" $(PACKAGES_OPTIONS)
 
 run: all guest-files
 	@tools/run-demo.sh $(BUILD)/polyvisor
@@ -51,6 +60,7 @@ help:
 	@echo 'make run        boot a Debian kernel to a shell in this terminal (in a pipe: a self-check, then exit)'
 	@echo 'make test       all set-up of the tests, then the tests'
 	@echo 'make image      build .cache/image/debian.img, a Debian 12 disk (IMAGE_OPTIONS: see tools/make-image.sh)'
+	@echo 'make test-packages  tests and programs of Debian packages in a guest of 1 and of 2 CPUs (PACKAGES_OPTIONS: see tests/image/packages.py)'
 	@echo 'make sanitize   the tests again under the address and undefined-behaviour sanitizers'
 	@echo 'make bench      measure, side by side with peers where they are installed'
 	@echo 'make lint       layout, format, headers, static analysis'

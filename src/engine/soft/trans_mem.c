@@ -194,7 +194,7 @@ void tb_mem(struct tb *tb, struct tb_mem *mem)
 	tb->flags = FLAGS_SAVED;
 	mem->misaligned = mem->closed = NULL;
 	mem->simple &= !tb->narrow;
-	if (tb->narrow && mem->m->segbase != SOFT_EA_ZERO && !mem->kept)
+	if (tb->narrow && mem->m->segbase != SOFT_EA_ZERO)
 		mem->closed = segment_check(tb, mem->m->seg);
 	if (mem_stack(mem)) {
 		stack_find(tb, mem);
