@@ -25,7 +25,7 @@
 
 #define WINDOW UINT64_C(0x40000) /* the page, physical */
 #define TABLES UINT64_C(0x50000) /* of the places below */
-/* Where trials are executed, a page of them being written before the first one is: pages that are
+/* Where trials are executed: pages of their own, 64-bit and then 32-bit code, as one that is
  * written and executed in turn would be interpreted. */
 #define CODE  UINT64_C(0x200000)
 #define PAGES 256u
@@ -371,6 +371,7 @@ static void try_it(struct fixture *f, const struct trial *t)
 	}
 	text[at++] = '\n';
 	text[at] = 0;
+	cpu_link_clear(&f->b->cpu->base.link, ~(uint32_t)CPU_EVENT_ENGINE);
 	assert_int_equal(engine_soft.set_state(&f->b->cpu->base, &t->s), 0);
 	running = text;
 	rc = engine_soft.run(&f->b->cpu->base);
@@ -380,14 +381,14 @@ static void try_it(struct fixture *f, const struct trial *t)
 
 static void try_many(struct fixture *f)
 {
-	const unsigned count = 40000;
+	const unsigned count = PAGES * (PAGE / ROOM);
 	struct trial *trials = calloc(PAGE / ROOM, sizeof(*trials));
 	uint64_t before = f->b->cpu->stats.translated;
 
 	assert_non_null(trials);
 	signal(SIGSEGV, crashed); /* in the place of cmocka's, which knows less */
 	for (unsigned done = 0; done < count; done += PAGE / ROOM) {
-		uint64_t page = CODE + done / (PAGE / ROOM) % PAGES * PAGE;
+		uint64_t page = CODE + (done / (PAGE / ROOM) + (f->narrow ? PAGES : 0)) * PAGE;
 		for (unsigned i = 0; i < PAGE / ROOM; i++) {
 			while (!make(f, &trials[i], page + i * ROOM))
 				;
