@@ -181,7 +181,7 @@ def main():
     p.add_argument("polyvisor")
     p.add_argument("images")
     p.add_argument("--cpus", default="1,2")
-    p.add_argument("--seconds", type=int, default=5)
+    p.add_argument("--seconds", type=int, default=10)
     p.add_argument("--only", default="")
     words = sys.argv[1:]
     at = words.index("--") if "--" in words else len(words)

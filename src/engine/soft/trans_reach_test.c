@@ -5,8 +5,6 @@
  * did not speak for, be it a byte further on, is a SIGSEGV here. Instructions of all opcodes are
  * tried, their operand as near to the page's ends as its size allows and one byte nearer, formed in
  * every way, with extreme values in all other registers (bit offsets, counts, indices).
- *
- * TRANS_REACH_SEED says which ones.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -110,12 +108,11 @@ static void halts_fill(struct board *b)
 static int setup(void **state)
 {
 	struct fixture *f = calloc(1, sizeof(*f));
-	const char *seed = getenv("TRANS_REACH_SEED");
 	struct board *b;
 
 	assert_non_null(f);
 	setenv("BOARD_SOFT", "translate", 1);
-	f->random = (seed ? strtoull(seed, NULL, 0) : 1) * UINT64_C(0x9e3779b97f4a7c15);
+	f->random = UINT64_C(0x9e3779b97f4a7c15); /* the same trials every time */
 	f->b = b = board_new(1);
 	halts_fill(b);
 	for (unsigned n = 0; n < ARRAY_SIZE(places); n++)
