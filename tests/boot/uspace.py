@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """uspace.py: the program of tests/uspace says the same natively and in guests, in whatever way their user code runs.
 
-usage: uspace.py POLYVISOR GUEST_DIR [SOFT:CPUS...]      SOFT: interp, translate, direct, direct-always
+usage: uspace.py POLYVISOR GUEST_DIR [SOFT:CPUS...]      SOFT: interp, translate, direct=auto, direct=on
 
 USPACE_ARGS: what the program is given. "quick": fewer rounds; "": more; "long": with the probes that take minutes, too; or names of probes.
 """
@@ -15,7 +15,7 @@ import tempfile
 import boot
 from boot import Failure, expect
 
-USUAL = ["translate:2", "direct:2", "direct-always:2"]
+USUAL = ["translate:2", "direct=auto:2", "direct=on:2"]
 SOURCES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "uspace")
 
 
