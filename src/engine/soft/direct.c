@@ -96,6 +96,7 @@ static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
 			return 0;
 		if (direct_helper_start(&s->helper, cpu->engine->ram.fd, &d->code, &why)) {
 			d->refused = 1;
+			cpu->stats.direct_refused = 1;
 			d->why = why;
 			log_warn("CPU %u: %s: user code is translated instead", cpu->base.index,
 				 why);
@@ -202,7 +203,17 @@ _Bool direct_run(struct soft_cpu *cpu)
 		if (!s->helper.pid || direct_regs_in(cpu, &s->helper, &x)) {
 			/* It died with the registers of user code: that program is at an end. */
 			direct_helper_kill(&s->helper);
-			d->refused = ++d->killed > KILLED_MAX;
+			cpu->stats.direct_lost++;
+			log_guest("CPU %u: a helper process has ended, and with it a program of "
+				  "the guest",
+				  cpu->base.index);
+			if (++d->killed > KILLED_MAX) {
+				d->refused = 1;
+				cpu->stats.direct_refused = 1;
+				d->why = "too many helper processes have ended";
+				log_warn("CPU %u: %s: user code is translated instead",
+					 cpu->base.index, d->why);
+			}
 			soft_raise_err(cpu, X86_VEC_GP, 0);
 		}
 		d->once = 1; /* unless it is found below that the helper can go on */

@@ -62,6 +62,7 @@ struct direct_shared {
 	uint64_t base;	 /* where the region is to be */
 	uint64_t bottom; /* lowest and first not usable address of user space */
 	uint64_t top;
+	int32_t parent;	     /* process; without it this one must not be */
 	int32_t setup_error; /* negative errno of set-up's step */
 	uint32_t setup_step;
 	uint32_t cpuid_faults; /* CPUID in user code faults */

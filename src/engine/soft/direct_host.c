@@ -108,12 +108,17 @@ static void filter_make(struct filter *p, const struct direct_helper *h)
 }
 
 /* In a child that shares our memory until it is another program: nothing but system calls. */
-static NORETURN void child_exec(const int fds[4])
+static NORETURN void child_exec(const int fds[4], pid_t parent)
 {
 	static char *const none[] = {NULL};
 	sigset_t mask;
 
+	/* Without it, a root user that has given its capabilities up would get them back by exec,
+	 * and the death signal be forgotten on that account. */
+	prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
 	prctl(PR_SET_PDEATHSIG, SIGKILL);
+	if (getppid() != parent) /* it has died before that */
+		_exit(6);
 	/* Where 0 to 3 are to be may be in use by one of the others: first out of the way. */
 	int high[4];
 	for (unsigned i = 0; i < 4; i++) {
@@ -244,9 +249,9 @@ static int spawn(struct direct_helper *h, int ram, int shared, int code)
 	/* No handler of ours may run in the child while it shares our memory. */
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
-	pid_t pid = vfork();
+	pid_t self = getpid(), pid = vfork();
 	if (!pid)
-		child_exec(fds);
+		child_exec(fds, self);
 	int error = errno;
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (pid < 0)
@@ -307,6 +312,7 @@ int direct_helper_start(struct direct_helper *h, int ram, int *code, const char 
 	s->filter_len = (uint16_t)filter.n;
 	s->base = h->base;
 	s->top = USER_TOP;
+	s->parent = getpid();
 	atomic_store(&s->go, h->go);
 	*why = "a helper process could not be started";
 	rc = spawn(h, ram, fd, *code);

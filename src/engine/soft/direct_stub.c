@@ -273,6 +273,9 @@ HIDDEN __attribute__((noreturn, used)) void direct_setup(void)
 				     .size = DIRECT_SHARED_SIZE - DIRECT_STACK};
 	long rc;
 
+	CALL(SYS_prctl, PR_SET_PDEATHSIG, 9, 0, 0, 0);
+	if (CALL(SYS_getppid, 0, 0, 0, 0, 0) != s->parent)
+		CALL(SYS_exit_group, 6, 0, 0, 0, 0);
 	rc = CALL(SYS_munmap, 0, begin, 0, 0, 0);
 	if (!rc)
 		rc = CALL(SYS_munmap, end, s->top - end, 0, 0, 0);
