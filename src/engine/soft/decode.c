@@ -182,6 +182,48 @@ const ZydisDecoder *soft_decoder(const struct soft_cpu *cpu)
 	return &cpu->cache->decoder[cpu->mode & SOFT_MODE_REAL ? 3 : 0];
 }
 
+static _Bool is_prefix(uint8_t byte)
+{
+	switch (byte) {
+	case 0x26:
+	case 0x2e:
+	case 0x36:
+	case 0x3e:
+	case 0x64:
+	case 0x65:
+	case 0x67: return 1;
+	default: return 0;
+	}
+}
+
+/*
+ * XOP is no more, but AMD's CPUs still measure its encodings before they refuse them: 8F and two
+ * more bytes, opcode, ModRM and what it asks for, four bytes of immediate in map 10 (found by
+ * trying all maps on a CPU). Prefixes that VEX does not allow either, and REX, are refused at once.
+ * True: such an encoding of more than 15 bytes.
+ */
+static _Bool xop_too_long(const struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail)
+{
+	unsigned n = 0, base, mod;
+
+	if (avail < 15 || !soft_is64(cpu) || !cpu->base.engine->env->cpuid->amd)
+		return 0;
+	while (n < 15 && is_prefix(bytes[n]))
+		n++;
+	if (n + 5 > 15 || bytes[n] != 0x8f || (bytes[n + 1] & 31) < 8)
+		return 0;
+	unsigned map = bytes[n + 1] & 31;
+	n += 4;
+	mod = bytes[n] >> 6;
+	base = bytes[n++] & 7;
+	if (mod != 3 && base == 4) {
+		base = n < 15 ? bytes[n] & 7 : 0;
+		n++;
+	}
+	n += mod == 1 ? 1 : mod == 2 || (mod == 0 && base == 5) ? 4 : 0;
+	return n + (map == 10 ? 4 : 0) > 15;
+}
+
 /* Instructions that Zydis decodes with LOCK where the CPU does not allow it, and those that it
  * knows from CPUs that the host is not, are left to the parts. */
 int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, struct insn *out)
@@ -206,7 +248,9 @@ int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, stru
 	out->len = 1;
 	out->flags = INSN_BRANCH | INSN_STATE;
 	/* More than 15 bytes are #GP (SDM3 6.15, vector 13). */
-	out->fn = status == ZYDIS_STATUS_NO_MORE_DATA || status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG
+	out->fn = status == ZYDIS_STATUS_NO_MORE_DATA ||
+			  status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ||
+			  xop_too_long(cpu, bytes, avail)
 		      ? op_gp
 		      : op_ud;
 	return 0;

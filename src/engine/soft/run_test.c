@@ -543,12 +543,18 @@ static void too_long_and_wrongly_locked_instructions_fault(void **state)
 					   0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x90};
 	static const uint8_t locked[] = {0xf0, 0x89, 0x00}; /* lock mov */
 	static const uint8_t locked_reg[] = {0xf0, 0x01, 0xc0};
+	/* map 10 with SIB, displacement and immediate: 16 bytes after two prefixes */
+	static const uint8_t xop[] = {0x2e, 0x2e, 0x8f, 0x4a, 0xb6, 0xec, 0x94, 0x24,
+				      1,    2,	  3,	4,    5,    6,	  7,	8};
 	static const uint8_t rex_lost[] = {0x48, 0x66, 0xb8, 0x34, 0x12, 0xf4};
 	struct board *b = *state;
 
 	assert_int_equal(run_long(b, prefixes, prefixes + sizeof(prefixes)), X86_VEC_GP);
 	assert_int_equal(run_long(b, locked, locked + sizeof(locked)), X86_VEC_UD);
 	assert_int_equal(run_long(b, locked_reg, locked_reg + sizeof(locked_reg)), X86_VEC_UD);
+	assert_int_equal(run_long(b, xop, xop + sizeof(xop)),
+			 b->cpuid.amd ? X86_VEC_GP : X86_VEC_UD);
+	assert_int_equal(run_long(b, xop + 1, xop + sizeof(xop)), X86_VEC_UD);
 	assert_int_equal(run_long(b, rex_lost, rex_lost + sizeof(rex_lost)), -1);
 	assert_int_equal(b->cpu->s.gpr[X86_RAX] & 0xffff, 0x1234);
 }
