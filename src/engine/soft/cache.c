@@ -190,7 +190,7 @@ static void page_drop(struct soft_cpu *cpu, uint64_t phys)
 				b->insn[i].fn = op_stop;
 	}
 	page->blocks = NULL;
-	cpu->code_stop = 1;
+	cpu->code_stop |= STOP_CODE;
 	cpu->stats.invalidations++;
 	soft_cache_forget(cpu);
 }
@@ -362,7 +362,7 @@ static struct soft_block *block_make(struct soft_cpu *cpu, const struct soft_itl
 	b->count = (uint16_t)n;
 	b->flags = b->insn[n - 1].flags & (INSN_BRANCH | INSN_END | INSN_STATE);
 	b->link[0] = b->link[1] = NULL;
-	b->code = NULL;
+	b->code = b->plain = NULL;
 	b->heat = 0;
 	struct soft_block **head = &c->hash[block_hash(phys, b->mode)];
 	b->hash_next = *head;

@@ -121,6 +121,7 @@ struct soft_block {
 	struct soft_block *hash_next, *page_next;
 	struct soft_block *link[2]; /* successors within the page */
 	const uint8_t *code;	    /* translated, or NULL */
+	const uint8_t *plain;	    /* likewise, without soft_cpu.near */
 	uint32_t heat;		    /* executions so far, for the translator */
 	struct insn insn[];
 };

@@ -35,6 +35,20 @@ struct soft_tlb_entry {
 struct soft_tlb {
 	struct soft_tlb_entry e[SOFT_TLB_SIZE], victim[SOFT_TLB_SIZE];
 };
+/*
+ * Copies of TLB entries for single memory operands of host code, or several that share a check; see
+ * trans_near.c. An operand at `lin` is found here when lin - base < limit: read, write. Empty:
+ * limits of 0. Entries [0] are filled and used by ring 0, [1] by ring 3, so neither has to be
+ * emptied when the privilege changes.
+ */
+#define SOFT_NEAR_COUNT 64u
+#define SOFT_NEAR_LIMIT (4096u - 31) /* all of 32 bytes lie in the page */
+struct soft_near {
+	uint64_t base, limit[2], addend, host; /* host: base + addend */
+	uint8_t *flags;
+	uint64_t unused[2];
+};
+_Static_assert(sizeof(struct soft_near) == 64, "a cache line");
 /* Which TLB the CPU uses now: by privilege, and for ring 0 by whether SMAP forbids user pages. NONE
  * is always empty, for alignment checks and data breakpoints. */
 enum soft_tlb_kind { SOFT_TLB_KERNEL, SOFT_TLB_USER, SOFT_TLB_KERNEL_AC, SOFT_TLB_NONE, SOFT_TLBS };
@@ -58,6 +72,9 @@ struct soft_event {
 	uint64_t dr6; /* #DB: bits to set in DR6 on delivery */
 };
 
+/* Why host code leaves its block after a C function: code was dropped, or entries of `near`. */
+enum soft_stop { STOP_CODE = 1, STOP_NEAR = 2 };
+
 /* Why instructions are executed singly. */
 enum soft_slow {
 	SOFT_SLOW_GUEST = 1, /* TF, RF, or DR7 has a breakpoint */
@@ -73,6 +90,9 @@ struct soft_stats {
 	 */
 	uint64_t guest_bytes, host_bytes, cold, entries, left_state, left_refused, linked, emptied,
 	    slow, told;
+	/* Of soft_cpu.near: entries filled, checks left for plain code by way of C, checks given
+	 * up, times that all were emptied. */
+	uint64_t near_fills, near_plain, near_given_up, near_emptied;
 	/* Of direct execution (direct.h): times user code was let go, stops, system calls, faults,
 	 * helpers made, times that it did not pay. */
 	uint64_t direct_entries, direct_exits, direct_calls, direct_faults, direct_helpers,
@@ -105,7 +125,7 @@ struct soft_cpu {
 	uint8_t align_check; /* CR0.AM, EFLAGS.AC, ring 3 */
 	uint8_t io_bp;	     /* CR4.DE, and DR7 has a port breakpoint */
 	uint8_t seg_open;    /* FS: 1, GS: 2: its limit is 4 GiB and its data may be written */
-	uint8_t code_stop;   /* decoded code was dropped: translated code has to look anew */
+	uint8_t code_stop;   /* enum soft_stop: translated code has to look anew */
 	uint8_t vec_live;    /* enum trans_live: what of s.fpu is in host registers; 0 in C */
 	uint64_t page;	     /* linear address of the page that translated code runs in */
 	uint64_t jump_key;   /* the cache's, for translated code */
@@ -140,6 +160,12 @@ struct soft_cpu {
 	uint8_t rmw_kind, rmw_size, rmw_seg;
 	uint64_t rmw_lin, rmw_old;
 	alignas(16) uint8_t rmw_buf[64];
+	uint32_t near_missed; /* what trans_near_missed wants to know */
+	_Bool near_filled;    /* any of `near` was filled; never copied back, as `near` is not */
+	/* Times until the clock is looked at that an entry becomes another's page, and when it was.
+	 */
+	uint64_t near_left, near_stamp;
+	alignas(64) struct soft_near near[2][SOFT_NEAR_COUNT];
 	uint64_t handled[SOFT_MNEMONICS]; /* calls of handlers by host code, by mnemonic */
 };
 
@@ -153,6 +179,7 @@ enum soft_mode {
 	SOFT_MODE_SS32 = 8,    /* SS.B: ESP, not SP (not in 64) */
 	SOFT_MODE_REAL = 16,   /* real-address or virtual-8086 mode */
 	SOFT_MODE_COMPAT = 32, /* 16- or 32-bit code in long mode */
+	SOFT_MODE_USER = 64,   /* ring 3, of 64-bit code: host code depends on it */
 };
 
 #define SOFT_EA_UNIT(field) (offsetof(struct soft_cpu, field) / 8)
@@ -214,6 +241,19 @@ void soft_mode_update(struct soft_cpu *cpu);
 static inline void soft_stack_forget(struct soft_cpu *cpu)
 {
 	cpu->stack.read = cpu->stack.write = SOFT_TLB_INVALID;
+}
+
+/* Empties `near`. Host code that has looked there is left: it goes on without looking again. */
+static inline void soft_near_forget(struct soft_cpu *cpu)
+{
+	if (!cpu->near_filled)
+		return;
+	cpu->near_filled = 0;
+	cpu->stats.near_emptied++;
+	cpu->code_stop |= STOP_NEAR;
+	for (unsigned k = 0; k < 2; k++)
+		for (unsigned i = 0; i < SOFT_NEAR_COUNT; i++)
+			cpu->near[k][i].limit[0] = cpu->near[k][i].limit[1] = 0;
 }
 
 /* TLB maintenance (mmu.c). All drop at least what the architecture asks. */

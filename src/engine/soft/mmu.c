@@ -102,6 +102,7 @@ static void asid_use(struct soft_cpu *cpu)
 	}
 	cpu->asid_user = *asid;
 	cpu->asid_kernel = split ? mmu->kernel_asid : *asid;
+	soft_near_forget(cpu);
 	soft_asid_select(cpu);
 }
 
@@ -175,6 +176,7 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t lin)
 	unsigned bit = large_hash(lin >> 21);
 
 	soft_stack_forget(cpu);
+	soft_near_forget(cpu);
 	if (!soft_is64(cpu))
 		lin = (uint32_t)lin;
 	if (mmu->large_2m[bit / 64] & BIT64(bit % 64) ||

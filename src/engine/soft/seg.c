@@ -72,7 +72,7 @@ void soft_mode_update(struct soft_cpu *cpu)
 
 	cpu->cpl = soft_is_real(cpu) ? 0 : v86 ? 3 : X86_SEG_DPL(ss->attr);
 	if (soft_is_long(cpu) && (cs->attr & X86_SEG_L)) {
-		mode = SOFT_MODE_64 | SOFT_MODE_FLAT;
+		mode = SOFT_MODE_64 | SOFT_MODE_FLAT | (cpu->cpl == 3 ? SOFT_MODE_USER : 0);
 	} else {
 		mode = cs->attr & X86_SEG_DB ? SOFT_MODE_32 : SOFT_MODE_16;
 		if (ss->attr & X86_SEG_DB)
@@ -107,5 +107,7 @@ void soft_mode_update(struct soft_cpu *cpu)
 	cpu->itlb = cpu->mmu->itlb[cpu->cpl == 3];
 	cpu->tlb =
 	    &cpu->mmu->tlb[cpu->align_check || cpu->data_bp ? SOFT_TLB_NONE : soft_mmu_kind(cpu)];
+	if (cpu->align_check || cpu->data_bp)
+		soft_near_forget(cpu);
 	soft_asid_select(cpu);
 }

@@ -21,11 +21,12 @@ static const struct row common[] = {
     ROW(mmio),	 ROW(ports),   ROW(interrupts),	   ROW(exceptions), ROW(single_steps),
 };
 static const struct row translator[] = {
-    ROW(translated),	   ROW(guest_bytes),  ROW(host_bytes),	   ROW(cold),
-    ROW(entries),	   ROW(left_state),   ROW(left_refused),   ROW(linked),
-    ROW(emptied),	   ROW(slow),	      ROW(told),	   ROW(direct_entries),
-    ROW(direct_exits),	   ROW(direct_calls), ROW(direct_faults),  ROW(direct_helpers),
-    ROW(direct_retreats),  ROW(direct_lost),  ROW(direct_refused), ROW(direct_by_average),
+    ROW(translated),	   ROW(guest_bytes),   ROW(host_bytes),	    ROW(cold),
+    ROW(entries),	   ROW(left_state),    ROW(left_refused),   ROW(linked),
+    ROW(emptied),	   ROW(slow),	       ROW(told),	    ROW(near_fills),
+    ROW(near_plain),	   ROW(near_given_up), ROW(near_emptied),   ROW(direct_entries),
+    ROW(direct_exits),	   ROW(direct_calls),  ROW(direct_faults),  ROW(direct_helpers),
+    ROW(direct_retreats),  ROW(direct_lost),   ROW(direct_refused), ROW(direct_by_average),
     ROW(direct_by_length), ROW(direct_kept),
 };
 #undef ROW

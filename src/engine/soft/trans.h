@@ -18,14 +18,15 @@ struct soft_trans {
 	size_t fixed; /* what the stubs take */
 	/* Stubs: offsets from the start. */
 	uint32_t enter, handler, handler_state, stored, exit_rip, exit_off, exit_link, exit_state,
-	    exit_state_off, cold, exit_refused, stack, vec_save, vec_load, x87_load, str_stored,
-	    string[2][2][4];
-	_Bool avx; /* the guest has AVX, and so has the host */
+	    exit_state_off, cold, exit_refused, stack, near[2], exit_near, vec_save, vec_load,
+	    x87_load, str_stored, string[2][2][4];
+	unsigned near_next; /* the entry of soft_cpu.near that is given to host code next */
+	_Bool avx;	    /* the guest has AVX, and so has the host */
 };
 
 /* Results of host code. REFUSED: the block at rip needs vector registers that cannot be live now;
  * the interpreter has it. */
-enum trans_exit { TRANS_LOOKUP, TRANS_STATE, TRANS_REFUSED };
+enum trans_exit { TRANS_LOOKUP, TRANS_STATE, TRANS_REFUSED, TRANS_NEAR };
 
 /*
  * What of the guest's vector state is in the host's registers: soft_cpu.vec_live. Host code loads
@@ -71,7 +72,7 @@ void trans_state(struct soft_cpu *cpu, const struct insn *insn);
 const uint8_t *trans_cold(const struct soft_trans *t);
 
 /* trans_stub.c */
-void trans_stubs(struct soft_trans *t, struct emit *e);
+void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *e);
 /* trans_live.c: the stubs vec_save, vec_load and x87_load. */
 void trans_stubs_live(struct soft_trans *t, struct emit *e);
 /* trans_str.c: the stubs string[32-bit code][movs, not stos][log2 of an element's size]. */
@@ -81,9 +82,18 @@ void trans_stub_stack(struct emit *e);
 /* Calls vec_save when anything is live. */
 void trans_live_end(const struct soft_trans *t, struct emit *e);
 
+/* After so many wandering fills of soft_cpu.near the clock is looked at. */
+#define TRANS_NEAR_FILLS 128u
+/* trans_near.c: the stubs near[write]. */
+void trans_stub_near(const struct soft_cpu *cpu, struct emit *e, _Bool write);
+/* After TRANS_NEAR, at rip: the code that does not use soft_cpu.near, or NULL. */
+const uint8_t *trans_near_missed(struct soft_cpu *cpu);
+
 /* trans_block.c: host code of a block (executable address), or NULL: no room, or memory is not
- * what was decoded any more. */
+ * what was decoded any more.  */
 const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b);
+/* The same from its instruction number `from` on, at rip, without soft_cpu.near. */
+const uint8_t *trans_block_plain(struct soft_cpu *cpu, const struct soft_block *b, unsigned from);
 
 /* trans_trace.c: the stubs' line in the map for perf. */
 void trans_trace_init(const struct soft_cpu *cpu);

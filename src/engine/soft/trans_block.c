@@ -73,6 +73,7 @@ static void handler_by(struct tb *tb, uint32_t stub)
 	tb_flags_save(tb);
 	tb->flags = FLAGS_SAVED;
 	tb_x87_end(tb);
+	tb_near_end(tb);
 	tb->vec = 0;
 	count(tb, offsetof(struct soft_cpu, handled) + tb->mnemonic * sizeof(uint64_t));
 	handler_call(tb, stub, tb->insn, tb->at);
@@ -427,6 +428,7 @@ static void late_emit(struct tb *tb, const struct late *l)
 	case LATE_FAR_AT: late_far_at(tb); break;
 	case LATE_FAR: late_far(tb); break;
 	case LATE_OUT: stub_jmp(tb, l->state ? tb->t->exit_state : tb->t->exit_rip); break;
+	case LATE_NEAR: tb_near_late(tb, l); break;
 	case LATE_LIVE: late_live(tb, l); break;
 	}
 }
@@ -445,7 +447,7 @@ static void block_poll(struct tb *tb)
 /* The block's instructions count as executed from here; nothing but R11 changes. */
 static void block_count(struct tb *tb, unsigned n)
 {
-	if (!tb->cpu->engine->base.cfg.trace.count)
+	if (!tb->cpu->engine->base.cfg.trace.count || tb->plain)
 		return;
 	emit_op64(&tb->e, 0x8b, H_R11, T_FIELD(stats.retired));
 	emit_lea(&tb->e, H_R11, rm_mem(H_R11, H_NONE, 0, (int32_t)n));
@@ -527,7 +529,10 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 	if (b->flags & BLOCK_ALONE)
 		cross_check(tb, b, bytes);
 	block_count(tb, b->count);
-	for (unsigned k = 0; k < b->count; k++) {
+	tb_near_begin(tb, (struct soft_block *)(uintptr_t)b, bytes);
+	for (unsigned k = 0; k < tb->from; k++)
+		tb->host[k] = tb->e.at;
+	for (unsigned k = tb->from; k < b->count; k++) {
 		struct tb_insn i;
 		tb->insn = &b->insn[k];
 		tb->bytes = bytes;
@@ -556,6 +561,7 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 			tb_handler(tb);
 			tb_late(tb, LATE_STOP, emit_jcc(&tb->e, CC_NZ));
 		}
+		tb_near_after(tb);
 		bytes += tb->insn->len;
 		tb->at = tb->next;
 	}
@@ -571,7 +577,8 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 	return 1;
 }
 
-const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
+static const uint8_t *block_translate(struct soft_cpu *cpu, const struct soft_block *b,
+				      unsigned from, _Bool plain)
 {
 	struct soft_trans *t = cpu->trans;
 	const struct soft_itlb_entry *page = soft_mmu_fetch(cpu, cpu->s.rip);
@@ -579,7 +586,10 @@ const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
 	uint64_t last = cpu->s.rip + b->bytes - 1;
 	_Bool wide = soft_is64(cpu);
 	struct tb tb; /* large: what is out of line is filled in as it comes */
+	unsigned skip = 0;
 
+	for (unsigned k = 0; k < from; k++)
+		skip += b->insn[k].len;
 	if (!page->host)
 		return NULL;
 	if (b->flags & BLOCK_ALONE) {
@@ -588,13 +598,13 @@ const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
 			return NULL;
 		memcpy(bytes, soft_cache_cross_bytes(cpu->cache, cpu->s.rip), b->bytes);
 	} else {
-		if ((page->phys | (cpu->s.rip & 0xfff)) != b->phys)
+		if ((page->phys | (cpu->s.rip & 0xfff)) != b->phys + skip)
 			return NULL;
 		memcpy(bytes, page->host + b->off, b->bytes);
 	}
 	tb.cpu = cpu;
 	tb.t = t;
-	tb.at = b->off;
+	tb.at = b->off + skip;
 	tb.next = tb.at;
 	tb.insn = NULL;
 	tb.bytes = NULL;
@@ -603,15 +613,27 @@ const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
 	tb.narrow = !wide;
 	tb.word = wide ? 8 : 4;
 	tb.vec = 0;
+	tb.plain = plain;
+	tb.from = from;
 	tb.x87.set = 0;
 	tb.lates = 0;
 	tb.e = (struct emit){.at = t->rw + t->used, .end = t->rw + TRANS_CODE_BYTES};
-	if (!block_emit(&tb, b, bytes) || tb.e.full)
+	if (!block_emit(&tb, b, bytes + skip) || tb.e.full)
 		return NULL;
 	const uint8_t *code = t->rx + t->used;
-	cpu->stats.guest_bytes += b->bytes;
+	cpu->stats.guest_bytes += b->bytes - skip;
 	cpu->stats.host_bytes += (size_t)(tb.e.at - t->rw) - t->used;
 	trans_trace(&tb, b, bytes);
 	t->used = ALIGN_UP((size_t)(tb.e.at - t->rw), 16);
 	return code;
+}
+
+const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
+{
+	return block_translate(cpu, b, 0, 0);
+}
+
+const uint8_t *trans_block_plain(struct soft_cpu *cpu, const struct soft_block *b, unsigned from)
+{
+	return block_translate(cpu, b, from, 1);
 }

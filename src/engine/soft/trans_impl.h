@@ -20,6 +20,7 @@ enum late_kind {
 	LATE_FAR,    /* out, to the linear address in R11 */
 	LATE_FAR_AT, /* out, to the linear address in the jump cache's entry */
 	LATE_OUT,    /* out, rip is set */
+	LATE_NEAR,   /* an entry of soft_cpu.near is filled; or on without */
 	LATE_LIVE,   /* loads `vec`, then on; or out, as refused */
 };
 
@@ -51,8 +52,37 @@ struct late {
 	_Bool state;	    /* all is to be looked up anew, after the handler if there is one */
 	struct late *chain; /* others that come back to the same place */
 	struct tb_x87 x87;
+	/* LATE_NEAR: of those at hand for 16 and 32 bytes */
+	uint8_t *place_span, *place_align; /* more jumps that nothing can be filled for; or NULL */
+	struct soft_block *block;	   /* the instruction's */
+	uint8_t index, slot;		   /* its number there */
 };
 #define TB_LATES (SOFT_BLOCK_MAX * 6 + 8)
+
+/* What matters of an instruction for sharing checks, known beforehand. */
+struct tb_ahead {
+	uint16_t changed; /* general registers, by bits; not counting `add` */
+	int8_t add_gpr;	  /* -1: none */
+	int32_t add;	  /* to that register */
+	uint8_t size;	  /* of the operand, 0: none that may be shared */
+	_Bool write, align;
+	struct insn m; /* the operand's address; RIP's: from the page's start */
+};
+/* Operands whose check has been made: at offsets [lo, hi) from what the registers are now. */
+struct tb_group {
+	_Bool on, write;
+	uint8_t slot, align; /* an address with offset `aligned` is a multiple of `align`; or 0 */
+	int64_t lo, hi, aligned;
+	struct insn m; /* base, index, scale, segbase */
+};
+#define TB_GROUPS 8u
+struct tb_near {
+	struct soft_block *block;
+	unsigned index; /* the present instruction's */
+	struct tb_ahead ahead[SOFT_BLOCK_MAX];
+	unsigned groups;
+	struct tb_group group[TB_GROUPS];
+};
 
 struct tb {
 	struct soft_cpu *cpu;
@@ -68,6 +98,9 @@ struct tb {
 	enum tb_flags flags;
 	uint8_t vec; /* enum trans_live: what is known to be live */
 	struct tb_x87 x87;
+	_Bool plain;   /* soft_cpu.near is not used */
+	unsigned from; /* the first instruction of the block that is translated */
+	struct tb_near near;
 	unsigned lates;
 	struct late late[TB_LATES];
 	/* Where the host code of each instruction begins; of what follows the last; out of line. */
@@ -124,7 +157,9 @@ struct tb_mem {
 	_Bool write, simple;
 	_Bool kept;  /* the address is in rmw_lin, for the operand's size */
 	_Bool align; /* must be aligned to its size, a power of two; else it misses */
+	_Bool keeps; /* the caller leaves host flags alone: they need not be saved */
 	struct late *miss, *misaligned, *closed;
+	const struct tb_group *near; /* the access is made with this check; `miss` is NULL */
 	struct emit_rm rm;
 };
 void tb_mem(struct tb *tb, struct tb_mem *mem);
@@ -138,6 +173,20 @@ void tb_mem_victim(struct tb *tb, const struct late *l);
 struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved);
 /* The instruction is complete: where its out-of-line code comes back to. */
 void tb_mem_end(struct tb *tb, struct tb_mem *mem);
+
+/* trans_near.c */
+/* Before a block, whose bytes are given: looks what operands can share checks, and makes those
+ * that can be made now. */
+void tb_near_begin(struct tb *tb, struct soft_block *b, const uint8_t *bytes);
+/* After its next instruction. */
+void tb_near_after(struct tb *tb);
+/* What has been checked does not count any more. */
+void tb_near_end(struct tb *tb);
+/* An operand. False: to be looked for in the TLB. */
+_Bool tb_near_mem(struct tb *tb, struct tb_mem *mem);
+/* Its page's flags into a register. */
+void tb_near_flags(struct tb *tb, const struct tb_mem *mem, int to);
+void tb_near_late(struct tb *tb, const struct late *l);
 
 /* What an instruction does with the arithmetic flags. */
 enum flag_use {

@@ -260,7 +260,7 @@ static void generic_mem(struct tb *tb, struct generic *g, enum flag_use use)
 	_Bool simple =
 	    tb_mem_simple(tb, tb->insn) && !in && !g->acc && !(g->rm_written && (out || resident));
 	struct tb_mem mem = {
-	    .m = tb->insn, .size = g->size, .write = g->rm_written, .simple = simple};
+	    .m = tb->insn, .keeps = 1, .size = g->size, .write = g->rm_written, .simple = simple};
 
 	tb_mem(tb, &mem);
 	if (in)
@@ -378,7 +378,7 @@ static void rsp_add(struct tb *tb, int32_t n)
 static _Bool push(struct tb *tb, const struct tb_insn *i)
 {
 	struct insn m = top;
-	struct tb_mem mem = {.m = &m, .size = tb->word, .write = 1, .simple = 1};
+	struct tb_mem mem = {.m = &m, .keeps = 1, .size = tb->word, .write = 1, .simple = 1};
 	const ZydisDecodedOperand *op = &i->ops[0];
 	_Bool imm = op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	int h = H_RAX;
@@ -411,7 +411,7 @@ static _Bool push(struct tb *tb, const struct tb_insn *i)
 
 static _Bool pop(struct tb *tb, const struct tb_insn *i)
 {
-	struct tb_mem mem = {.m = &top, .size = tb->word, .simple = 1};
+	struct tb_mem mem = {.m = &top, .keeps = 1, .size = tb->word, .simple = 1};
 	const ZydisDecodedOperand *op = &i->ops[0];
 
 	if (tb->insn->osize != tb->word || op->type != ZYDIS_OPERAND_TYPE_REGISTER ||

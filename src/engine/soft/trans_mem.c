@@ -190,10 +190,14 @@ void tb_mem(struct tb *tb, struct tb_mem *mem)
 {
 	struct emit *e = &tb->e;
 
-	tb_flags_save(tb);
-	tb->flags = FLAGS_SAVED;
 	mem->misaligned = mem->closed = NULL;
 	mem->simple &= !tb->narrow;
+	mem->near = NULL;
+	mem->miss = NULL;
+	if (tb_near_mem(tb, mem))
+		return;
+	tb_flags_save(tb);
+	tb->flags = FLAGS_SAVED;
 	if (tb->narrow && mem->m->segbase != SOFT_EA_ZERO)
 		mem->closed = segment_check(tb, mem->m->seg);
 	if (mem_stack(mem)) {
@@ -246,7 +250,11 @@ struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved)
 	struct emit *e = &tb->e;
 	int flags = H_R11;
 
-	if (!mem->simple) {
+	if (mem->near) {
+		tb_flags_save(tb);
+		flags = mem->simple ? H_R11 : H_RAX;
+		tb_near_flags(tb, mem, flags);
+	} else if (!mem->simple) {
 		tb_flags_save(tb);
 		emit_op64(e, 0x8b, H_RAX, T_FIELD(rmw));
 		flags = H_RAX;
@@ -266,13 +274,16 @@ struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved)
 
 void tb_mem_ends(struct tb_mem *mem)
 {
-	mem->miss->ends = 1;
+	if (mem->miss)
+		mem->miss->ends = 1;
 	if (mem->closed)
 		mem->closed->ends = 1;
 }
 
 void tb_mem_end(struct tb *tb, struct tb_mem *mem)
 {
+	if (!mem->miss)
+		return;
 	mem->miss->back = tb->e.at;
 	mem->miss->reload = tb->flags != FLAGS_SAVED;
 	if (mem->misaligned) {

@@ -45,11 +45,12 @@ int trans_init(struct soft_cpu *cpu)
 	}
 	struct emit e = {.at = t->rw, .end = t->rw + TRANS_CODE_BYTES};
 	t->avx = cpuid_has(cpu->base.engine->env->cpuid, 1, 0, CPUID_ECX, 28);
-	trans_stubs(t, &e);
+	trans_stubs(cpu, t, &e);
 	t->fixed = t->used = (size_t)(e.at - t->rw);
 	t->hot =
 	    cpu->engine->base.cfg.translate_at ? cpu->engine->base.cfg.translate_at : TRANS_HOT;
 	cpu->trans = t;
+	cpu->near_left = TRANS_NEAR_FILLS;
 	trans_trace_init(cpu);
 	cpu->jump_table = cpu->cache->jump;
 	return 0;
@@ -105,13 +106,15 @@ void trans_link(struct soft_cpu *cpu, uint32_t site, const struct soft_block *to
 void trans_state(struct soft_cpu *cpu, const struct insn *insn)
 {
 	insn->fn(cpu, insn);
+	/* The block ends here: nothing that was checked counts any more. */
+	cpu->code_stop &= (uint8_t)~STOP_NEAR;
 	if (!(insn->flags & INSN_BRANCH))
 		cpu->s.rip = soft_next_rip(cpu, insn);
 	if (UNLIKELY(cpu->slow || cpu->s.shadow_sti || cpu->s.shadow_ss || cpu->exc.valid ||
 		     cpu->s.activity != X86_RUNNING || cpu->debug || cpu->lockstep ||
 		     cpu->stepping || !trans_mode(cpu->mode) ||
 		     (cpu->direct && direct_choose_state(cpu))))
-		cpu->code_stop = 1;
+		cpu->code_stop |= STOP_CODE;
 }
 
 _Bool trans_room(struct soft_cpu *cpu)
@@ -134,6 +137,12 @@ enum trans_exit trans_enter(struct soft_cpu *cpu, const uint8_t *code)
 	cpu->cache->current = NULL;
 	cpu->stats.entries++;
 	enum trans_exit why = (enum trans_exit)enter(cpu, code + TRANS_POLL_BYTES);
+	while (why == TRANS_NEAR) {
+		code = trans_near_missed(cpu);
+		if (!code)
+			return TRANS_REFUSED;
+		why = (enum trans_exit)enter(cpu, code + TRANS_POLL_BYTES);
+	}
 	/* What follows the last page. */
 	if (UNLIKELY(!soft_is64(cpu)))
 		cpu->s.rip = (uint32_t)cpu->s.rip;

@@ -94,13 +94,17 @@ static void rip_from_offset(struct emit *e)
 	emit_op64(e, 0x89, H_RAX, T_FIELD(s.rip));
 }
 
-void trans_stubs(struct soft_trans *t, struct emit *e)
+void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *e)
 {
 	uint8_t *start = e->at;
 
 	trans_stubs_live(t, e);
 	t->stack = (uint32_t)(e->at - start);
 	trans_stub_stack(e);
+	for (unsigned k = 0; k < 2; k++) {
+		t->near[k] = (uint32_t)(e->at - start);
+		trans_stub_near(cpu, e, k);
+	}
 	t->enter = (uint32_t)(e->at - start);
 	stub_enter(e);
 	/* RAX: the instruction's offset from the page; R11: its struct insn. */
@@ -163,6 +167,12 @@ void trans_stubs(struct soft_trans *t, struct emit *e)
 	t->exit_refused = (uint32_t)(e->at - start);
 	rip_from_offset(e);
 	stub_leave(t, e, TRANS_REFUSED);
+	/* R11: what trans_near_missed wants to know; RAX: the instruction's offset from the page.
+	 */
+	t->exit_near = (uint32_t)(e->at - start);
+	emit_op32(e, 0x89, H_R11, T_FIELD(near_missed));
+	rip_from_offset(e);
+	stub_leave(t, e, TRANS_NEAR);
 	/* RAX: the jump cache's entry. */
 	t->cold = (uint32_t)(e->at - start);
 	emit_op64(e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));

@@ -267,6 +267,7 @@ static _Bool vop_mem(struct tb *tb, struct vop *v)
 	static const uint8_t simple_scratch[2] = {H_R11, H_R11}, scratch[2] = {H_RAX, H_RAX};
 	unsigned need = scratch_count(v);
 	struct tb_mem mem = {.m = tb->insn,
+			     .keeps = 1,
 			     .size = v->size,
 			     .write = v->mem_written,
 			     .align = v->align,
@@ -307,7 +308,7 @@ static _Bool ldmxcsr(struct tb *tb)
 		   mem.rm);
 	tb_mem_end(tb, &mem);
 	refused->back = e->at;
-	refused->reload = mem.miss->reload;
+	refused->reload = tb->flags != FLAGS_SAVED;
 	return 1;
 }
 

@@ -96,6 +96,7 @@ static void x87_memory(struct tb *tb, const struct tb_insn *i, unsigned size, _B
 	_Bool control = tb->insn->aux & VEC_CONTROL,
 	      load_cw = i->zi.mnemonic == ZYDIS_MNEMONIC_FLDCW;
 	struct tb_mem mem = {.m = tb->insn,
+			     .keeps = !load_cw,
 			     .size = size,
 			     .write = write,
 			     .simple = tb_mem_simple(tb, tb->insn) && !write && !load_cw};
@@ -122,7 +123,7 @@ static void x87_memory(struct tb *tb, const struct tb_insn *i, unsigned size, _B
 	tb_mem_end(tb, &mem);
 	if (checked) {
 		checked->back = e->at;
-		checked->reload = mem.miss->reload;
+		checked->reload = tb->flags != FLAGS_SAVED;
 	}
 }
 
