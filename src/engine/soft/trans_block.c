@@ -613,7 +613,9 @@ static const uint8_t *block_translate(struct soft_cpu *cpu, const struct soft_bl
 	tb.narrow = !wide;
 	tb.word = wide ? 8 : 4;
 	tb.vec = 0;
-	tb.plain = plain;
+	/* The kernel's address space changes, and it opens and closes user pages, too often for
+	 * entries to stay; where everything is to be tried at once they are tried there as well. */
+	tb.plain = plain || (cpu->cpl != 3 && t->hot > 1);
 	tb.from = from;
 	tb.x87.set = 0;
 	tb.lates = 0;
