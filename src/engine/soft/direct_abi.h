@@ -44,7 +44,6 @@ struct direct_shared {
 	uint64_t frame; /* address of the signal frame to return by */
 	uint64_t fs_base, gs_base;
 	uint32_t ops;
-	uint32_t spin; /* how often to look at `go` before sleeping */
 	/* A number that is another one each time; the helper waits while it is 0, and tells of its
 	 * next stop by it. */
 	_Atomic uint32_t go;

@@ -361,7 +361,6 @@ static void helper_go(struct direct_helper *h)
 	struct direct_shared *s = h->shared;
 
 	s->frame = h->base + DIRECT_CODE_SIZE + h->frame;
-	s->spin = 0;
 	core_follow(h);
 	/* The token comes after all that it is given for. */
 	for (unsigned i = 0; i < ARRAY_SIZE(h->token); i++)

@@ -18,44 +18,21 @@
 #include <unistd.h>
 #include "engine/soft/direct.h"
 #include "engine/soft/direct_stub.h"
+#include "engine/soft/direct_testing.h"
 #include "engine/soft/testboard.h"
 
 #define CODE(name, text)                                                                           \
 	extern const uint8_t name[], name##_end[];                                                 \
 	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
 
-#define USER_CODE  UINT64_C(0x40000)
-#define USER_DATA  UINT64_C(0x50000)
-#define USER_STACK UINT64_C(0x61000)
-#define FORGED	   UINT64_C(0x52000) /* what the attacker writes over the shared part */
-#define REGS	   UINT64_C(0x54000) /* and what it has in its registers then */
-#define COUNTER	   UINT64_C(0x56000)
-#define LSTAR_PAGE (BOARD_HANDLERS + 0x80 * 16)
+#define FORGED	UINT64_C(0x52000) /* what the attacker writes over the shared part */
+#define REGS	UINT64_C(0x54000) /* and what it has in its registers then */
+#define COUNTER UINT64_C(0x56000)
 
 static int teardown(void **state)
 {
 	board_free(*state);
 	return 0;
-}
-
-static void user_state(struct board *b, uint64_t rip)
-{
-	struct x86_state *s = &b->cpu->s;
-
-	board_user(b, rip);
-	s->seg[X86_CS].selector = 0x33;
-	s->seg[X86_SS].selector = 0x2b;
-	for (unsigned i = 0; i < 6; i++)
-		if (i != X86_CS && i != X86_SS)
-			s->seg[i] = (struct x86_seg){.attr = X86_SEG_UNUSABLE};
-	s->cr4 |= X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE | X86_CR4_FSGSBASE;
-	s->xcr0 = 7;
-	s->star = UINT64_C(0x0023000800000000);
-	s->lstar = LSTAR_PAGE;
-	s->sfmask = X86_IF | X86_TF;
-	s->gpr[X86_RSP] = USER_STACK;
-	soft_flags_set(b->cpu, X86_IF | X86_FIXED);
-	soft_mode_update(b->cpu);
 }
 
 /* The same once more in the same address space: with the same helper. */
@@ -203,7 +180,6 @@ static void forged_image(struct board *b, struct random *r, struct direct_helper
 	/* As it is, and in it some of what decides. */
 	memcpy(s, h->shared, sizeof(*s));
 	s->go = (uint32_t)(random_next(r) & 1 ? random_next(r) : random_next(r) & 1);
-	s->spin = random_next(r) & 1 ? 0 : 20000;
 	s->one = random_next(r) & 1 ? DIRECT_TOLD | h->go : random_value(r, h->base);
 	s->ops = (uint32_t)(random_next(r) % 3);
 	for (unsigned i = 0; i < 2; i++) /* not what it runs on, or there is nothing to be seen */

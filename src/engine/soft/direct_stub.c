@@ -125,11 +125,6 @@ static inline __attribute__((noreturn)) void engine_tell(struct direct_shared *s
 
 static inline void engine_wait(struct direct_shared *s)
 {
-	for (uint32_t i = s->spin; i; i--) {
-		if (atomic_load_explicit(&s->go, memory_order_acquire))
-			return;
-		__builtin_ia32_pause();
-	}
 	atomic_store(&s->asleep, 1);
 	while (!atomic_load(&s->go)) {
 		register long r10 __asm__("r10") = 0;

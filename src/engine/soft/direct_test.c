@@ -13,16 +13,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "engine/soft/direct.h"
+#include "engine/soft/direct_testing.h"
 #include "engine/soft/testboard.h"
 
 #define CODE(name, text)                                                                           \
 	extern const uint8_t name[], name##_end[];                                                 \
 	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
-
-#define USER_CODE  UINT64_C(0x40000)
-#define USER_DATA  UINT64_C(0x50000)
-#define USER_STACK UINT64_C(0x61000)
-#define LSTAR_PAGE (BOARD_HANDLERS + 0x80 * 16)
 
 static int setup(void **state)
 {
@@ -34,27 +30,6 @@ static int teardown(void **state)
 {
 	board_free(*state);
 	return 0;
-}
-
-/* A Linux kernel's user mode: its selectors, its control bits, null data segments. */
-static void user_state(struct board *b, uint64_t rip)
-{
-	struct x86_state *s = &b->cpu->s;
-
-	board_user(b, rip);
-	s->seg[X86_CS].selector = 0x33;
-	s->seg[X86_SS].selector = 0x2b;
-	for (unsigned i = 0; i < 6; i++)
-		if (i != X86_CS && i != X86_SS)
-			s->seg[i] = (struct x86_seg){.attr = X86_SEG_UNUSABLE};
-	s->cr4 |= X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE | X86_CR4_FSGSBASE;
-	s->xcr0 = 7;
-	s->star = UINT64_C(0x0023000800000000);
-	s->lstar = LSTAR_PAGE;
-	s->sfmask = X86_IF | X86_TF;
-	s->gpr[X86_RSP] = USER_STACK;
-	soft_flags_set(b->cpu, X86_IF | X86_FIXED);
-	soft_mode_update(b->cpu);
 }
 
 static int run_user(struct board *b, const uint8_t *code, const uint8_t *end)

@@ -1,0 +1,34 @@
+/* direct_testing.h: what the tests of direct execution share: a board's CPU in a Linux user's mode.
+ */
+#ifndef ENGINE_SOFT_DIRECT_TESTING_H
+#define ENGINE_SOFT_DIRECT_TESTING_H
+
+#include "engine/soft/testboard.h"
+
+#define USER_CODE  UINT64_C(0x40000)
+#define USER_DATA  UINT64_C(0x50000)
+#define USER_STACK UINT64_C(0x61000)
+#define LSTAR_PAGE (BOARD_HANDLERS + 0x80 * 16)
+
+/* A Linux kernel's user mode: its selectors, its control bits, null data segments. */
+static inline void user_state(struct board *b, uint64_t rip)
+{
+	struct x86_state *s = &b->cpu->s;
+
+	board_user(b, rip);
+	s->seg[X86_CS].selector = 0x33;
+	s->seg[X86_SS].selector = 0x2b;
+	for (unsigned i = 0; i < 6; i++)
+		if (i != X86_CS && i != X86_SS)
+			s->seg[i] = (struct x86_seg){.attr = X86_SEG_UNUSABLE};
+	s->cr4 |= X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE | X86_CR4_FSGSBASE;
+	s->xcr0 = 7;
+	s->star = UINT64_C(0x0023000800000000);
+	s->lstar = LSTAR_PAGE;
+	s->sfmask = X86_IF | X86_TF;
+	s->gpr[X86_RSP] = USER_STACK;
+	soft_flags_set(b->cpu, X86_IF | X86_FIXED);
+	soft_mode_update(b->cpu);
+}
+
+#endif
