@@ -186,6 +186,16 @@ void lockstep_written(struct soft_cpu *cpu, const uint8_t *flags, unsigned off, 
 		memcpy(cpu->lockstep->copy + at, ram, len);
 }
 
+void lockstep_marked(struct soft_cpu *cpu, const uint8_t *flags, unsigned off, unsigned len,
+		     uint64_t bits)
+{
+	uint64_t at = ((uint64_t)(flags - cpu->engine->ram.flags) << 12) + off;
+
+	if (cpu->lockstep->fresh)
+		for (unsigned k = 0; k < len; k++)
+			cpu->lockstep->copy[at + k] |= (uint8_t)(bits >> 8 * k);
+}
+
 /* What was written is kept in the log and memory is as before. */
 static void log_undo(struct soft_cpu *cpu, struct ls_log *log)
 {

@@ -18,6 +18,10 @@ void lockstep_stop_after(struct soft_cpu *cpu, unsigned blocks);
 void lockstep_stored(struct soft_cpu *cpu, const uint8_t *flags, unsigned off, unsigned len);
 /* ... by somebody else than the instruction under way. Any thread. */
 void lockstep_written(struct soft_cpu *cpu, const uint8_t *flags, unsigned off, unsigned len);
+/* A walk set accessed or dirty bits in the little-endian word there; they are not undone, what the
+ * instruction under way has stored to the word's other bits is. */
+void lockstep_marked(struct soft_cpu *cpu, const uint8_t *flags, unsigned off, unsigned len,
+		     uint64_t bits);
 /* How many blocks were compared, and how many only agreed when both were repeated. */
 void lockstep_counts(const struct soft_cpu *cpu, uint64_t *blocks, uint64_t *repeated);
 

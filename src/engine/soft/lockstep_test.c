@@ -88,6 +88,23 @@ static void a_block_that_is_dropped_by_each_of_its_instructions_agrees(void **st
 	assert_int_equal(b->cpu->s.rip, BOARD_CODE + 5 + 400 + 1);
 }
 
+/* A walk sets accessed bits in an entry that the same block has changed: the change is undone, the
+ * bits are not. It is of the frame's bit 32, where there is no RAM. */
+CODE(frame_code, "mov $0x30000, %edx; xorb $1, 0x103184; mov (%rdx), %eax; hlt");
+static void a_changed_page_table_entry_is_undone_without_its_accessed_bit(void **state)
+{
+	struct board *b = *state;
+	uint64_t repeated;
+
+	board_pte_set(b, 0x30000, 0x30000 | X86_PTE_P | X86_PTE_W);
+	LOAD(b, frame_code);
+	assert_int_equal(board_run(b), -1);
+	assert_int_equal(board_read(b, 0x103180, 8),
+			 0x100030000 | X86_PTE_P | X86_PTE_W | X86_PTE_A);
+	compared(b, &repeated);
+	assert_int_equal(repeated, 0);
+}
+
 CODE(adc_code, "mov $5, %eax; mov $0x20000, %rdx; mov $9, %ebx; mov %ebx, (%rdx);"
 	       "stc; adc %ebx, %eax; mov %eax, 8(%rdx); hlt");
 static void a_planted_bug_is_shown_with_both_codes_and_both_states(void **state)
@@ -127,6 +144,7 @@ int main(void)
 	    T(what_a_block_does_is_done_once),
 	    T(stores_are_undone_and_done_again),
 	    T(a_block_that_is_dropped_by_each_of_its_instructions_agrees),
+	    T(a_changed_page_table_entry_is_undone_without_its_accessed_bit),
 	    T(a_planted_bug_is_shown_with_both_codes_and_both_states),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -317,7 +317,7 @@ static _Bool entry_set(struct soft_cpu *cpu, struct level *l, uint64_t bits, uns
 	}
 	if (ok && UNLIKELY(*l->flags)) {
 		if (cpu->lockstep)
-			lockstep_written(cpu, l->flags, (unsigned)l->phys & 0xfff, size);
+			lockstep_marked(cpu, l->flags, (unsigned)l->phys & 0xfff, size, bits);
 		if (*l->flags & ~SOFT_PAGE_LOCKSTEP)
 			soft_stored(cpu, l->flags, l->phys, size);
 	}
