@@ -19,21 +19,11 @@
 #include "engine/soft/direct.h"
 #include "engine/soft/direct_stub.h"
 #include "engine/soft/direct_testing.h"
-#include "engine/soft/testboard.h"
-
-#define CODE(name, text)                                                                           \
-	extern const uint8_t name[], name##_end[];                                                 \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
+#include "engine/soft/testcode.h"
 
 #define FORGED	UINT64_C(0x52000) /* what the attacker writes over the shared part */
 #define REGS	UINT64_C(0x54000) /* and what it has in its registers then */
 #define COUNTER UINT64_C(0x56000)
-
-static int teardown(void **state)
-{
-	board_free(*state);
-	return 0;
-}
 
 /* The same once more in the same address space: with the same helper. */
 static void user_again(struct board *b, uint64_t rip)
@@ -431,7 +421,7 @@ static void who_unmaps_what_it_stands_on_ends_only_itself(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    T(forged_shared_state_and_jumps_anywhere_change_nothing_for_others),
 	    T(jumps_to_its_calls_with_forged_state_change_nothing_for_others),

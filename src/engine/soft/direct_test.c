@@ -14,23 +14,7 @@
 #include <unistd.h>
 #include "engine/soft/direct.h"
 #include "engine/soft/direct_testing.h"
-#include "engine/soft/testboard.h"
-
-#define CODE(name, text)                                                                           \
-	extern const uint8_t name[], name##_end[];                                                 \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
-
-static int setup(void **state)
-{
-	setenv("BOARD_SOFT", "direct", 1);
-	*state = board_new(1);
-	return 0;
-}
-static int teardown(void **state)
-{
-	board_free(*state);
-	return 0;
-}
+#include "engine/soft/testcode.h"
 
 static int run_user(struct board *b, const uint8_t *code, const uint8_t *end)
 {
@@ -505,7 +489,7 @@ static void the_chooser_takes_user_code_by_how_long_it_runs(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, board_setup_direct, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    T(user_code_runs_in_a_helper_and_its_registers_come_back),
 	    T(a_write_to_a_readonly_page_faults_as_on_hardware),

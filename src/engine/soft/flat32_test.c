@@ -8,24 +8,8 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
-#include "engine/soft/testboard.h"
+#include "engine/soft/testcode.h"
 #include "engine/soft/trans.h"
-
-#define CODE(name, bits, text)                                                                     \
-	extern const uint8_t name[], name##_end[];                                                 \
-	__asm__(".pushsection .rodata\n.code" #bits "\n" #name ":\n" text "\n" #name               \
-		"_end:\n.code64\n.popsection\n")
-
-static int setup(void **state)
-{
-	*state = board_new(1);
-	return 0;
-}
-static int teardown(void **state)
-{
-	board_free(*state);
-	return 0;
-}
 
 static void load(struct board *b, const uint8_t *code, const uint8_t *end)
 {
@@ -61,10 +45,10 @@ static void expect_eax(struct board *b, uint32_t eax)
 		assert_true(b->cpu->stats.translated > 0);
 }
 
-CODE(loop_code, 32,
-     "mov $10, %ecx; 1: add %ecx, %eax; call 2f; dec %ecx; jnz 1b; inc %eax; hlt;"
-     "2: push %ecx; push $7; push 4(%esp); pop %edx; pop %ebx; pop %esi; push %ebp;"
-     "mov %esp, %ebp; leave; add %ebx, %eax; sub %esi, %edx; sub %edx, %eax; ret");
+CODE_BITS(loop_code, 32,
+	  "mov $10, %ecx; 1: add %ecx, %eax; call 2f; dec %ecx; jnz 1b; inc %eax; hlt;"
+	  "2: push %ecx; push $7; push 4(%esp); pop %edx; pop %ebx; pop %esi; push %ebp;"
+	  "mov %esp, %ebp; leave; add %ebx, %eax; sub %esi, %edx; sub %edx, %eax; ret");
 static void calls_and_the_stack_have_words_of_4_bytes(void **state)
 {
 	struct board *b = *state;
@@ -74,11 +58,11 @@ static void calls_and_the_stack_have_words_of_4_bytes(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RSP], BOARD_STACK);
 }
 
-CODE(wrap_code, 32,
-     "movl $0x1234, 0x20000; mov $-16, %ebx; mov $0x20010, %ecx; mov (%ebx,%ecx), %eax;"
-     "add 0x20010(%ebx), %eax; lea 0x40000(%ebx), %edx; shl $4, %edx; add (%ebx,%ecx,1), %eax;"
-     "mov $0x80010000, %edx; add (%ebx,%edx,2), %eax; mov $0x20000, %esi;"
-     "add 16(%ebx,%esi), %eax; movl $1, 0x20010(%ebx); add 0x20000, %eax; hlt");
+CODE_BITS(wrap_code, 32,
+	  "movl $0x1234, 0x20000; mov $-16, %ebx; mov $0x20010, %ecx; mov (%ebx,%ecx), %eax;"
+	  "add 0x20010(%ebx), %eax; lea 0x40000(%ebx), %edx; shl $4, %edx; add (%ebx,%ecx,1), %eax;"
+	  "mov $0x80010000, %edx; add (%ebx,%edx,2), %eax; mov $0x20000, %esi;"
+	  "add 16(%ebx,%esi), %eax; movl $1, 0x20010(%ebx); add 0x20000, %eax; hlt");
 static void an_address_is_its_sum_modulo_4_gib(void **state)
 {
 	struct board *b = *state;
@@ -89,7 +73,7 @@ static void an_address_is_its_sum_modulo_4_gib(void **state)
 	expect_eax(b, 4 * 0x1234 + 0x100 + 1);
 }
 
-CODE(above_code, 64,
+CODE(above_code,
      "mov $0x100020000, %rax; mov (%rax), %rdx; mov %rdx, (%rax); push $0x10;"
      "lea 1f(%rip), %rax; push %rax; lretq; .code32; 1: mov $-16, %ebx;"
      "mov $0x20010, %ecx; mov (%ebx,%ecx), %eax; movl $5, (%ebx,%ecx); mov $0x1fffc, %edi;"
@@ -113,7 +97,7 @@ static void what_is_mapped_above_4_gib_is_never_seen(void **state)
 }
 
 /* The upper halves are left over from 64-bit code. */
-CODE(upper_code, 64,
+CODE(upper_code,
      "mov $0x500020000, %rdi; mov $0x700000004, %rcx; mov $0x900000041, %rax; push $0x10;"
      "lea 1f(%rip), %rdx; push %rdx; lretq; .code32; 1: rep stosb; mov $0x20000, %esi;"
      "mov -4(%edi), %eax; hlt");
@@ -128,9 +112,9 @@ static void upper_halves_of_registers_do_not_matter(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RDI], BOARD_DATA + 4);
 }
 
-CODE(tls_code, 32,
-     "mov %gs:0, %eax; add %gs:(%eax,%ecx), %eax; movl $3, %gs:8; lea %gs:12, %edx;"
-     "add %edx, %eax; call *%gs:16; hlt; 1: inc %eax; ret");
+CODE_BITS(tls_code, 32,
+	  "mov %gs:0, %eax; add %gs:(%eax,%ecx), %eax; movl $3, %gs:8; lea %gs:12, %edx;"
+	  "add %edx, %eax; call *%gs:16; hlt; 1: inc %eax; ret");
 static void tls_start(struct board *b, _Bool compat, uint32_t limit)
 {
 	start(b, compat);
@@ -175,11 +159,12 @@ static void a_limit_of_gs_is_kept_in_code_that_knew_none(void **state)
 	assert_int_equal(board_read(b, BOARD_DATA + 8, 4), 0);
 }
 
-CODE(forms_code, 32,
-     "movl $6, 0x20000; mov 0x20000, %eax; mov %al, 0x20004; inc %eax; dec %ebx; xchg %eax, %ebx;"
-     "xchg %eax, %ebx; .byte 0x82, 0xc0, 0x01; .byte 0x82, 0xec, 0x01; add 0x20004, %eax;"
-     "pushfl; pop %edx; and $1, %edx; add %edx, %eax; mov $0x20000, %esi; mov $0x20008, %edi;"
-     "mov $2, %ecx; rep movsl; add 0x20008, %eax; hlt");
+CODE_BITS(
+    forms_code, 32,
+    "movl $6, 0x20000; mov 0x20000, %eax; mov %al, 0x20004; inc %eax; dec %ebx; xchg %eax, %ebx;"
+    "xchg %eax, %ebx; .byte 0x82, 0xc0, 0x01; .byte 0x82, 0xec, 0x01; add 0x20004, %eax;"
+    "pushfl; pop %edx; and $1, %edx; add %edx, %eax; mov $0x20000, %esi; mov $0x20008, %edi;"
+    "mov $2, %ecx; rep movsl; add 0x20008, %eax; hlt");
 static void encodings_that_64_bit_code_lacks_do_what_they_say(void **state)
 {
 	struct board *b = *state;
@@ -191,8 +176,8 @@ static void encodings_that_64_bit_code_lacks_do_what_they_say(void **state)
 }
 
 /* The last page: 0xfffff000 is mapped to the code, 0 to what follows it. */
-CODE(last_code, 32, "nop; nop; nop; nop; mov $1, %eax; nop; nop; nop");
-CODE(first_code, 32, "add $2, %eax; hlt");
+CODE_BITS(last_code, 32, "nop; nop; nop; nop; mov $1, %eax; nop; nop; nop");
+CODE_BITS(first_code, 32, "add $2, %eax; hlt");
 static void execution_goes_on_at_0_after_the_last_byte(void **state)
 {
 	struct board *b = *state;
@@ -221,9 +206,10 @@ static void execution_goes_on_at_0_after_the_last_byte(void **state)
 	}
 }
 
-CODE(vector_code, 32,
-     "fninit; movups 0x20000, %xmm0; paddd %xmm0, %xmm0; movd %xmm0, %eax; movups %xmm0, 0x20010;"
-     "fildl 0x20000; fistpl 0x20020; fwait; add 0x20020, %eax; hlt");
+CODE_BITS(
+    vector_code, 32,
+    "fninit; movups 0x20000, %xmm0; paddd %xmm0, %xmm0; movd %xmm0, %eax; movups %xmm0, 0x20010;"
+    "fildl 0x20000; fistpl 0x20020; fwait; add 0x20020, %eax; hlt");
 static void vector_and_x87_code_runs_as_itself(void **state)
 {
 	struct board *b = *state;
@@ -239,7 +225,7 @@ static void vector_and_x87_code_runs_as_itself(void **state)
 	}
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, board_setup, board_teardown)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {

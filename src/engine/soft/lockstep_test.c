@@ -9,23 +9,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "engine/soft/lockstep.h"
-#include "engine/soft/testboard.h"
+#include "engine/soft/testcode.h"
 
-#define CODE(name, text)                                                                           \
-	extern const uint8_t name[], name##_end[];                                                 \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
-
-static int setup(void **state)
-{
-	setenv("BOARD_SOFT", "lockstep", 1);
-	*state = board_new(1);
-	return 0;
-}
-static int teardown(void **state)
-{
-	board_free(*state);
-	return 0;
-}
 static void load(struct board *b, const uint8_t *code, const uint8_t *end)
 {
 	board_load(b, BOARD_CODE, code, (size_t)(end - code));
@@ -139,7 +124,7 @@ static void a_planted_bug_is_shown_with_both_codes_and_both_states(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, board_setup_lockstep, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    T(what_a_block_does_is_done_once),
 	    T(stores_are_undone_and_done_again),

@@ -6,32 +6,10 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
-#include "engine/soft/testboard.h"
+#include "engine/soft/testcode.h"
 #include "engine/soft/trans.h"
 
-#define CODE(name, text)                                                                           \
-	extern const uint8_t name[], name##_end[];                                                 \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
-
-static int setup(void **state)
-{
-	setenv("BOARD_SOFT", "translate", 1);
-	*state = board_new(1);
-	return 0;
-}
-static int teardown(void **state)
-{
-	board_free(*state);
-	return 0;
-}
-static int run_long(struct board *b, const uint8_t *code, const uint8_t *end)
-{
-	board_load(b, BOARD_CODE, code, (size_t)(end - code));
-	board_long(b, BOARD_CODE);
-	return board_run(b);
-}
-#define RUN_LONG(b, name) run_long(b, name, name##_end)
-#define PTE(lin)	  ((uint64_t)(lin) | 3)
+#define PTE(lin) ((uint64_t)(lin) | 3)
 
 CODE(shared_code,
      "mov $0x20000, %edi; mov $1000, %ecx; 1: mov (%rdi), %rax; add 8(%rdi), %rax;"
@@ -193,7 +171,7 @@ static void a_check_that_does_not_pay_is_given_up(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RAX], 200000);
 }
 
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, board_setup_translate, board_teardown)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {

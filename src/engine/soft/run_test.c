@@ -5,35 +5,12 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include "engine/soft/core.h"
-#include "engine/soft/testboard.h"
+#include "engine/soft/testcode.h"
 
 /* A piece of guest code. */
-#define CODE(name, bits, text)                                                                     \
-	extern const uint8_t name[], name##_end[];                                                 \
-	__asm__(".pushsection .rodata\n.code" #bits "\n" #name ":\n" text "\n" #name               \
-		"_end:\n.code64\n.popsection\n")
 #define LOAD(b, at, name) board_load(b, at, name, (size_t)(name##_end - name))
 
-static int setup(void **state)
-{
-	*state = board_new(1);
-	return 0;
-}
-static int teardown(void **state)
-{
-	board_free(*state);
-	return 0;
-}
-
-static int run_long(struct board *b, const uint8_t *code, const uint8_t *end)
-{
-	board_load(b, BOARD_CODE, code, (size_t)(end - code));
-	board_long(b, BOARD_CODE);
-	return board_run(b);
-}
-#define RUN_LONG(b, name) run_long(b, name, name##_end)
-
-CODE(loop_code, 64, "mov $1000, %ecx; xor %eax, %eax; 1: add %rcx, %rax; dec %ecx; jnz 1b; hlt");
+CODE(loop_code, "mov $1000, %ecx; xor %eax, %eax; 1: add %rcx, %rax; dec %ecx; jnz 1b; hlt");
 static void a_loop_runs_and_counts_its_instructions(void **state)
 {
 	struct board *b = *state;
@@ -44,7 +21,7 @@ static void a_loop_runs_and_counts_its_instructions(void **state)
 		assert_int_equal(b->cpu->stats.retired, 3 + 3 * 1000);
 }
 
-CODE(fault_code, 64, "mov $0x20000, %ebx; mov %rax, (%rbx); hlt");
+CODE(fault_code, "mov $0x20000, %ebx; mov %rax, (%rbx); hlt");
 static void a_page_fault_tells_address_and_kind(void **state)
 {
 	static const struct {
@@ -79,7 +56,7 @@ static void user_code_cannot_reach_kernel_pages(void **state)
 	assert_int_equal(b->cpu->cpl, 0);
 }
 
-CODE(jump_code, 64, "mov $0x20000, %eax; jmp *%rax");
+CODE(jump_code, "mov $0x20000, %eax; jmp *%rax");
 static void code_in_a_no_execute_page_faults_at_its_fetch(void **state)
 {
 	struct board *b = *state;
@@ -90,7 +67,7 @@ static void code_in_a_no_execute_page_faults_at_its_fetch(void **state)
 	assert_int_equal(board_stack(b, 1), BOARD_DATA);
 }
 
-CODE(accessed_code, 64, "mov 0x20000, %eax; mov %eax, 0x21000; hlt");
+CODE(accessed_code, "mov 0x20000, %eax; mov %eax, 0x21000; hlt");
 static void walks_set_accessed_and_dirty_bits(void **state)
 {
 	struct board *b = *state;
@@ -101,7 +78,7 @@ static void walks_set_accessed_and_dirty_bits(void **state)
 	assert_true(board_read(b, BOARD_PML4, 8) & X86_PTE_A);
 }
 
-CODE(cross_code, 64, "mov $-1, %rax; mov %rax, 0x20ffc; hlt");
+CODE(cross_code, "mov $-1, %rax; mov %rax, 0x20ffc; hlt");
 static void a_store_across_pages_faults_before_it_writes(void **state)
 {
 	struct board *b = *state;
@@ -115,7 +92,7 @@ static void a_store_across_pages_faults_before_it_writes(void **state)
 	assert_int_equal(board_read(b, 0x20ffc, 8), UINT64_MAX);
 }
 
-CODE(rep_code, 64, "mov $0x20000, %esi; mov $0x30ff0, %edi; mov $0x40, %ecx; rep movsb; hlt");
+CODE(rep_code, "mov $0x20000, %esi; mov $0x30ff0, %edi; mov $0x40, %ecx; rep movsb; hlt");
 static void a_fault_within_rep_leaves_exact_registers(void **state)
 {
 	struct board *b = *state;
@@ -131,7 +108,7 @@ static void a_fault_within_rep_leaves_exact_registers(void **state)
 	assert_int_equal(board_read(b, 0x30fff, 1), 0x10);
 }
 
-CODE(overlap_code, 64, "mov $0x20000, %esi; mov $0x20001, %edi; mov $0x20, %ecx; rep movsb; hlt");
+CODE(overlap_code, "mov $0x20000, %esi; mov $0x20001, %edi; mov $0x20, %ecx; rep movsb; hlt");
 static void rep_movs_onto_itself_repeats_the_pattern(void **state)
 {
 	struct board *b = *state;
@@ -142,7 +119,7 @@ static void rep_movs_onto_itself_repeats_the_pattern(void **state)
 		assert_int_equal(board_read(b, 0x20000 + i, 1), 0x5a);
 }
 
-CODE(self_code, 64, "movb $0x42, 1f+1(%rip); nop; 1: mov $0x11, %al; hlt");
+CODE(self_code, "movb $0x42, 1f+1(%rip); nop; 1: mov $0x11, %al; hlt");
 static void code_that_changes_itself_runs_as_changed(void **state)
 {
 	struct board *b = *state;
@@ -151,7 +128,7 @@ static void code_that_changes_itself_runs_as_changed(void **state)
 	assert_int_equal((uint8_t)b->cpu->s.gpr[X86_RAX], 0x42);
 }
 
-CODE(data_beside_code, 64,
+CODE(data_beside_code,
      "mov $100, %ecx; 1: mov %rcx, 0x8800; add 0x8800, %rax; dec %ecx; jnz 1b; hlt");
 static void data_beside_code_does_not_invalidate_it(void **state)
 {
@@ -162,8 +139,8 @@ static void data_beside_code_does_not_invalidate_it(void **state)
 	assert_int_equal(b->cpu->stats.invalidations, 0);
 }
 
-CODE(one_code, 64, "mov $1, %eax; hlt");
-CODE(two_code, 64, "mov $2, %eax; hlt");
+CODE(one_code, "mov $1, %eax; hlt");
+CODE(two_code, "mov $2, %eax; hlt");
 static void code_written_by_a_device_is_seen(void **state)
 {
 	struct board *b = *state;
@@ -187,7 +164,7 @@ static void run_again(struct board *b)
 	assert_int_equal(board_run(b), -1);
 }
 
-CODE(store_code, 64, "mov $0xf000000, %ebx; incl %ecx; mov %ecx, (%rbx); hlt");
+CODE(store_code, "mov $0xf000000, %ebx; incl %ecx; mov %ecx, (%rbx); hlt");
 static void memory_that_becomes_read_only_or_writable_is_so_at_once(void **state)
 {
 	struct board *b = *state;
@@ -224,9 +201,8 @@ static void an_instruction_across_pages_follows_its_second_page(void **state)
 	assert_int_equal(board_stack(b, 1), 0x20ffd);
 }
 
-CODE(invlpg_code, 64,
-     "mov 0x20000, %eax; movq $0x22003, 0x103100; mov 0x20000, %ebx; invlpg 0x20000;"
-     "mov 0x20000, %ecx; hlt");
+CODE(invlpg_code, "mov 0x20000, %eax; movq $0x22003, 0x103100; mov 0x20000, %ebx; invlpg 0x20000;"
+		  "mov 0x20000, %ecx; hlt");
 static void invlpg_makes_a_changed_entry_seen(void **state)
 {
 	struct board *b = *state;
@@ -239,7 +215,7 @@ static void invlpg_makes_a_changed_entry_seen(void **state)
 }
 
 /* Two pages of code, one after the other at the same address. */
-CODE(invlpg_jump_code, 64,
+CODE(invlpg_jump_code,
      "mov $0x23000, %ebx; call *%rbx; call *%rbx; movq $0x22003, 0x103118; invlpg 0x23000;"
      "call *%rbx; hlt");
 static void invlpg_makes_code_be_looked_up_anew(void **state)
@@ -255,10 +231,9 @@ static void invlpg_makes_code_be_looked_up_anew(void **state)
 
 /* Ring 0 with SMAP and global pages: a page that is not global, as data and as code, when CR3 is
  * loaded; a global one beside it. */
-CODE(cr3_code, 64,
-     "mov $0x23000, %ebx; call *%rbx; call *%rbx; mov 0x24000, %eax; mov 0x25000, %edx;"
-     "movq $0x22003, 0x103118; movq $0x26003, 0x103120; mov %cr3, %rcx; mov %rcx, %cr3;"
-     "call *%rbx; mov 0x24000, %edi; mov 0x25000, %ebp; hlt");
+CODE(cr3_code, "mov $0x23000, %ebx; call *%rbx; call *%rbx; mov 0x24000, %eax; mov 0x25000, %edx;"
+	       "movq $0x22003, 0x103118; movq $0x26003, 0x103120; mov %cr3, %rcx; mov %rcx, %cr3;"
+	       "call *%rbx; mov 0x24000, %edi; mov 0x25000, %ebp; hlt");
 static void a_load_of_cr3_drops_what_is_not_global(void **state)
 {
 	struct board *b = *state;
@@ -286,9 +261,10 @@ static void a_load_of_cr3_drops_what_is_not_global(void **state)
 }
 
 /* More such pages than are remembered one by one. */
-CODE(cr3_many_code, 64,
-     "mov $0x30000, %ebx; mov $20, %ecx; 1: mov (%rbx), %eax; add $0x1000, %ebx; dec %ecx; jnz 1b;"
-     "movq $0x26003, 0x103180; mov %cr3, %rcx; mov %rcx, %cr3; mov 0x30000, %edi; hlt");
+CODE_BITS(
+    cr3_many_code, 64,
+    "mov $0x30000, %ebx; mov $20, %ecx; 1: mov (%rbx), %eax; add $0x1000, %ebx; dec %ecx; jnz 1b;"
+    "movq $0x26003, 0x103180; mov %cr3, %rcx; mov %rcx, %cr3; mov 0x30000, %edi; hlt");
 static void many_local_pages_are_dropped_by_a_new_id(void **state)
 {
 	struct board *b = *state;
@@ -302,7 +278,7 @@ static void many_local_pages_are_dropped_by_a_new_id(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RDI], 13);
 }
 
-CODE(invlpg_large_code, 64,
+CODE(invlpg_large_code,
      "mov 0x456000, %eax; mov 0x457000, %edx; movq $0x600083, 0x102010; invlpg 0x410000;"
      "mov 0x456000, %ebx; mov 0x457000, %ecx; hlt");
 static void invlpg_drops_all_pieces_of_a_large_page(void **state)
@@ -317,7 +293,7 @@ static void invlpg_drops_all_pieces_of_a_large_page(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RCX], 4);
 }
 
-CODE(limit_code, 32, "mov %eax, 0x20000; hlt");
+CODE_BITS(limit_code, 32, "mov %eax, 0x20000; hlt");
 static void a_segment_limit_is_kept_to_the_byte(void **state)
 {
 	struct board *b = *state;
@@ -340,7 +316,7 @@ static void a_segment_limit_is_kept_to_the_byte(void **state)
 	}
 }
 
-CODE(wrap_code, 32, "mov $0xffffffff, %ebx; mov 0x20001(%ebx), %eax; hlt");
+CODE_BITS(wrap_code, 32, "mov $0xffffffff, %ebx; mov 0x20001(%ebx), %eax; hlt");
 static void linear_addresses_wrap_at_4_gib_outside_64_bit_mode(void **state)
 {
 	struct board *b = *state;
@@ -352,9 +328,10 @@ static void linear_addresses_wrap_at_4_gib_outside_64_bit_mode(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RAX], 0x1234);
 }
 
-CODE(real_code, 16,
-     "mov $0x2000, %ax; mov %ax, %ds; movw $0x1234, 0x10; push %ds; pop %es; mov %es:0x10, %bx; "
-     "hlt");
+CODE_BITS(
+    real_code, 16,
+    "mov $0x2000, %ax; mov %ax, %ds; movw $0x1234, 0x10; push %ds; pop %es; mov %es:0x10, %bx; "
+    "hlt");
 static void real_mode_addresses_by_segments(void **state)
 {
 	struct board *b = *state;
@@ -366,9 +343,9 @@ static void real_mode_addresses_by_segments(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RBX] & 0xffff, 0x1234);
 }
 
-CODE(div_code, 64, "mov $1, %edx; mov $1, %ecx; xor %eax, %eax; div %ecx; hlt");
-CODE(idiv_code, 64, "mov $0x80000000, %eax; cltd; mov $-1, %ecx; idiv %ecx; hlt");
-CODE(idiv_ok_code, 64, "mov $0x80000000, %eax; cltd; mov $1, %ecx; idiv %ecx; hlt");
+CODE(div_code, "mov $1, %edx; mov $1, %ecx; xor %eax, %eax; div %ecx; hlt");
+CODE(idiv_code, "mov $0x80000000, %eax; cltd; mov $-1, %ecx; idiv %ecx; hlt");
+CODE(idiv_ok_code, "mov $0x80000000, %eax; cltd; mov $1, %ecx; idiv %ecx; hlt");
 static void a_quotient_that_does_not_fit_is_a_divide_error(void **state)
 {
 	struct board *b = *state;
@@ -379,9 +356,8 @@ static void a_quotient_that_does_not_fit_is_a_divide_error(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RAX], 0x80000000);
 }
 
-CODE(mmio_code, 64,
-     "mov $0xe000000, %ebx; mov 4(%rbx), %eax; mov 8(%rbx), %rcx; movw $0x55, 2(%rbx);"
-     "lock addl $1, 16(%rbx); hlt");
+CODE(mmio_code, "mov $0xe000000, %ebx; mov 4(%rbx), %eax; mov 8(%rbx), %rcx; movw $0x55, 2(%rbx);"
+		"lock addl $1, 16(%rbx); hlt");
 static void devices_are_reached_with_the_instructions_size(void **state)
 {
 	struct board *b = *state;
@@ -395,7 +371,7 @@ static void devices_are_reached_with_the_instructions_size(void **state)
 	assert_true(board_access(b)->write);
 }
 
-CODE(rom_code, 64, "movl $5, 0xf000000; mov 0xf000000, %eax; lock incl 0xf000000; hlt");
+CODE(rom_code, "movl $5, 0xf000000; mov 0xf000000, %eax; lock incl 0xf000000; hlt");
 static void writes_to_rom_are_dropped(void **state)
 {
 	struct board *b = *state;
@@ -406,7 +382,7 @@ static void writes_to_rom_are_dropped(void **state)
 	assert_int_equal(board_read(b, BOARD_ROM, 4), 0x77);
 }
 
-CODE(split_code, 64, "lock addq $1, 0x20ffc; lock xaddl %eax, 0x20ffe; hlt");
+CODE(split_code, "lock addq $1, 0x20ffc; lock xaddl %eax, 0x20ffe; hlt");
 static void a_locked_operand_may_lie_in_two_distant_frames(void **state)
 {
 	struct board *b = *state;
@@ -421,7 +397,7 @@ static void a_locked_operand_may_lie_in_two_distant_frames(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RAX], 8 << 16);
 }
 
-CODE(step_code, 64, "pushf; orl $0x100, (%rsp); popf; nop; inc %eax; hlt");
+CODE(step_code, "pushf; orl $0x100, (%rsp); popf; nop; inc %eax; hlt");
 static void single_step_traps_after_the_next_instruction(void **state)
 {
 	struct board *b = *state;
@@ -432,9 +408,8 @@ static void single_step_traps_after_the_next_instruction(void **state)
 	assert_true(board_stack(b, 2) & X86_TF);
 }
 
-CODE(watch_code, 64,
-     "mov $0x20004, %eax; mov %rax, %dr0; mov $0xd0001, %eax; mov %rax, %dr7;"
-     "mov 0x20004, %eax; movb $1, 0x20008; movb $1, 0x20007; nop; hlt");
+CODE(watch_code, "mov $0x20004, %eax; mov %rax, %dr0; mov $0xd0001, %eax; mov %rax, %dr7;"
+		 "mov 0x20004, %eax; movb $1, 0x20008; movb $1, 0x20007; nop; hlt");
 static void a_data_breakpoint_traps_after_the_store(void **state)
 {
 	struct board *b = *state;
@@ -445,7 +420,7 @@ static void a_data_breakpoint_traps_after_the_store(void **state)
 	assert_int_equal(board_read(b, 0x20007, 1), 1);
 }
 
-CODE(breakpoint_code, 64, "nop; nop; inc %eax; hlt");
+CODE(breakpoint_code, "nop; nop; inc %eax; hlt");
 static void an_instruction_breakpoint_faults_before_it_and_rf_passes_it(void **state)
 {
 	struct board *b = *state;
@@ -468,7 +443,7 @@ static void an_instruction_breakpoint_faults_before_it_and_rf_passes_it(void **s
 	assert_false(b->cpu->s.rflags & X86_RF);
 }
 
-CODE(sti_code, 64, "xor %eax, %eax; sti; inc %eax; inc %eax; hlt");
+CODE(sti_code, "xor %eax, %eax; sti; inc %eax; inc %eax; hlt");
 static void sti_holds_interrupts_off_for_one_instruction(void **state)
 {
 	struct board *b = *state;
@@ -480,7 +455,7 @@ static void sti_holds_interrupts_off_for_one_instruction(void **state)
 	assert_int_equal(board_stack(b, 0), BOARD_CODE + 5);
 }
 
-CODE(sti_cli_code, 64, "mov $100, %ecx; 1: sti; nop; cli; dec %ecx; jnz 1b; hlt");
+CODE(sti_cli_code, "mov $100, %ecx; 1: sti; nop; cli; dec %ecx; jnz 1b; hlt");
 static void a_window_of_one_instruction_is_enough_for_an_interrupt(void **state)
 {
 	struct board *b = *state;
@@ -516,7 +491,7 @@ static void a_kick_leaves_guest_code(void **state)
 	cpu_link_clear(&b->cpu->base.link, CPU_EVENT_KICK);
 }
 
-CODE(sipi_code, 16, "mov $0x77, %ax; hlt");
+CODE_BITS(sipi_code, 16, "mov $0x77, %ax; hlt");
 static void init_waits_and_sipi_starts(void **state)
 {
 	struct board *b = *state;
@@ -549,17 +524,18 @@ static void too_long_and_wrongly_locked_instructions_fault(void **state)
 	static const uint8_t rex_lost[] = {0x48, 0x66, 0xb8, 0x34, 0x12, 0xf4};
 	struct board *b = *state;
 
-	assert_int_equal(run_long(b, prefixes, prefixes + sizeof(prefixes)), X86_VEC_GP);
-	assert_int_equal(run_long(b, locked, locked + sizeof(locked)), X86_VEC_UD);
-	assert_int_equal(run_long(b, locked_reg, locked_reg + sizeof(locked_reg)), X86_VEC_UD);
-	assert_int_equal(run_long(b, xop, xop + sizeof(xop)),
+	assert_int_equal(board_run_long(b, prefixes, prefixes + sizeof(prefixes)), X86_VEC_GP);
+	assert_int_equal(board_run_long(b, locked, locked + sizeof(locked)), X86_VEC_UD);
+	assert_int_equal(board_run_long(b, locked_reg, locked_reg + sizeof(locked_reg)),
+			 X86_VEC_UD);
+	assert_int_equal(board_run_long(b, xop, xop + sizeof(xop)),
 			 b->cpuid.amd ? X86_VEC_GP : X86_VEC_UD);
-	assert_int_equal(run_long(b, xop + 1, xop + sizeof(xop)), X86_VEC_UD);
-	assert_int_equal(run_long(b, rex_lost, rex_lost + sizeof(rex_lost)), -1);
+	assert_int_equal(board_run_long(b, xop + 1, xop + sizeof(xop)), X86_VEC_UD);
+	assert_int_equal(board_run_long(b, rex_lost, rex_lost + sizeof(rex_lost)), -1);
 	assert_int_equal(b->cpu->s.gpr[X86_RAX] & 0xffff, 0x1234);
 }
 
-CODE(write_code, 64, "movl $1, 0x20000; movl $1, 0x40000; movl $2, 0x40004; hlt");
+CODE(write_code, "movl $1, 0x20000; movl $1, 0x40000; movl $2, 0x40004; hlt");
 static void the_dirty_log_hears_of_guest_stores(void **state)
 {
 	struct board *b = *state;
@@ -582,9 +558,8 @@ static void the_dirty_log_hears_of_guest_stores(void **state)
 	gmem_log_stop(b->mem);
 }
 
-CODE(port_code, 64,
-     "mov $0x104, %edx; in %dx, %ax; mov $0xab, %al; out %al, $0x80; mov $0x20000, %edi;"
-     "mov $3, %ecx; rep insb; hlt");
+CODE(port_code, "mov $0x104, %edx; in %dx, %ax; mov $0xab, %al; out %al, $0x80; mov $0x20000, %edi;"
+		"mov $3, %ecx; rep insb; hlt");
 static void ports_are_reached_alone_and_by_strings(void **state)
 {
 	struct board *b = *state;
@@ -595,7 +570,7 @@ static void ports_are_reached_alone_and_by_strings(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RCX], 0);
 }
 
-CODE(port_watch_code, 64, "mov $0x106, %edx; in %dx, %al; inc %edx; in %dx, %al; nop; hlt");
+CODE(port_watch_code, "mov $0x106, %edx; in %dx, %al; inc %edx; in %dx, %al; nop; hlt");
 static void a_port_breakpoint_traps_after_the_access(void **state)
 {
 	struct board *b = *state;
@@ -611,8 +586,8 @@ static void a_port_breakpoint_traps_after_the_access(void **state)
 	assert_int_equal(board_stack(b, 0), BOARD_CODE + 9);
 }
 
-CODE(canonical_code, 64, "mov $0x8000000000000000, %rbx; mov (%rbx), %eax; hlt");
-CODE(canonical_stack_code, 64, "mov $0x8000000000000000, %rbp; mov (%rbp), %eax; hlt");
+CODE(canonical_code, "mov $0x8000000000000000, %rbx; mov (%rbx), %eax; hlt");
+CODE(canonical_stack_code, "mov $0x8000000000000000, %rbp; mov (%rbp), %eax; hlt");
 static void an_address_that_is_not_canonical_faults_by_its_segment(void **state)
 {
 	struct board *b = *state;
@@ -659,7 +634,7 @@ static void the_tsc_follows_a_manual_clock(void **state)
 	assert_int_equal(soft_tsc(b->cpu) - before, soft_tsc_khz());
 }
 
-CODE(smap_code, 64, "mov 0x20000, %eax; hlt");
+CODE(smap_code, "mov 0x20000, %eax; hlt");
 static void smap_and_ac_decide_over_user_pages(void **state)
 {
 	struct board *b = *state;
@@ -677,7 +652,7 @@ static void smap_and_ac_decide_over_user_pages(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, board_setup, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    T(a_loop_runs_and_counts_its_instructions),
 	    T(a_page_fault_tells_address_and_kind),

@@ -1,5 +1,6 @@
 /* testboard.c: a small board with one CPU on the software engine, for tests and benchmarks. */
 #include "engine/soft/testboard.h"
+#include "engine/soft/testcode.h"
 
 #undef NDEBUG
 #include <assert.h>
@@ -364,4 +365,39 @@ uint64_t board_stack(struct board *b, unsigned index)
 struct board_access *board_access(struct board *b)
 {
 	return &((struct board_dev *)b->dev)->last;
+}
+
+int board_setup(void **state)
+{
+	*state = board_new(1);
+	return 0;
+}
+static int setup_as(void **state, const char *soft)
+{
+	setenv("BOARD_SOFT", soft, 1);
+	return board_setup(state);
+}
+int board_setup_translate(void **state)
+{
+	return setup_as(state, "translate");
+}
+int board_setup_lockstep(void **state)
+{
+	return setup_as(state, "lockstep");
+}
+int board_setup_direct(void **state)
+{
+	return setup_as(state, "direct");
+}
+int board_teardown(void **state)
+{
+	board_free(*state);
+	return 0;
+}
+
+int board_run_long(struct board *b, const uint8_t *code, const uint8_t *end)
+{
+	board_load(b, BOARD_CODE, code, (size_t)(end - code));
+	board_long(b, BOARD_CODE);
+	return board_run(b);
 }

@@ -8,31 +8,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include "base/buf.h"
-#include "engine/soft/testboard.h"
+#include "engine/soft/testcode.h"
 #include "engine/soft/trans.h"
-
-#define CODE(name, text)                                                                           \
-	extern const uint8_t name[], name##_end[];                                                 \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
-
-static int setup(void **state)
-{
-	setenv("BOARD_SOFT", "translate", 1);
-	*state = board_new(1);
-	return 0;
-}
-static int teardown(void **state)
-{
-	board_free(*state);
-	return 0;
-}
-static int run_long(struct board *b, const uint8_t *code, const uint8_t *end)
-{
-	board_load(b, BOARD_CODE, code, (size_t)(end - code));
-	board_long(b, BOARD_CODE);
-	return board_run(b);
-}
-#define RUN_LONG(b, name) run_long(b, name, name##_end)
 
 /* What Zydis makes of bytes: one instruction with two operands, the second being rm. */
 static void decode(const uint8_t *bytes, size_t n, ZydisDecodedInstruction *zi,
@@ -462,7 +439,7 @@ static void a_state_that_asks_for_single_steps_is_left_for_them(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, board_setup_translate, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(every_memory_operand_is_encoded_as_asked),
 	    cmocka_unit_test(byte_registers_are_never_the_high_ones),

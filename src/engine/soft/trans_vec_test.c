@@ -6,25 +6,9 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
-#include "engine/soft/testboard.h"
+#include "engine/soft/testcode.h"
 #include "engine/soft/trans.h"
 #include "engine/soft/vec.h"
-
-#define CODE(name, text)                                                                           \
-	extern const uint8_t name[], name##_end[];                                                 \
-	__asm__(".pushsection .rodata\n" #name ":\n" text "\n" #name "_end:\n.popsection\n")
-
-static int setup(void **state)
-{
-	setenv("BOARD_SOFT", "translate", 1);
-	*state = board_new(1);
-	return 0;
-}
-static int teardown(void **state)
-{
-	board_free(*state);
-	return 0;
-}
 
 static void prepare(struct board *b, const uint8_t *code, const uint8_t *end)
 {
@@ -220,7 +204,7 @@ static void a_misaligned_operand_is_not_taken_for_another_spaces(void **state)
 
 int main(void)
 {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, board_setup_translate, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    T(floating_point_runs_as_host_code),
 	    T(vector_registers_survive_what_is_done_in_c),

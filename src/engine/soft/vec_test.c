@@ -4,29 +4,11 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include "engine/soft/testboard.h"
+#include "engine/soft/testcode.h"
 #include "engine/soft/vec.h"
-
-#define CODE(name, bits, text)                                                                     \
-	extern const uint8_t name[], name##_end[];                                                 \
-	__asm__(".pushsection .rodata\n.code" #bits "\n" #name ":\n" text "\n" #name               \
-		"_end:\n.code64\n.popsection\n")
 
 /* A page that is there, and the next, which is not. */
 #define EDGE (BOARD_DATA + 0x1000)
-
-static int setup(void **state)
-{
-	struct board *b = board_new(1);
-
-	*state = b;
-	return 0;
-}
-static int teardown(void **state)
-{
-	board_free(*state);
-	return 0;
-}
 
 static void prepare(struct board *b, const uint8_t *code, const uint8_t *end)
 {
@@ -54,12 +36,12 @@ static uint32_t fx32(struct board *b, unsigned at)
 	return v;
 }
 
-CODE(addps, 64, "addps %xmm1, %xmm0; hlt");
-CODE(paddb_mm, 64, "paddb %mm1, %mm0; hlt");
-CODE(fld1, 64, "fld1; hlt");
-CODE(fwait, 64, "fwait; hlt");
-CODE(vaddps, 64, "vaddps %ymm1, %ymm1, %ymm0; hlt");
-CODE(popcnt, 64, "popcnt %eax, %eax; hlt");
+CODE(addps, "addps %xmm1, %xmm0; hlt");
+CODE(paddb_mm, "paddb %mm1, %mm0; hlt");
+CODE(fld1, "fld1; hlt");
+CODE(fwait, "fwait; hlt");
+CODE(vaddps, "vaddps %ymm1, %ymm1, %ymm0; hlt");
+CODE(popcnt, "popcnt %eax, %eax; hlt");
 static void control_registers_decide_what_may_run(void **state)
 {
 	struct board *b = *state;
@@ -111,7 +93,7 @@ static void avx_needs_osxsave_and_xcr0(void **state)
 	assert_int_equal(board_run(b), X86_VEC_NM);
 }
 
-CODE(addps_real, 16, "vaddps %xmm1, %xmm1, %xmm0; hlt");
+CODE_BITS(addps_real, 16, "vaddps %xmm1, %xmm1, %xmm0; hlt");
 static void vex_is_invalid_in_real_mode(void **state)
 {
 	struct board *b = *state;
@@ -123,10 +105,10 @@ static void vex_is_invalid_in_real_mode(void **state)
 	assert_int_equal(board_run(b), X86_VEC_UD);
 }
 
-CODE(movaps_load, 64, "mov $0x20008, %ebx; movaps (%rbx), %xmm0; hlt");
-CODE(addps_load, 64, "mov $0x20008, %ebx; addps (%rbx), %xmm0; hlt");
-CODE(movups_load, 64, "mov $0x20008, %ebx; movups (%rbx), %xmm0; hlt");
-CODE(sse_mm, 64, "mov $0x20008, %ebx; cvttpd2pi (%rbx), %mm0; hlt");
+CODE(movaps_load, "mov $0x20008, %ebx; movaps (%rbx), %xmm0; hlt");
+CODE(addps_load, "mov $0x20008, %ebx; addps (%rbx), %xmm0; hlt");
+CODE(movups_load, "mov $0x20008, %ebx; movups (%rbx), %xmm0; hlt");
+CODE(sse_mm, "mov $0x20008, %ebx; cvttpd2pi (%rbx), %mm0; hlt");
 static void legacy_operands_must_be_aligned(void **state)
 {
 	struct board *b = *state;
@@ -138,9 +120,9 @@ static void legacy_operands_must_be_aligned(void **state)
 	assert_int_equal(RUN(b, movups_load), -1);
 }
 
-CODE(movups_edge, 64, "mov $0x20ff8, %ebx; movups %xmm0, (%rbx); hlt");
-CODE(fstp_edge, 64, "fld1; mov $0x20ffc, %ebx; fstpl (%rbx); hlt");
-CODE(load_edge, 64, "mov $0x20ff8, %ebx; movdqu (%rbx), %xmm1; paddb (%rbx), %xmm0; hlt");
+CODE(movups_edge, "mov $0x20ff8, %ebx; movups %xmm0, (%rbx); hlt");
+CODE(fstp_edge, "fld1; mov $0x20ffc, %ebx; fstpl (%rbx); hlt");
+CODE(load_edge, "mov $0x20ff8, %ebx; movdqu (%rbx), %xmm1; paddb (%rbx), %xmm0; hlt");
 static void a_fault_at_a_pages_edge_changes_nothing(void **state)
 {
 	struct board *b = *state;
@@ -155,7 +137,7 @@ static void a_fault_at_a_pages_edge_changes_nothing(void **state)
 	assert_int_equal(RUN(b, load_edge), X86_VEC_PF);
 }
 
-CODE(crossing, 64,
+CODE(crossing,
      "mov $0x21ffc, %ebx; movups %xmm0, (%rbx); movups (%rbx), %xmm1; fldpi; fstpt (%rbx);"
      "fldt (%rbx); fstpl 16(%rbx); hlt");
 static void operands_may_cross_pages(void **state)
@@ -173,7 +155,7 @@ static void operands_may_cross_pages(void **state)
 	assert_int_equal(board_read(b, BOARD_DATA + 0x500c, 8), 0x400921fb54442d18);
 }
 
-CODE(divps, 64, "divps %xmm1, %xmm0; hlt");
+CODE(divps, "divps %xmm1, %xmm0; hlt");
 static void unmasked_simd_exceptions_are_delivered(void **state)
 {
 	struct board *b = *state;
@@ -191,9 +173,10 @@ static void unmasked_simd_exceptions_are_delivered(void **state)
 	}
 }
 
-CODE(fdiv0, 64,
-     "movl $0x37b, (%rsp); fldcw (%rsp); fld1; fldz; fdivr %st, %st(1); nop; fnstsw %ax; fwait;"
-     "hlt");
+CODE_BITS(
+    fdiv0, 64,
+    "movl $0x37b, (%rsp); fldcw (%rsp); fld1; fldz; fdivr %st, %st(1); nop; fnstsw %ax; fwait;"
+    "hlt");
 static void an_x87_exception_waits_for_the_next_waiting_instruction(void **state)
 {
 	struct board *b = *state;
@@ -206,10 +189,9 @@ static void an_x87_exception_waits_for_the_next_waiting_instruction(void **state
 	assert_int_equal(fx32(b, X86_FX_FIP), BOARD_CODE + 14);
 }
 
-CODE(fist_mmio, 64,
-     "movl $0x37e, (%rsp); fldcw (%rsp); movl $0x7f000000, (%rsp); flds (%rsp);"
-     "mov $0xe000000, %ebx; fistpl (%rbx); hlt");
-CODE(fist_ok, 64, "fld1; mov $0xe000000, %ebx; fistpl (%rbx); hlt");
+CODE(fist_mmio, "movl $0x37e, (%rsp); fldcw (%rsp); movl $0x7f000000, (%rsp); flds (%rsp);"
+		"mov $0xe000000, %ebx; fistpl (%rbx); hlt");
+CODE(fist_ok, "fld1; mov $0xe000000, %ebx; fistpl (%rbx); hlt");
 static void a_store_that_faults_unmasked_does_not_reach_a_device(void **state)
 {
 	struct board *b = *state;
@@ -228,8 +210,8 @@ static void a_store_that_faults_unmasked_does_not_reach_a_device(void **state)
 	assert_int_equal(board_access(b)->value, 1);
 }
 
-CODE(maskmov, 64, "mov $0x20ff0, %ebx; vpmaskmovd %ymm1, %ymm0, (%rbx); hlt");
-CODE(maskload, 64, "mov $0x20ff0, %ebx; vpmaskmovd (%rbx), %ymm0, %ymm1; hlt");
+CODE(maskmov, "mov $0x20ff0, %ebx; vpmaskmovd %ymm1, %ymm0, (%rbx); hlt");
+CODE(maskload, "mov $0x20ff0, %ebx; vpmaskmovd (%rbx), %ymm0, %ymm1; hlt");
 static void masked_moves_touch_only_what_is_chosen(void **state)
 {
 	struct board *b = *state;
@@ -257,7 +239,7 @@ static void masked_moves_touch_only_what_is_chosen(void **state)
 	assert_int_equal(board_read(b, EDGE - 16, 4), 0x2222);
 }
 
-CODE(gather, 64, "mov $0x20ff8, %ebx; vpgatherdd %xmm2, (%rbx,%xmm1,4), %xmm0; hlt");
+CODE(gather, "mov $0x20ff8, %ebx; vpgatherdd %xmm2, (%rbx,%xmm1,4), %xmm0; hlt");
 static void a_gather_goes_on_where_a_fault_left_it(void **state)
 {
 	static const uint32_t index[4] = {0, 1, 2, 0};
@@ -278,7 +260,7 @@ static void a_gather_goes_on_where_a_fault_left_it(void **state)
 	assert_true(v[0] == 0 && v[1] == 0 && v[2] == 0xffffffff);
 }
 
-CODE(fxsave, 64,
+CODE(fxsave,
      "fld1; mov $0x20000, %ebx; fxsave64 (%rbx); fninit; pxor %xmm3, %xmm3; fxrstor64 (%rbx);"
      "hlt");
 static void fxsave_and_fxrstor_are_inverse(void **state)
@@ -299,7 +281,7 @@ static void fxsave_and_fxrstor_are_inverse(void **state)
 	assert_int_equal(board_read(b, BOARD_DATA + 0x1a0, 8), 0x1234);
 }
 
-CODE(xrstor, 64, "mov $7, %eax; xor %edx, %edx; mov $0x20000, %ebx; xrstor (%rbx); hlt");
+CODE(xrstor, "mov $7, %eax; xor %edx, %edx; mov $0x20000, %ebx; xrstor (%rbx); hlt");
 static void xrstor_refuses_a_bad_header(void **state)
 {
 	static const struct {
@@ -339,7 +321,7 @@ static void xrstor_refuses_a_bad_header(void **state)
 	}
 }
 
-CODE(ldmxcsr, 64, "mov $0x20000, %ebx; ldmxcsr (%rbx); stmxcsr 4(%rbx); hlt");
+CODE(ldmxcsr, "mov $0x20000, %ebx; ldmxcsr (%rbx); stmxcsr 4(%rbx); hlt");
 static void ldmxcsr_refuses_reserved_bits(void **state)
 {
 	struct board *b = *state;
@@ -352,9 +334,9 @@ static void ldmxcsr_refuses_reserved_bits(void **state)
 	assert_int_equal(fx32(b, X86_FX_MXCSR), 0x1f80);
 }
 
-CODE(fnstenv, 32,
-     "fld1; fldz; mov $0x20000, %ebx; fnstenv (%ebx); fninit; fldenv (%ebx); fnsave 64(%ebx);"
-     "frstor 64(%ebx); hlt");
+CODE_BITS(fnstenv, 32,
+	  "fld1; fldz; mov $0x20000, %ebx; fnstenv (%ebx); fninit; fldenv (%ebx); fnsave 64(%ebx);"
+	  "frstor 64(%ebx); hlt");
 static void the_x87_environment_goes_to_memory_and_back(void **state)
 {
 	struct board *b = *state;
@@ -391,7 +373,7 @@ static void a_full_cache_of_thunks_is_emptied_on_the_way(void **state)
 
 int main(void)
 {
-#define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, board_setup, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    TEST(control_registers_decide_what_may_run),
 	    TEST(avx_needs_osxsave_and_xcr0),
