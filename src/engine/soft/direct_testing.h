@@ -31,4 +31,19 @@ static inline void user_state(struct board *b, uint64_t rip)
 	soft_mode_update(b->cpu);
 }
 
+/* The same once more in the same address space: with the same helper. */
+static inline void user_again(struct board *b, uint64_t rip)
+{
+	struct x86_state *s = &b->cpu->s;
+
+	s->seg[X86_CS].attr = 0xa0fb;
+	s->seg[X86_CS].selector = 0x33;
+	s->seg[X86_SS] = (struct x86_seg){.limit = UINT32_MAX, .attr = 0xc0f3, .selector = 0x2b};
+	s->gpr[X86_RSP] = USER_STACK;
+	s->rip = rip;
+	soft_flags_set(b->cpu, X86_IF | X86_FIXED);
+	soft_mode_update(b->cpu);
+	s->activity = X86_RUNNING;
+}
+
 #endif
