@@ -263,7 +263,8 @@ static void guest_store(struct ri_guest *g, struct ri_result *out)
 	memset(out->state.fx + X86_FX_MASK, 0, 4);
 	for (unsigned i = 0; i < 16; i++)
 		memcpy(out->state.vec[i], s.fpu.vec[i], 32);
-	if (gmem_read(g->mem, gpa(P_DATA << 12), out->data, RI_PAGE) < 0)
+	if (gmem_read(g->mem, gpa(P_DATA << 12), out->data, RI_PAGE) < 0 ||
+	    gmem_read(g->mem, gpa(P_CODE << 12), out->code, RI_CODE_BYTES) < 0)
 		abort();
 }
 

@@ -102,6 +102,7 @@ static void child_store(const ucontext_t *uc, struct ri_result *out)
 	out->cr2 = (uint64_t)r[REG_CR2];
 	out->lost = 0;
 	memcpy(out->data, (void *)(uintptr_t)RI_DATA, RI_PAGE);
+	memcpy(out->code, child_code, RI_CODE_BYTES);
 }
 
 static void child_signal(int sig, siginfo_t *info, void *ctx)

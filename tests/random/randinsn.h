@@ -69,6 +69,7 @@ struct ri_result {
 	uint64_t cr2;
 	_Bool lost; /* it did not end, or the process died */
 	uint8_t data[RI_PAGE];
+	uint8_t code[RI_CODE_BYTES]; /* as the sequence left it */
 };
 
 /* random.c */
