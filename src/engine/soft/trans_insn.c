@@ -316,13 +316,18 @@ static _Bool mov_imm(struct tb *tb, const struct tb_insn *i)
 static _Bool lea(struct tb *tb, const struct tb_insn *i)
 {
 	const struct insn *n = tb->insn;
-	struct insn m = *n;
+	struct insn m = *n, near;
 
 	if (i->ops[0].size < 32 || n->asize != tb->word)
 		return 0;
 	m.segbase = SOFT_EA_ZERO;
 	m.flags &= (uint16_t)~INSN_SLOW_EA;
-	if (!tb_ea_possible(tb, &m))
+	/* Nothing is added to its displacement, unless RIP, so that any has room: compilers compare
+	 * with INT_MAX so. */
+	near = m;
+	if (n->base != SOFT_EA_RIP)
+		near.disp = 0;
+	if (!tb_ea_possible(tb, &near))
 		return 0;
 	if (tb_ea_clobbers(&m, 0)) {
 		tb_flags_save(tb);

@@ -415,6 +415,24 @@ static void rare_instructions_need_no_handler(void **state)
 	assert_int_equal(handled(b), 0);
 }
 
+CODE(far_code,
+     "mov $5, %eax; mov $6, %r10d; mov $1, %r11d; stc; lea 0x7fffffff(%rax), %edx;"
+     "lea -0x80000000(%r10,%r11,8), %rsi; lea 0x7fffffff(,%r10,2), %rdi; lea -0x80000000, %rcx;"
+     "setc %bl; hlt");
+static void lea_with_a_displacement_at_the_ends_of_32_bits_needs_no_handler(void **state)
+{
+	struct board *b = *state;
+
+	b->cpu->s.gpr[X86_RBX] = 0;
+	assert_int_equal(RUN_LONG(b, far_code), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RDX], 0x80000004);
+	assert_int_equal(b->cpu->s.gpr[X86_RSI], INT32_MIN + INT64_C(14));
+	assert_int_equal(b->cpu->s.gpr[X86_RDI], INT64_C(0x7fffffff) + 12);
+	assert_int_equal(b->cpu->s.gpr[X86_RCX], INT32_MIN);
+	assert_int_equal(b->cpu->s.gpr[X86_RBX] & 1, 1);
+	assert_int_equal(handled(b), 0);
+}
+
 CODE(state_code,
      "mov $100, %ecx; 1: mov %cr3, %rax; mov %rax, %cr3; pushfq; popfq; dec %ecx; jnz 1b;"
      "hlt");
@@ -460,6 +478,7 @@ int main(void)
 	    T(a_trace_shows_guest_and_host_code_of_the_blocks_asked_for),
 	    T(no_memory_is_writable_and_executable),
 	    T(rare_instructions_need_no_handler),
+	    T(lea_with_a_displacement_at_the_ends_of_32_bits_needs_no_handler),
 	    T(a_change_of_state_goes_on_in_host_code),
 	    T(a_state_that_asks_for_single_steps_is_left_for_them),
 	};
