@@ -122,7 +122,8 @@ struct soft_block {
 	struct soft_block *link[2]; /* successors within the page */
 	const uint8_t *code;	    /* translated, or NULL */
 	const uint8_t *plain;	    /* likewise, without soft_cpu.near */
-	uint32_t heat;		    /* executions so far, for the translator */
+	uint64_t apart; /* instructions, by bits, whose operands share no check; set with `code` */
+	uint32_t heat;	/* executions so far, for the translator */
 	struct insn insn[];
 };
 struct soft_code_page {

@@ -171,6 +171,53 @@ static void a_check_that_does_not_pay_is_given_up(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RAX], 200000);
 }
 
+/* Instructions whose operands the block's code looks for in the TLB by themselves. */
+static unsigned apart(struct board *b, const uint8_t *code, const uint8_t *at)
+{
+	b->cpu->s.rip = BOARD_CODE + (uint64_t)(at - code);
+	return (unsigned)__builtin_popcountll(soft_cache_lookup(b->cpu)->apart);
+}
+
+/* One operand hops, the others stay where they are, before and after it. */
+CODE(mixed_code, "mov $200000, %ecx; mov $0x60000, %esi; xor %eax, %eax; mov $0x20000, %edi;"
+		 "jmp mixed_loop; mixed_loop: add (%rsi), %rax; mov %rax, 8(%rsi); incq 8(%rdi);"
+		 "mov 8(%rsi), %rax; incq 16(%rsi); imul $1103515245, %ebx, %ebx;"
+		 "add $12345, %ebx; mov %ebx, %edi; shr $16, %edi; and $0xf, %edi; shl $13, %edi;"
+		 "add $0x20000, %edi; dec %ecx; jnz mixed_loop; hlt");
+extern const uint8_t mixed_loop[];
+static void an_operand_that_hops_is_looked_for_by_itself(void **state)
+{
+	struct board *b = *state;
+	uint64_t sum = 0;
+
+	board_write(b, 0x60000, 8, 3);
+	assert_int_equal(RUN_LONG(b, mixed_code), -1);
+	for (unsigned k = 0; k < 16; k++)
+		sum += board_read(b, 0x20008 + k * 0x2000, 8);
+	assert_int_equal(sum, 200000);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 600000);
+	assert_int_equal(board_read(b, 0x60010, 8), 200000);
+	assert_in_range(apart(b, mixed_code, mixed_loop), 0, 1);
+	assert_int_equal(apart(b, mixed_code, mixed_loop), b->cpu->stats.near_given_up);
+}
+
+/* FABS's address is what is told of the x87's last instruction, whatever way its block goes on. */
+CODE(pointer_code,
+     "mov $0x600, %eax; mov %cr4, %rbx; or %rax, %rbx; mov %rbx, %cr4; mov %cr0, %rax;"
+     "and $~12, %eax; mov %rax, %cr0; fninit; fld1; mov $50000, %ecx; xor %ebx, %ebx;"
+     "1: fchs; jmp pointer_abs; pointer_abs: fabs; imul $1103515245, %ebx, %ebx;"
+     "add $12345, %ebx; mov %ebx, %edi; shr $16, %edi; and $0xf, %edi; shl $13, %edi;"
+     "incq 0x20000(%rdi); dec %ecx; jz 2f; mov $1, %eax; test $1, %al; jnz 1b;"
+     "2: fnstenv 0x60000; mov 0x6000c, %edx; hlt");
+extern const uint8_t pointer_abs[];
+static void the_last_x87_instruction_is_known_after_a_check_is_given_up(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_LONG(b, pointer_code), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RDX], BOARD_CODE + (pointer_abs - pointer_code));
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup_translate, board_teardown)
 int main(void)
 {
@@ -184,6 +231,8 @@ int main(void)
 	    T(flags_are_exact_where_an_operand_faults),
 	    T(a_user_page_is_closed_again_by_clac),
 	    T(a_check_that_does_not_pay_is_given_up),
+	    T(an_operand_that_hops_is_looked_for_by_itself),
+	    T(the_last_x87_instruction_is_known_after_a_check_is_given_up),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

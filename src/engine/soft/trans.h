@@ -84,7 +84,7 @@ void trans_live_end(const struct soft_trans *t, struct emit *e);
 
 /* After so many wandering fills of soft_cpu.near the clock is looked at. */
 #define TRANS_NEAR_FILLS 128u
-/* trans_near.c: the stubs near[write]. */
+/* trans_near_fill.c: the stubs near[write]. */
 void trans_stub_near(const struct soft_cpu *cpu, struct emit *e, _Bool write);
 /* After TRANS_NEAR, at rip: the code that does not use soft_cpu.near, or NULL. */
 const uint8_t *trans_near_missed(struct soft_cpu *cpu);
@@ -92,8 +92,9 @@ const uint8_t *trans_near_missed(struct soft_cpu *cpu);
 /* trans_block.c: host code of a block (executable address), or NULL: no room, or memory is not
  * what was decoded any more.  */
 const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b);
-/* The same from its instruction number `from` on, at rip, without soft_cpu.near. */
-const uint8_t *trans_block_plain(struct soft_cpu *cpu, const struct soft_block *b, unsigned from);
+/* The same from its instruction number `from` on, at rip; `plain`: without soft_cpu.near. */
+const uint8_t *trans_block_from(struct soft_cpu *cpu, const struct soft_block *b, unsigned from,
+				_Bool plain);
 
 /* trans_trace.c: the stubs' line in the map for perf. */
 void trans_trace_init(const struct soft_cpu *cpu);

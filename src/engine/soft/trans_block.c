@@ -447,7 +447,7 @@ static void block_poll(struct tb *tb)
 /* The block's instructions count as executed from here; nothing but R11 changes. */
 static void block_count(struct tb *tb, unsigned n)
 {
-	if (!tb->cpu->engine->base.cfg.trace.count || tb->plain)
+	if (!tb->cpu->engine->base.cfg.trace.count || tb->from)
 		return;
 	emit_op64(&tb->e, 0x8b, H_R11, T_FIELD(stats.retired));
 	emit_lea(&tb->e, H_R11, rm_mem(H_R11, H_NONE, 0, (int32_t)n));
@@ -528,8 +528,8 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 	block_poll(tb);
 	if (b->flags & BLOCK_ALONE)
 		cross_check(tb, b, bytes);
-	block_count(tb, b->count);
 	tb_near_begin(tb, (struct soft_block *)(uintptr_t)b, bytes);
+	block_count(tb, b->count);
 	for (unsigned k = 0; k < tb->from; k++)
 		tb->host[k] = tb->e.at;
 	for (unsigned k = tb->from; k < b->count; k++) {
@@ -635,7 +635,8 @@ const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
 	return block_translate(cpu, b, 0, 0);
 }
 
-const uint8_t *trans_block_plain(struct soft_cpu *cpu, const struct soft_block *b, unsigned from)
+const uint8_t *trans_block_from(struct soft_cpu *cpu, const struct soft_block *b, unsigned from,
+				_Bool plain)
 {
-	return block_translate(cpu, b, from, 1);
+	return block_translate(cpu, b, from, plain);
 }

@@ -56,6 +56,7 @@ struct late {
 	uint8_t *place_span, *place_align; /* more jumps that nothing can be filled for; or NULL */
 	struct soft_block *block;	   /* the instruction's */
 	uint8_t index, slot;		   /* its number there */
+	uint8_t maker;			   /* that of the operand that the check was made for */
 };
 #define TB_LATES (SOFT_BLOCK_MAX * 6 + 8)
 
@@ -71,6 +72,7 @@ struct tb_ahead {
 /* Operands whose check has been made: at offsets [lo, hi) from what the registers are now. */
 struct tb_group {
 	_Bool on, write;
+	uint8_t maker;	     /* the instruction that it was made for */
 	uint8_t slot, align; /* an address with offset `aligned` is a multiple of `align`; or 0 */
 	int64_t lo, hi, aligned;
 	struct insn m; /* base, index, scale, segbase */
@@ -157,7 +159,9 @@ struct tb_mem {
 	_Bool write, simple;
 	_Bool kept;  /* the address is in rmw_lin, for the operand's size */
 	_Bool align; /* must be aligned to its size, a power of two; else it misses */
-	_Bool keeps; /* the caller leaves host flags alone: they need not be saved */
+	/* The caller leaves host flags alone: they need not be saved; what is not written it
+	 * accesses once, before any register but the scratch ones changes. */
+	_Bool keeps;
 	struct late *miss, *misaligned, *closed;
 	const struct tb_group *near; /* the access is made with this check; `miss` is NULL */
 	struct emit_rm rm;

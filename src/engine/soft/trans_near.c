@@ -18,11 +18,14 @@
  * first of them. A check has no effect that the guest could see, so it does not matter when it is
  * made.
  *
- * Out of line a stub copies the entry from the TLB, and the check is made again. When the TLB has
- * none, or the operands do not lie in one page, or are not aligned, the rest of the block goes on
- * as plain code: a translation of its own, from this instruction on, that asks the TLB for each
- * operand and is exact. When an entry is filled too often for the time, its check is replaced by a
- * jump to that code.
+ * Out of line a stub copies the entry from the TLB (trans_near_fill.c), and the check is made
+ * again. When the TLB has none, or the operands do not lie in one page, or are not aligned, the
+ * rest of the block goes on as plain code: a translation of its own, from this instruction on, that
+ * asks the TLB for each operand and is exact.
+ *
+ * When an entry is filled too often for the time, that is noted in the block for the instruction
+ * that the check was made for, and the block is translated anew from where the check is: operands
+ * of that instruction are looked for in the TLB, all others keep their checks.
  *
  * Why a check stays true until the block's end: the entry is at a fixed place that only the stub
  * writes, and no other check of the block has the same; a C function that empties entries
@@ -39,11 +42,17 @@
 #define SPAN_MAX 1024
 #define ALL_GPRS 0xffffu
 
-#define FILL_TICKS 300u /* of the TSC, for each */
-
 static int gpr_of(unsigned unit)
 {
 	return unit >= SOFT_EA_GPR(0) && unit < SOFT_EA_GPR(16) ? (int)(unit - SOFT_EA_GPR(0)) : -1;
+}
+
+/* The host's register that holds it, or -1. */
+static int host_of(unsigned unit)
+{
+	int gpr = gpr_of(unit), host = gpr < 0 ? H_NONE : trans_host((unsigned)gpr);
+
+	return host == H_NONE ? -1 : host;
 }
 
 static unsigned gprs_of(const struct insn *m)
@@ -256,20 +265,21 @@ static unsigned slot_guess(const struct tb *tb, const struct tb_group *g)
 }
 
 /* The check of an operand, and of those that follow and can share it, now. NULL: it has none. */
-static struct tb_group *group_make(struct tb *tb, const struct insn *m, int64_t off, _Bool first)
+static struct tb_group *group_make(struct tb *tb, const struct insn *m, int64_t off, unsigned maker,
+				   _Bool first)
 {
 	const struct tb_near *n = &tb->near;
 	struct tb_group *g = group_free(tb);
 	unsigned uses = 0;
 	int64_t moved = 0;
 
-	if (!g)
+	if (!g || (n->block->apart & BIT64(maker)))
 		return NULL;
-	*g = (struct tb_group){.lo = off, .hi = off, .m = *m};
+	*g = (struct tb_group){.lo = off, .hi = off, .m = *m, .maker = (uint8_t)maker};
 	for (unsigned k = n->index; k < n->block->count; k++) {
 		const struct tb_ahead *a = &n->ahead[k];
 
-		if (a->size && same_key(&a->m, m))
+		if (a->size && !(n->block->apart & BIT64(k)) && same_key(&a->m, m))
 			uses += group_widen(g, a, a->m.disp + moved);
 		if (a->changed & gprs_of(m))
 			break;
@@ -312,6 +322,7 @@ static void group_check(struct tb *tb, const struct tb_group *g)
 	l->block = tb->near.block;
 	l->index = (uint8_t)tb->near.index;
 	l->write = g->write;
+	l->maker = g->maker;
 	if (g->hi - g->lo > 32) {
 		emit_alu_imm(e, ALU_CMP, H_R11, (int32_t)(GMEM_PAGE_SIZE - (g->hi - g->lo)), 0);
 		l->place_span = emit_jcc(e, CC_A);
@@ -340,8 +351,8 @@ void tb_near_begin(struct tb *tb, struct soft_block *b, const uint8_t *bytes)
 	if (tb->plain || tb->narrow || tb->alone)
 		return;
 	n->block = b;
-	n->index = 0;
-	for (unsigned k = 0; k < b->count; k++) {
+	n->index = tb->from;
+	for (unsigned k = tb->from; k < b->count; k++) {
 		const struct insn *insn = &b->insn[k];
 
 		n->ahead[k] = (struct tb_ahead){.changed = ALL_GPRS, .add_gpr = -1};
@@ -352,7 +363,7 @@ void tb_near_begin(struct tb *tb, struct soft_block *b, const uint8_t *bytes)
 		at += insn->len;
 	}
 	int64_t moved[16] = {0};
-	for (unsigned k = 0; k < b->count; k++) {
+	for (unsigned k = tb->from; k < b->count; k++) {
 		const struct tb_ahead *a = &n->ahead[k];
 
 		if (a->size && !(gprs_of(&a->m) & changed)) {
@@ -362,7 +373,7 @@ void tb_near_begin(struct tb *tb, struct soft_block *b, const uint8_t *bytes)
 			_Bool has = 0;
 			for (unsigned j = 0; j < TB_GROUPS && !has; j++)
 				has = covers(&n->group[j], &a->m, off, a->size, a->write, a->align);
-			struct tb_group *g = has ? NULL : group_make(tb, &a->m, off, 1);
+			struct tb_group *g = has ? NULL : group_make(tb, &a->m, off, k, 1);
 			if (g)
 				group_check(tb, g);
 		}
@@ -406,7 +417,7 @@ _Bool tb_near_mem(struct tb *tb, struct tb_mem *mem)
 		if (covers(&tb->near.group[k], m, off, mem->size, mem->write, mem->align))
 			g = &tb->near.group[k];
 	if (!g) {
-		g = group_make(tb, m, off, 0);
+		g = group_make(tb, m, off, tb->near.index, 0);
 		if (!g)
 			return 0;
 		if (!covers(g, m, off, mem->size, mem->write, mem->align)) {
@@ -427,14 +438,24 @@ _Bool tb_near_mem(struct tb *tb, struct tb_mem *mem)
 		mem->rm = rm_mem(trans_host((unsigned)gpr_of(m->base)), H_RAX, 0, (int32_t)m->disp);
 		return 1;
 	}
+	mem->rm = rm_mem(H_R11, H_NONE, 0, 0);
 	if (made && off == g->lo) {
 		emit_op64(e, 0x03, H_R11, NEAR(g->slot, host));
+	} else if (mem->keeps && !mem->write && m->segbase == SOFT_EA_ZERO &&
+		   host_of(m->base) >= 0 && host_of(m->index) >= 0) {
+		/* The caller accesses it once, all registers being as they are. */
+		emit_op64(e, 0x8b, H_R11, NEAR(g->slot, addend));
+		emit_lea(e, H_R11, rm_mem(H_R11, host_of(m->base), 0, (int32_t)m->disp));
+		mem->rm = rm_mem(H_R11, host_of(m->index), m->scale, 0);
 	} else {
 		tb_ea(tb, m, H_R11, 0, 1);
-		emit_op64(e, 0x8b, H_RAX, NEAR(g->slot, addend));
-		emit_lea(e, H_R11, rm_mem(H_R11, H_RAX, 0, 0));
+		if (tb->flags == FLAGS_SAVED) {
+			emit_op64(e, 0x03, H_R11, NEAR(g->slot, addend));
+		} else {
+			emit_op64(e, 0x8b, H_RAX, NEAR(g->slot, addend));
+			emit_lea(e, H_R11, rm_mem(H_R11, H_RAX, 0, 0));
+		}
 	}
-	mem->rm = rm_mem(H_R11, H_NONE, 0, 0);
 	return 1;
 }
 
@@ -450,7 +471,9 @@ struct near_site {
 	struct soft_block *block;
 	uint32_t index; /* of its instruction before which the check is */
 	uint32_t check; /* where the check begins */
-	uint32_t plain; /* the jump to plain code, its displacement */
+	uint32_t out;	/* where it goes from when it is not worth it */
+	uint32_t plain; /* the jump from there, its displacement */
+	uint8_t maker;	/* struct tb_group */
 };
 enum { NEAR_OFTEN = 1 }; /* beside the site's offset: the check is not worth it */
 
@@ -470,7 +493,7 @@ static uint8_t *late_missed(struct tb *tb, const struct late *l)
 void tb_near_late(struct tb *tb, const struct late *l)
 {
 	struct emit *e = &tb->e;
-	uint8_t *back, *often, *plain, *missed, *site[2];
+	uint8_t *back, *often, *plain, *missed, *site[2], *out;
 
 	emit_op64(e, 0x03, H_R11, NEAR(l->slot, base));
 	emit_mov_imm(e, H_RAX,
@@ -485,6 +508,7 @@ void tb_near_late(struct tb *tb, const struct late *l)
 		emit_here(e, l->place_span);
 	if (l->place_align)
 		emit_here(e, l->place_align);
+	out = e->at;
 	tb_x87_pointers(tb, &l->x87);
 	plain = emit_jmp(e);
 	missed = e->at;
@@ -498,7 +522,9 @@ void tb_near_late(struct tb *tb, const struct late *l)
 	struct near_site s = {.block = l->block,
 			      .index = l->index,
 			      .check = (uint32_t)(l->found - tb->t->rw),
-			      .plain = (uint32_t)(plain - tb->t->rw)};
+			      .out = (uint32_t)(out - tb->t->rw),
+			      .plain = (uint32_t)(plain - tb->t->rw),
+			      .maker = l->maker};
 	for (unsigned k = 0; k < sizeof(s); k++)
 		emit_byte(e, ((const uint8_t *)&s)[k]);
 	if (e->full)
@@ -508,6 +534,24 @@ void tb_near_late(struct tb *tb, const struct late *l)
 		uint32_t v = here | (k ? NEAR_OFTEN : 0);
 		memcpy(site[k], &v, 4);
 	}
+}
+
+static void jump_put(uint8_t *at, const uint8_t *to)
+{
+	*at = 0xe9;
+	emit_patch(at + 1, to);
+}
+
+/* A block has new host code, at rip: the old, which others go to, goes there. */
+static void block_replace(struct soft_cpu *cpu, struct soft_block *b, const uint8_t *code)
+{
+	struct soft_trans *t = cpu->trans;
+	struct soft_jump *j = soft_cache_jump(cpu->cache, cpu->s.rip);
+
+	jump_put(t->rw + (b->code - t->rx), t->rw + (code - t->rx));
+	b->code = code;
+	if (j->block == b)
+		j->code = code;
 }
 
 const uint8_t *trans_near_missed(struct soft_cpu *cpu)
@@ -522,121 +566,24 @@ const uint8_t *trans_near_missed(struct soft_cpu *cpu)
 	b = site.block;
 	cpu->stats.near_plain++;
 	cpu->stats.near_given_up += what & NEAR_OFTEN;
-	plain = site.index ? NULL : b->plain;
-	if (!plain)
-		plain = trans_block_plain(cpu, b, site.index);
+	if (what & NEAR_OFTEN) {
+		b->apart |= BIT64(site.maker);
+		plain = trans_block_from(cpu, b, site.index, 0);
+	} else {
+		plain = site.index ? NULL : b->plain;
+		if (!plain)
+			plain = trans_block_from(cpu, b, site.index, 1);
+	}
 	if (!plain)
 		return NULL;
-	if (!site.index)
-		b->plain = plain;
 	/* Events have been looked at, or must not be: after STI. */
-	const uint8_t *to = t->rw + (plain - t->rx) + TRANS_POLL_BYTES;
-	emit_patch(t->rw + site.plain, to);
+	emit_patch(t->rw + site.plain, t->rw + (plain - t->rx) + TRANS_POLL_BYTES);
 	if (what & NEAR_OFTEN) {
-		t->rw[site.check] = 0xe9; /* jmp */
-		emit_patch(t->rw + site.check + 1, to);
+		jump_put(t->rw + site.check, t->rw + site.out);
+		if (!site.index)
+			block_replace(cpu, b, plain);
+	} else if (!site.index) {
+		b->plain = plain;
 	}
 	return plain;
-}
-
-/* R11: a linear address; RAX: the offset of an entry of soft_cpu.near from the state's register.
- * ZF: it holds the page now. CF: it has been filled too often. */
-#define SLOT(f) rm_mem(T_STATE, H_RCX, 0, offsetof(struct soft_near, f))
-#define TLB(f)	rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_tlb_entry, f))
-static void cmp8(struct emit *e, struct emit_rm rm, int8_t imm)
-{
-	emit_modrm(e, &(struct emit_op){.opcode = 0x83, .wide = 1, .reg_is_op = 1, .reg = ALU_CMP},
-		   rm);
-	emit_byte(e, (uint8_t)imm);
-}
-
-void trans_stub_near(const struct soft_cpu *cpu, struct emit *e, _Bool write)
-{
-	const struct soft_tlb *user_pages = &cpu->mmu->tlb[SOFT_TLB_KERNEL_AC];
-	uint8_t *fail[3], *found, *writable, *time, *seldom, *beside;
-	struct emit_rm tag = write ? TLB(write) : TLB(read);
-
-	emit_byte(e, 0x51); /* push rcx */
-	emit_byte(e, 0x52); /* push rdx */
-	emit_mov(e, H_RCX, H_RAX);
-	emit_op32(e, 0x8b, H_RAX, rm_reg(H_R11));
-	emit_alu_imm(e, ALU_AND, H_RAX, GMEM_PAGE_SIZE - 1, 0);
-	emit_alu_imm(e, ALU_CMP, H_RAX, SOFT_NEAR_LIMIT, 0);
-	fail[0] = emit_jcc(e, CC_NB);
-	/* What AC opens must not stay open. */
-	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)user_pages);
-	emit_op64(e, 0x3b, H_RAX, T_FIELD(tlb));
-	fail[1] = emit_jcc(e, CC_Z);
-	emit_op32(e, 0x8b, H_RAX, rm_reg(H_R11));
-	emit_op32(e, 0xc1, 5, rm_reg(H_RAX)); /* shr eax, 7 */
-	emit_byte(e, 12 - 5);
-	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_TLB_SIZE - 1) << 5, 0);
-	emit_op64(e, 0x03, H_RAX, T_FIELD(tlb));
-	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
-	emit_mov(e, H_RDX, H_R11);
-	emit_op64(e, 0x0b, H_R11, T_FIELD(asid));
-	emit_op64(e, 0x3b, H_R11, tag);
-	found = emit_jcc(e, CC_Z);
-	emit_alu_imm(e, ALU_ADD, H_RAX, offsetof(struct soft_tlb, victim), 1);
-	emit_op64(e, 0x3b, H_R11, tag);
-	fail[2] = emit_jcc(e, CC_NZ);
-	emit_here(e, found);
-	emit_op64(e, 0xff, 6, SLOT(base)); /* push: what it was */
-	emit_op64(e, 0x89, H_RDX, SLOT(base));
-	emit_op64(e, 0x8b, H_R11, TLB(addend));
-	emit_op64(e, 0x89, H_R11, SLOT(addend));
-	emit_op64(e, 0x03, H_R11, rm_reg(H_RDX));
-	emit_op64(e, 0x89, H_R11, SLOT(host));
-	emit_op64(e, 0x8b, H_R11, TLB(flags));
-	emit_op64(e, 0x89, H_R11, SLOT(flags));
-	emit_mov_imm(e, H_RDX, SOFT_NEAR_LIMIT);
-	emit_op64(e, 0x89, H_RDX, SLOT(limit[0]));
-	cmp8(e, TLB(write), -1);
-	writable = emit_jcc(e, CC_NZ);
-	emit_op32(e, 0x33, H_RDX, rm_reg(H_RDX)); /* xor */
-	emit_here(e, writable);
-	emit_op64(e, 0x89, H_RDX, SLOT(limit[1]));
-	emit_modrm(e, &(struct emit_op){.opcode = 0xc6, .reg_is_op = 1}, T_FIELD(near_filled));
-	emit_byte(e, 1);
-	emit_op64(e, 0xff, 0, T_FIELD(stats.near_fills)); /* inc */
-	emit_byte(e, 0x41);				  /* pop r11 */
-	emit_byte(e, 0x5b);
-	/* The same page, or one beside it: it was emptied, or memory is gone through. */
-	emit_op64(e, 0x2b, H_R11, SLOT(base));
-	emit_alu_imm(e, ALU_ADD, H_R11, GMEM_PAGE_SIZE, 1);
-	emit_alu_imm(e, ALU_CMP, H_R11, 2 * GMEM_PAGE_SIZE, 1);
-	beside = emit_jcc(e, CC_NA);
-	emit_op64(e, 0xff, 1, T_FIELD(near_left)); /* dec */
-	time = emit_jcc(e, CC_Z);
-	emit_here(e, beside);
-	const uint8_t *good = e->at;
-	emit_op32(e, 0x33, H_RAX, rm_reg(H_RAX)); /* xor: ZF, not CF */
-	emit_byte(e, 0x5a);
-	emit_byte(e, 0x59);
-	emit_byte(e, 0xc3);
-	emit_here(e, time);
-	emit_mov_imm(e, H_RAX, TRANS_NEAR_FILLS);
-	emit_op64(e, 0x89, H_RAX, T_FIELD(near_left));
-	emit_byte(e, 0x0f); /* rdtsc */
-	emit_byte(e, 0x31);
-	emit_op64(e, 0xc1, 4, rm_reg(H_RDX)); /* shl rdx, 32 */
-	emit_byte(e, 32);
-	emit_op64(e, 0x0b, H_RDX, rm_reg(H_RAX));
-	emit_mov(e, H_RAX, H_RDX);
-	emit_op64(e, 0x2b, H_RAX, T_FIELD(near_stamp));
-	emit_op64(e, 0x89, H_RDX, T_FIELD(near_stamp));
-	emit_alu_imm(e, ALU_CMP, H_RAX, TRANS_NEAR_FILLS * FILL_TICKS, 1);
-	seldom = emit_jcc(e, CC_NB);
-	emit_patch(seldom, good);
-	emit_alu_imm(e, ALU_OR, H_RAX, 1, 0); /* not ZF */
-	emit_byte(e, 0xf9);		      /* stc */
-	uint8_t *out = emit_jmp(e);
-	for (unsigned k = 0; k < ARRAY_SIZE(fail); k++)
-		emit_here(e, fail[k]);
-	emit_mov_imm(e, H_RAX, 1);
-	emit_op32(e, 0x85, H_RAX, rm_reg(H_RAX)); /* test: neither */
-	emit_here(e, out);
-	emit_byte(e, 0x5a);
-	emit_byte(e, 0x59);
-	emit_byte(e, 0xc3);
 }

@@ -81,6 +81,7 @@ const uint8_t *trans_code(struct soft_cpu *cpu, struct soft_block *b)
 	if (LIKELY(b->code != NULL) || ++b->heat < cpu->trans->hot)
 		return b->code;
 	b->heat = 0;
+	b->apart = 0;
 	b->code = trans_block(cpu, b);
 	if (b->code) {
 		cpu->stats.translated++;
