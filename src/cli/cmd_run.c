@@ -171,14 +171,14 @@ static void print_help(void)
 	    "  --cpus N             1 to 64 virtual CPUs (default 1)\n"
 	    "  --engine NAME        auto (default) looks at this host and says what it chose;\n"
 	    "                       kvm needs /dev/kvm; soft runs anywhere\n"
-	    "  --soft KIND          the soft engine's way: translate (default), which turns guest\n"
-	    "                       code into code of this CPU; interp, an interpreter, slow and\n"
-	    "                       simple; lockstep, which runs both, compares them and stops at\n"
-	    "                       the first difference; or\n"
-	    "                       direct, which also runs user code on the CPU itself, in\n"
-	    "                       processes of its own (experimental): direct=auto, the same,\n"
-	    "                       where that pays; direct=on wherever it is possible;\n"
-	    "                       direct=off nowhere, which is translate. To compare them\n"
+	    "  --soft KIND          the soft engine's way: direct (default), which turns guest\n"
+	    "                       code into code of this CPU, and runs user code on the CPU\n"
+	    "                       itself, in processes of its own, where that pays; translate\n"
+	    "                       does the former only; interp is an interpreter, slow and\n"
+	    "                       simple; lockstep runs translated and interpreted code, compares\n"
+	    "                       them and stops at the first difference. To compare:\n"
+	    "                       direct=auto is direct, direct=on runs user code on the CPU\n"
+	    "                       wherever it is possible, direct=off is translate\n"
 	    "  --personality NAME   kvm (default): the guest finds KVM's clock; none: plain "
 	    "hardware\n"
 	    "  --huge-pages         ask the host for huge pages behind the guest's RAM\n"
@@ -313,8 +313,10 @@ static int apply_word(struct vm_spec *spec, int code, const char *text)
 		return n;
 	default:
 		n = parse_word("--soft", text, soft_words, ARRAY_SIZE(soft_words));
-		if (n >= 0)
+		if (n >= 0) {
 			spec->soft = soft_ways[n];
+			spec->soft_named = 1;
+		}
 		return n;
 	}
 }

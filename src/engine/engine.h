@@ -90,6 +90,7 @@ struct engine_trace {
 };
 struct engine_config {
 	enum engine_options_soft soft;
+	_Bool soft_named; /* a person asked for it: when the host forbids helpers, they are told */
 	struct engine_trace trace;
 	unsigned translate_at; /* at which execution a block is translated; 0: the default */
 	_Bool plant;	 /* the translator has a bug (ADC is SBB): for tests of what finds such */

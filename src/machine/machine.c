@@ -122,7 +122,11 @@ static int make_cpus(struct machine *m, struct error *err)
 	    [SPEC_SOFT_DIRECT] = SOFT_DIRECT,
 	    [SPEC_SOFT_DIRECT_ALWAYS] = SOFT_DIRECT_ALWAYS,
 	};
-	const struct engine_config cfg = {.soft = soft[m->cfg.spec->soft], .trace = m->cfg.trace};
+	const struct engine_config cfg = {
+	    .soft = soft[m->cfg.spec->soft],
+	    .soft_named = m->cfg.spec->soft_named,
+	    .trace = m->cfg.trace,
+	};
 	int r;
 
 	m->env = (struct engine_env){

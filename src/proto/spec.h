@@ -13,11 +13,11 @@
 enum spec_personality { PERSONALITY_NONE, PERSONALITY_KVM };
 /* The first is the default. */
 enum spec_soft {
+	SPEC_SOFT_DIRECT,
+	SPEC_SOFT_DIRECT_ALWAYS,
 	SPEC_SOFT_TRANSLATE,
 	SPEC_SOFT_INTERP,
-	SPEC_SOFT_LOCKSTEP,
-	SPEC_SOFT_DIRECT,
-	SPEC_SOFT_DIRECT_ALWAYS
+	SPEC_SOFT_LOCKSTEP
 };
 enum spec_boot {
 	SPEC_BOOT_AUTO,
@@ -144,6 +144,7 @@ struct vm_spec {
 	unsigned cpus;
 	const char *engine; /* "auto", "soft", "kvm" */
 	enum spec_soft soft;
+	_Bool soft_named; /* asked for, not the default: what of it cannot be had is said */
 	enum spec_personality personality;
 	enum spec_boot boot;
 	enum spec_unpack unpack;

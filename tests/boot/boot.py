@@ -22,7 +22,7 @@ import zlib
 
 TIMEOUT = int(os.environ.get("BOOT_TIMEOUT", "240"))
 
-ENGINE = ["--engine", os.environ.get("BOOT_ENGINE", "soft"), "--soft", os.environ.get("BOOT_SOFT", "translate")]
+ENGINE = ["--engine", os.environ.get("BOOT_ENGINE", "soft"), "--soft", os.environ.get("BOOT_SOFT", "direct")]
 
 HOWS = {
     "host": ["--boot", "linux64", "--unpack", "host"],

@@ -12,7 +12,7 @@ import time
 
 from harness import GUEST, KERNEL, RUNTIME, Vm, main, polyvisor, test, wait_until
 
-SOFT = ["--soft", os.environ.get("BOOT_SOFT", "translate")]
+SOFT = ["--soft", os.environ.get("BOOT_SOFT", "direct")]
 MIB = 1 << 20
 
 

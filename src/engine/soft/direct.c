@@ -84,6 +84,13 @@ static _Bool region_free(struct soft_cpu *cpu, uint64_t base)
 	return 1;
 }
 
+/* Translated code is right as well: only who asked for helpers is told. */
+static void refused_tell(const struct soft_cpu *cpu, const char *why)
+{
+	log_msg(cpu->engine->base.cfg.soft_named ? LOG_WARN : LOG_INFO,
+	       "CPU %u: %s: user code is translated instead", cpu->base.index, why);
+}
+
 static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
 {
 	struct soft_direct *d = cpu->direct;
@@ -98,8 +105,7 @@ static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
 			d->refused = 1;
 			cpu->stats.direct_refused = 1;
 			d->why = why;
-			log_warn("CPU %u: %s: user code is translated instead", cpu->base.index,
-				 why);
+			refused_tell(cpu, why);
 			return 0;
 		}
 		cpu->stats.direct_helpers++;
@@ -211,8 +217,7 @@ _Bool direct_run(struct soft_cpu *cpu)
 				d->refused = 1;
 				cpu->stats.direct_refused = 1;
 				d->why = "too many helper processes have ended";
-				log_warn("CPU %u: %s: user code is translated instead",
-					 cpu->base.index, d->why);
+				refused_tell(cpu, d->why);
 			}
 			soft_raise_err(cpu, X86_VEC_GP, 0);
 		}
