@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """memory.py: resident memory of a VM's process at its shell that is not the guest's RAM (from /proc/PID/smaps).
 
-usage: memory.py POLYVISOR GUEST_DIR
+usage: memory.py POLYVISOR GUEST_DIR [OPTION OF run...]
 """
 import os
 import re
@@ -11,12 +11,12 @@ import time
 
 
 def resident_by_mapping(pid):
-    """Name of a mapping -> KiB resident."""
+    """Name of a mapping -> KiB resident; pages of a memory file that the process has mapped twice count once."""
     sizes, name = {}, ""
     for line in open(f"/proc/{pid}/smaps"):
         if m := re.match(r"[0-9a-f]+-[0-9a-f]+ \S+ \S+ \S+ \d+ *(.*)", line):
             name = m.group(1) or "[anonymous]"
-        elif m := re.match(r"Rss: +(\d+) kB", line):
+        elif m := re.match(("Pss" if name.startswith("/memfd:") else "Rss") + r": +(\d+) kB", line):
             sizes[name] = sizes.get(name, 0) + int(m.group(1))
     return sizes
 
@@ -24,7 +24,7 @@ def resident_by_mapping(pid):
 def main():
     polyvisor, guest = sys.argv[1], sys.argv[2]
     p = subprocess.Popen([polyvisor, "run", "--quiet", "--engine", "soft", "--kernel", f"{guest}/vmlinuz-cloud", "--initrd",
-                          f"{guest}/initrd.cpio", "--append", "console=ttyS0 quiet"], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+                          f"{guest}/initrd.cpio", "--append", "console=ttyS0 quiet", *sys.argv[3:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     seen = b""
     while b"guest:~# " not in seen:
         seen += os.read(p.stdout.fileno(), 65536)
