@@ -138,7 +138,7 @@ static void examine_direct(struct examination *x)
 		       "no direct execution: %s", why);
 	else
 		report(x, "direct", DOCTOR_GOOD,
-		       "There it runs on the CPU itself where that pays ('--soft translate': never).",
+		       "It does where that is faster (with --soft translate it never does).",
 		       "user code of 64-bit guests may run in processes of this user");
 }
 

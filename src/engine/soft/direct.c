@@ -88,7 +88,7 @@ static _Bool region_free(struct soft_cpu *cpu, uint64_t base)
 static void refused_tell(const struct soft_cpu *cpu, const char *why)
 {
 	log_msg(cpu->engine->base.cfg.soft_named ? LOG_WARN : LOG_INFO,
-	       "CPU %u: %s: user code is translated instead", cpu->base.index, why);
+		"CPU %u: %s: user code is translated instead", cpu->base.index, why);
 }
 
 static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
