@@ -4,6 +4,7 @@
 
 #include <Zydis/Zydis.h>
 #include "engine/soft/cpu.h"
+#include "engine/soft/shape.h"
 
 /* The MMU (mmu.c) */
 
@@ -157,6 +158,7 @@ struct soft_cache {
 	struct soft_block *current; /* being executed, or NULL */
 	uint64_t emptied;	    /* how often */
 	ZydisDecoder decoder[5];
+	struct soft_shape shape[SOFT_SHAPES];
 	/* Pages that others changed; guarded by engine->code_lock. */
 	uint64_t pending[SOFT_PENDING_MAX];
 	unsigned pending_count;

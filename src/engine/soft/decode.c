@@ -150,8 +150,17 @@ static void insn_common(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 	}
 }
 
+/* Parts of which, in 64-bit code, what they make depends on no more than the instruction's shape,
+ * but for the values of displacement and immediate, as insn_common takes them. */
+static _Bool decode_shaped(struct soft_decode *d)
+{
+	return decode_alu(d) || decode_move(d) || decode_branch(d) || decode_stack(d) ||
+	       decode_shift(d);
+}
+
 static _Bool decode_integer(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
-			    const ZydisDecodedOperand *ops, struct insn *out)
+			    const ZydisDecodedOperand *ops, struct soft_shape *shape,
+			    struct insn *out)
 {
 	struct soft_decode d = {.cpu = cpu, .zi = zi, .op = ops, .out = out};
 	unsigned n = zi->operand_count_visible;
@@ -168,9 +177,13 @@ static _Bool decode_integer(struct soft_cpu *cpu, const ZydisDecodedInstruction 
 		d.mem1 = ops[1].type == ZYDIS_OPERAND_TYPE_MEMORY;
 		d.imm1 = ops[1].type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
 	}
-	return decode_alu(&d) || decode_move(&d) || decode_branch(&d) || decode_stack(&d) ||
-	       decode_shift(&d) || decode_muldiv(&d) || decode_bit(&d) || decode_string(&d) ||
-	       decode_atomic(&d) || decode_misc(&d);
+	if (decode_shaped(&d)) {
+		if (shape && soft_is64(cpu))
+			soft_shape_decoded(shape, out, zi->raw.imm[0].is_relative);
+		return 1;
+	}
+	return decode_muldiv(&d) || decode_bit(&d) || decode_string(&d) || decode_atomic(&d) ||
+	       decode_misc(&d);
 }
 
 const ZydisDecoder *soft_decoder(const struct soft_cpu *cpu)
@@ -228,15 +241,29 @@ static _Bool xop_too_long(const struct soft_cpu *cpu, const uint8_t *bytes, unsi
  * knows from CPUs that the host is not, are left to the parts. */
 int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, struct insn *out)
 {
-	ZydisDecodedInstruction zi;
-	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-	ZyanStatus status =
-	    ZydisDecoderDecodeFull(soft_decoder(cpu), bytes, MIN(avail, 15u), &zi, ops);
+	struct soft_shape *shape = soft_shape_find(cpu, bytes, avail);
+	ZyanStatus status = ZYAN_STATUS_SUCCESS;
+	const struct tb_insn *i;
+	struct tb_insn room;
 
+	if (LIKELY(shape != NULL)) {
+		if (LIKELY(shape->whole)) {
+			*out = soft_shape_insn(shape, bytes);
+			return 0;
+		}
+		i = soft_shape_zydis(shape, bytes);
+	} else {
+		i = &room;
+		status = ZydisDecoderDecodeFull(soft_decoder(cpu), bytes, MIN(avail, 15u), &room.zi,
+						room.ops);
+		if (ZYAN_SUCCESS(status))
+			shape = soft_shape_keep(cpu, bytes, avail, i);
+	}
 	if (ZYAN_SUCCESS(status)) {
-		insn_common(cpu, &zi, ops, out);
-		if (decode_integer(cpu, &zi, ops, out) || sys_decode(cpu, &zi, ops, out) ||
-		    vec_decode(cpu, &zi, ops, bytes, out))
+		insn_common(cpu, &i->zi, i->ops, out);
+		if (decode_integer(cpu, &i->zi, i->ops, shape, out) ||
+		    sys_decode(cpu, &i->zi, i->ops, out) ||
+		    vec_decode(cpu, &i->zi, i->ops, bytes, out))
 			return 0;
 		out->fn = op_ud;
 		out->flags = INSN_BRANCH | INSN_STATE;

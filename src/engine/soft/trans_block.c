@@ -519,10 +519,20 @@ static void cross_check(struct tb *tb, const struct soft_block *b, const uint8_t
 
 _Static_assert(offsetof(struct soft_cpu, base.link.events) > 255 + TRANS_BIAS, "a long form");
 
+/* The opcode to emit. */
+static uint8_t opcode_of(const struct tb *tb, const ZydisDecodedInstruction *zi)
+{
+	if (UNLIKELY(tb->cpu->engine->base.cfg.plant) && zi->mnemonic == ZYDIS_MNEMONIC_ADC)
+		return zi->opcode ^ 8;
+	/* The same, and 64-bit code does not have the one. */
+	if (tb->narrow && zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && zi->opcode == 0x82)
+		return 0x80;
+	return zi->opcode;
+}
+
 /* Everything, at tb->at. False: memory is not what was decoded. */
 static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t *bytes)
 {
-	const ZydisDecoder *decoder = soft_decoder(tb->cpu);
 	_Bool ended = 0;
 
 	block_poll(tb);
@@ -533,31 +543,29 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 	for (unsigned k = 0; k < tb->from; k++)
 		tb->host[k] = tb->e.at;
 	for (unsigned k = tb->from; k < b->count; k++) {
-		struct tb_insn i;
+		struct tb_insn room;
 		tb->insn = &b->insn[k];
 		tb->bytes = bytes;
 		tb->next = tb->at + tb->insn->len;
 		_Bool last = !!(tb->insn->flags & (INSN_BRANCH | INSN_END));
-		_Bool known = ZYAN_SUCCESS(
-		    ZydisDecoderDecodeFull(decoder, bytes, tb->insn->len, &i.zi, i.ops));
-		if (known && i.zi.length != tb->insn->len)
+		const struct tb_insn *i = soft_zydis(tb->cpu, bytes, tb->insn->len, &room);
+		if (i && i->zi.length != tb->insn->len)
 			return 0;
-		if (UNLIKELY(tb->cpu->engine->base.cfg.plant) &&
-		    i.zi.mnemonic == ZYDIS_MNEMONIC_ADC)
-			i.zi.opcode ^= 8;
-		/* The same, and 64-bit code does not have the one. */
-		if (tb->narrow && i.zi.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
-		    i.zi.opcode == 0x82)
-			i.zi.opcode = 0x80;
+		if (i && UNLIKELY(opcode_of(tb, &i->zi) != i->zi.opcode)) {
+			if (i != &room)
+				room = *i;
+			room.zi.opcode = opcode_of(tb, &room.zi);
+			i = &room;
+		}
 		tb->host[k] = tb->e.at;
-		tb->mnemonic = known ? i.zi.mnemonic : ZYDIS_MNEMONIC_INVALID;
+		tb->mnemonic = i ? i->zi.mnemonic : ZYDIS_MNEMONIC_INVALID;
 		if (last) {
 			tb_x87_end(tb);
 			tb->vec = 0;
-			if (!known || !block_branch(tb, &i))
+			if (!i || !block_branch(tb, i))
 				block_end_handler(tb);
 			ended = 1;
-		} else if (!known || !tb_insn(tb, &i)) {
+		} else if (!i || !tb_insn(tb, i)) {
 			tb_handler(tb);
 			tb_late(tb, LATE_STOP, emit_jcc(&tb->e, CC_NZ));
 		}

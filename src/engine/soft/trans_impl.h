@@ -109,12 +109,6 @@ struct tb {
 	const uint8_t *host[SOFT_BLOCK_MAX + 2];
 };
 
-/* One instruction, by Zydis. */
-struct tb_insn {
-	ZydisDecodedInstruction zi;
-	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
-};
-
 /* An instruction on what has the size of an address: registers that hold one keep 32 bits in 32-bit
  * code, the upper half being 0. */
 static inline void tb_op(struct tb *tb, uint8_t opcode, int reg, struct emit_rm rm)

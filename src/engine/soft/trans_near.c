@@ -345,7 +345,6 @@ void tb_near_begin(struct tb *tb, struct soft_block *b, const uint8_t *bytes)
 	struct tb_near *n = &tb->near;
 	unsigned changed = 0;
 	int64_t at = tb->at;
-	struct tb_insn i;
 
 	tb_near_end(tb);
 	if (tb->plain || tb->narrow || tb->alone)
@@ -356,9 +355,10 @@ void tb_near_begin(struct tb *tb, struct soft_block *b, const uint8_t *bytes)
 		const struct insn *insn = &b->insn[k];
 
 		n->ahead[k] = (struct tb_ahead){.changed = ALL_GPRS, .add_gpr = -1};
-		if (ZYAN_SUCCESS(ZydisDecoderDecodeFull(soft_decoder(tb->cpu), bytes, insn->len,
-							&i.zi, i.ops)))
-			ahead_take(tb, &n->ahead[k], insn, &i, at);
+		struct tb_insn room;
+		const struct tb_insn *i = soft_zydis(tb->cpu, bytes, insn->len, &room);
+		if (i)
+			ahead_take(tb, &n->ahead[k], insn, i, at);
 		bytes += insn->len;
 		at += insn->len;
 	}
