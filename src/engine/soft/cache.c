@@ -105,10 +105,14 @@ void soft_cache_fini(struct soft_cpu *cpu)
 void soft_cache_rekey(struct soft_cpu *cpu)
 {
 	struct soft_cache *c = cpu->cache;
+	uint64_t was = c->jump_key;
 
 	c->jump_key = cpu->asid_code | (uint64_t)cpu->mode << 12 | (uint64_t)(cpu->cpl == 3) << 20 |
 		      c->jump_gen << 24;
 	cpu->jump_key = c->jump_key;
+	/* What host code has on its stack belongs to the old key. */
+	if (c->jump_key != was)
+		cpu->code_stop |= STOP_KEY;
 	soft_stack_forget(cpu);
 }
 

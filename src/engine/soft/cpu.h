@@ -72,8 +72,9 @@ struct soft_event {
 	uint64_t dr6; /* #DB: bits to set in DR6 on delivery */
 };
 
-/* Why host code leaves its block after a C function: code was dropped, or entries of `near`. */
-enum soft_stop { STOP_CODE = 1, STOP_NEAR = 2 };
+/* Why host code leaves its block after a C function: code was dropped, or entries of `near`, or the
+ * jump cache has another key. */
+enum soft_stop { STOP_CODE = 1, STOP_NEAR = 2, STOP_KEY = 4 };
 
 /* Why instructions are executed singly. */
 enum soft_slow {
@@ -86,10 +87,10 @@ struct soft_stats {
 	    exceptions, single_steps, lookups, translated;
 	/* Of the translator: bytes of guest code translated and of host code made for them, blocks
 	 * that were interpreted, entries into host code and why it was left, branches linked, code
-	 * memory emptied, memory operands and branches left to handlers, stores that had to tell.
-	 */
+	 * memory emptied, memory operands and branches left to handlers, stores that had to tell,
+	 * returns to elsewhere than the last call's. */
 	uint64_t guest_bytes, host_bytes, cold, entries, left_state, left_refused, linked, emptied,
-	    slow, told;
+	    slow, told, strayed;
 	/* Of soft_cpu.near: entries filled, checks left for plain code by way of C, checks given
 	 * up, times that all were emptied. */
 	uint64_t near_fills, near_plain, near_given_up, near_emptied;
@@ -150,6 +151,9 @@ struct soft_cpu {
 	struct soft_direct *direct; /* user code on the real CPU (direct.h), or NULL */
 	struct soft_jump *jump_table;
 	struct soft_jump *jump_hit; /* an indirect call's target, while it pushes */
+	/* Host code's stack: where it began, that without frames (trans_flow.c), and where there
+	 * are too many. */
+	uint64_t frame_host, frame_base, frame_limit;
 	uint32_t trans_link; /* the branch that translated code was left by, to be linked; or 0 */
 	struct soft_lockstep *lockstep; /* or NULL */
 	struct soft_mmu *mmu;

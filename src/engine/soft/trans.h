@@ -10,7 +10,8 @@
 /* Host code of one vCPU: one memfd, mapped once to write and once to execute. Only the vCPU's own
  * thread writes and runs it. Emptied whole, together with the decode cache. */
 #define TRANS_CODE_BYTES (48u << 20)
-#define TRANS_HOT	 6u /* the default of `hot` */
+#define TRANS_HOT	 6u    /* the default of `hot` */
+#define TRANS_FRAMES	 1024u /* calls whose returns are known beforehand, see trans_flow.c */
 struct soft_trans {
 	uint8_t *rw, *rx;
 	size_t used;
@@ -18,8 +19,8 @@ struct soft_trans {
 	size_t fixed; /* what the stubs take */
 	/* Stubs: offsets from the start. */
 	uint32_t enter, handler, handler_state, stored, exit_rip, exit_off, exit_link, exit_state,
-	    exit_state_off, cold, exit_refused, stack, near[2], exit_near, vec_save, vec_load,
-	    x87_load, str_stored, string[2][2][4];
+	    exit_state_off, cold, exit_refused, no_frame, stack, near[2], exit_near, vec_save,
+	    vec_load, x87_load, str_stored, string[2][2][4];
 	unsigned near_next; /* the entry of soft_cpu.near that is given to host code next */
 	_Bool avx;	    /* the guest has AVX, and so has the host */
 };
@@ -66,8 +67,9 @@ enum trans_exit trans_enter(struct soft_cpu *cpu, const uint8_t *code);
 /* The branch at `site`, left for want of a target, goes straight to `to` from now on. */
 void trans_link(struct soft_cpu *cpu, uint32_t site, const struct soft_block *to);
 /* By host code: executes an instruction with INSN_STATE; RIP is set afterwards. code_stop: the loop
- * of run.c has something to look at before the next instruction. */
-void trans_state(struct soft_cpu *cpu, const struct insn *insn);
+ * of run.c has something to look at before the next instruction. True: the key has changed, so the
+ * frames (trans_flow.c) go. */
+_Bool trans_state(struct soft_cpu *cpu, const struct insn *insn);
 /* Where jumps go that the jump cache knows but that are not translated. */
 const uint8_t *trans_cold(const struct soft_trans *t);
 

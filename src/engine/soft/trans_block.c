@@ -1,4 +1,4 @@
-/* trans_block.c: host code of one block: instructions in order, branches, code out of line. */
+/* trans_block.c: host code of one block: instructions in order, code out of line. */
 #include <stdlib.h>
 #include <string.h>
 #include "engine/soft/trans_impl.h"
@@ -84,225 +84,6 @@ void tb_handler(struct tb *tb)
 	handler_by(tb, tb->t->handler);
 }
 
-/* Looks R11 up in the jump cache; on success its entry is in RAX. */
-static void jump_find(struct tb *tb, enum late_kind miss, enum late_kind miss_key, _Bool ends)
-{
-	struct emit *e = &tb->e;
-
-	emit_mov(e, H_RAX, H_R11);
-	emit_op64(e, 0xc1, 5, rm_reg(H_RAX)); /* shr rax, 12 */
-	emit_byte(e, 12);
-	emit_op32(e, 0x33, H_RAX, rm_reg(H_R11));
-	emit_alu_imm(e, ALU_AND, H_RAX, SOFT_JUMP_SIZE - 1, 0);
-	emit_op32(e, 0xc1, 4, rm_reg(H_RAX)); /* shl eax, 5 */
-	emit_byte(e, 5);
-	emit_op64(e, 0x03, H_RAX, T_FIELD(jump_table));
-	emit_op64(e, 0x3b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
-	tb_late(tb, miss, emit_jcc(e, CC_NZ))->ends = ends;
-	emit_op64(e, 0x8b, H_R11, T_FIELD(jump_key));
-	emit_op64(e, 0x3b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, key)));
-	tb_late(tb, miss_key, emit_jcc(e, CC_NZ))->ends = ends;
-}
-_Static_assert(sizeof(struct soft_jump) == 32, "the index is shifted for it");
-
-/* Goes to the entry in RAX. */
-static void jump_go(struct tb *tb)
-{
-	struct emit *e = &tb->e;
-
-	emit_op64(e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
-	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
-	emit_op64(e, 0x89, H_R11, T_FIELD(page));
-	emit_op64(e, 0xff, 4, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, code)));
-}
-
-/* To the linear address in R11, everything being saved. */
-static void exit_r11(struct tb *tb)
-{
-	jump_find(tb, LATE_FAR, LATE_FAR_AT, 0);
-	jump_go(tb);
-}
-
-/* A direct jump to an offset is linked within the page only, whose blocks are dropped together. An
- * instruction in two pages is dropped with neither: it looks its target up each time. */
-static _Bool linkable(const struct tb *tb, int64_t target)
-{
-	return (uint64_t)target < GMEM_PAGE_SIZE && !tb->alone;
-}
-
-/* To an offset from the page. */
-static void exit_to(struct tb *tb, int64_t target)
-{
-	if (linkable(tb, target)) {
-		tb_late(tb, LATE_LINK, emit_jmp(&tb->e))->next = target;
-		return;
-	}
-	emit_op64(&tb->e, 0x8b, H_R11, T_FIELD(page));
-	if (target == (int32_t)target) {
-		tb_lea(tb, H_R11, rm_mem(H_R11, H_NONE, 0, (int32_t)target));
-	} else {
-		emit_mov_imm(&tb->e, H_RAX, (uint64_t)target);
-		emit_op64(&tb->e, 0x03, H_R11, rm_reg(H_RAX));
-	}
-	exit_r11(tb);
-}
-
-/* A conditional branch near or far, by host flags that are at hand; the guest's are saved. */
-static void branch_on(struct tb *tb, unsigned cc, int64_t target)
-{
-	uint8_t *taken = emit_jcc(&tb->e, cc);
-	if (linkable(tb, target)) {
-		tb_late(tb, LATE_LINK, taken)->next = target;
-		exit_to(tb, tb->next);
-		return;
-	}
-	exit_to(tb, tb->next);
-	emit_here(&tb->e, taken);
-	exit_to(tb, target);
-}
-
-static void branch_if(struct tb *tb, unsigned cc, int64_t target)
-{
-	tb_flags_host(tb);
-	tb_flags_save(tb);
-	branch_on(tb, cc, target);
-}
-
-static const struct insn top = {
-    .base = SOFT_EA_GPR(X86_RSP), .index = SOFT_EA_ZERO, .segbase = SOFT_EA_ZERO, .seg = X86_SS};
-
-/* Pushes the return address. */
-static struct late *call_push(struct tb *tb)
-{
-	struct emit *e = &tb->e;
-	struct insn m = top;
-	struct tb_mem mem = {.m = &m, .size = tb->word, .write = 1};
-
-	m.disp = -tb->word;
-	tb_mem(tb, &mem);
-	emit_op64(e, 0x8b, H_RAX, T_FIELD(page));
-	tb_lea(tb, H_RAX, rm_mem(H_RAX, H_NONE, 0, (int32_t)tb->next));
-	tb_op(tb, 0x89, H_RAX, mem.rm);
-	tb_lea(tb, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, -tb->word));
-	tb_mem_ends(&mem);
-	return tb_mem_written(tb, &mem, 0);
-}
-
-static void call_direct(struct tb *tb, int64_t target)
-{
-	call_push(tb)->next = target;
-	exit_to(tb, target);
-}
-
-static void ret_near(struct tb *tb)
-{
-	struct tb_mem mem = {.m = &top, .size = tb->word, .simple = 1};
-
-	tb_mem(tb, &mem);
-	tb_mem_ends(&mem);
-	tb_op(tb, 0x8b, H_R11, mem.rm);
-	jump_find(tb, LATE_MISS, LATE_MISS, 1);
-	tb_lea(tb, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, tb->word + (int32_t)tb->insn->imm));
-	jump_go(tb);
-}
-
-/* The target of an indirect branch into R11. Its entry is looked for before anything is changed, so
- * that a miss can be left to the handler. */
-static _Bool indirect_find(struct tb *tb, const ZydisDecodedOperand *op)
-{
-	struct tb_mem mem = {.m = tb->insn, .size = tb->word};
-
-	if (op->type == ZYDIS_OPERAND_TYPE_REGISTER) {
-		unsigned gpr = tb->insn->r1 / 8u;
-		tb_flags_save(tb);
-		if (trans_host(gpr) == H_NONE)
-			emit_op64(&tb->e, 0x8b, H_R11, trans_gpr(gpr));
-		else
-			tb_op(tb, 0x8b, H_R11, rm_reg(trans_host(gpr)));
-	} else {
-		if (!tb_ea_possible(tb, tb->insn))
-			return 0;
-		tb_mem(tb, &mem);
-		tb_mem_ends(&mem);
-		tb_op(tb, 0x8b, H_R11, mem.rm);
-	}
-	tb->flags = FLAGS_SAVED;
-	jump_find(tb, LATE_MISS, LATE_MISS, 1);
-	return 1;
-}
-
-static _Bool jmp_indirect(struct tb *tb, const ZydisDecodedOperand *op)
-{
-	if (!indirect_find(tb, op))
-		return 0;
-	jump_go(tb);
-	return 1;
-}
-
-static _Bool call_indirect(struct tb *tb, const ZydisDecodedOperand *op)
-{
-	if (!indirect_find(tb, op))
-		return 0;
-	emit_op64(&tb->e, 0x89, H_RAX, T_FIELD(jump_hit));
-	call_push(tb)->to_hit = 1;
-	emit_op64(&tb->e, 0x8b, H_RAX, T_FIELD(jump_hit));
-	jump_go(tb);
-	return 1;
-}
-
-/* A branch that ends the block. False: by its handler. */
-static _Bool block_branch(struct tb *tb, const struct tb_insn *i)
-{
-	const ZydisDecodedOperand *op = &i->ops[0];
-	_Bool direct = i->zi.operand_count_visible && op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE;
-	int64_t target = tb->at + (int64_t)tb->insn->imm;
-
-	/* Modulo 4 GiB: the nearest. */
-	if (tb->narrow)
-		target = (int32_t)target;
-
-	if (tb_string(tb, i) || tb_sys_last(tb, i) || tb_rare_last(tb, i)) {
-		tb_flags_save(tb);
-		exit_to(tb, tb->next);
-		return 1;
-	}
-
-	if (!(tb->insn->flags & INSN_BRANCH) || (tb->insn->flags & INSN_STATE) ||
-	    tb->insn->osize != tb->word || i->zi.meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
-		return 0;
-	switch (i->zi.mnemonic) {
-	case ZYDIS_MNEMONIC_JMP:
-		if (!direct)
-			return jmp_indirect(tb, op);
-		tb_flags_save(tb);
-		exit_to(tb, target);
-		return 1;
-	case ZYDIS_MNEMONIC_CALL:
-		if (!direct)
-			return call_indirect(tb, op);
-		call_direct(tb, target);
-		return 1;
-	case ZYDIS_MNEMONIC_RET: ret_near(tb); return 1;
-	case ZYDIS_MNEMONIC_LOOP:
-	case ZYDIS_MNEMONIC_JECXZ:
-	case ZYDIS_MNEMONIC_JRCXZ: {
-		int cc = tb_counted(tb, i);
-		if (cc < 0)
-			return 0;
-		branch_on(tb, (unsigned)cc, target);
-		return 1;
-	}
-	case ZYDIS_MNEMONIC_LOOPE:
-	case ZYDIS_MNEMONIC_LOOPNE:
-	case ZYDIS_MNEMONIC_JCXZ: return 0;
-	default: break;
-	}
-	if (i->zi.meta.category != ZYDIS_CATEGORY_COND_BR)
-		return 0;
-	branch_if(tb, i->zi.opcode & 15, target);
-	return 1;
-}
-
 /* The last instruction, by its handler. */
 static void block_end_handler(struct tb *tb)
 {
@@ -313,17 +94,17 @@ static void block_end_handler(struct tb *tb)
 		handler_by(tb, tb->t->handler_state);
 		tb_late(tb, LATE_OUT, emit_jcc(&tb->e, CC_NZ))->state = 1;
 		emit_op64(&tb->e, 0x8b, H_R11, T_FIELD(s.rip));
-		exit_r11(tb);
+		tb_exit_r11(tb);
 		return;
 	}
 	tb_handler(tb);
 	if (flags & INSN_BRANCH) {
 		tb_late(tb, LATE_OUT, emit_jcc(&tb->e, CC_NZ));
 		emit_op64(&tb->e, 0x8b, H_R11, T_FIELD(s.rip));
-		exit_r11(tb);
+		tb_exit_r11(tb);
 	} else {
 		tb_late(tb, LATE_STOP, emit_jcc(&tb->e, CC_NZ));
-		exit_to(tb, tb->next);
+		tb_exit_to(tb, tb->next);
 	}
 }
 
@@ -345,8 +126,8 @@ static void late_far_at(struct tb *tb)
 	late_far(tb);
 }
 
-/* Back when code was not dropped (ZF), else out. */
-static void late_return(struct tb *tb, const struct late *l)
+/* On when code was not dropped (ZF), else out. */
+static void late_stop(struct tb *tb, const struct late *l)
 {
 	uint8_t *on = emit_jcc(&tb->e, CC_Z);
 
@@ -357,7 +138,13 @@ static void late_return(struct tb *tb, const struct late *l)
 		exit_offset(tb, l->next);
 	}
 	emit_here(&tb->e, on);
-	if (l->vec && !l->to_hit) {
+}
+
+/* Back into the block. */
+static void late_return(struct tb *tb, const struct late *l)
+{
+	late_stop(tb, l);
+	if (l->vec) {
 		uint8_t *live = tb_live_again(tb, l->vec);
 		exit_offset(tb, l->next);
 		emit_here(&tb->e, live);
@@ -369,6 +156,14 @@ static void late_return(struct tb *tb, const struct late *l)
 		emit_patch(back, l->back);
 }
 
+static void stored_call(struct tb *tb, uint8_t size)
+{
+	emit_modrm(&tb->e, &(struct emit_op){.opcode = 0xc6, .reg_is_op = 1}, T_FIELD(rmw_size));
+	emit_byte(&tb->e, size);
+	count(tb, offsetof(struct soft_cpu, stats.told));
+	tb_stub_call(tb, tb->t->stored);
+}
+
 static void late_stored(struct tb *tb, const struct late *l)
 {
 	struct emit *e = &tb->e;
@@ -377,12 +172,15 @@ static void late_stored(struct tb *tb, const struct late *l)
 		emit_lea(e, H_RAX, l->addr);
 		emit_op64(e, 0x87, H_RAX, rm_reg(H_R11));
 	}
-	emit_modrm(e, &(struct emit_op){.opcode = 0xc6, .reg_is_op = 1}, T_FIELD(rmw_size));
-	emit_byte(e, l->size);
-	count(tb, offsetof(struct soft_cpu, stats.told));
-	tb_stub_call(tb, tb->t->stored);
+	stored_call(tb, l->size);
 	tb_x87_pointers(tb, &l->x87);
 	late_return(tb, l);
+}
+
+void tb_late_stored(struct tb *tb, const struct late *l, uint8_t size)
+{
+	stored_call(tb, size);
+	late_stop(tb, l);
 }
 
 static void late_live(struct tb *tb, const struct late *l)
@@ -404,6 +202,9 @@ static void late_emit(struct tb *tb, const struct late *l)
 	if (e->full)
 		return;
 	emit_here(e, l->place);
+	tb->insn = l->insn;
+	tb->at = l->at;
+	tb->next = l->insn ? l->at + l->insn->len : l->at;
 	switch (l->kind) {
 	case LATE_MISS:
 		tb_mem_victim(tb, l);
@@ -425,6 +226,11 @@ static void late_emit(struct tb *tb, const struct late *l)
 		emit_mov_imm(e, H_RAX, (uint64_t)l->next);
 		stub_jmp(tb, tb->t->exit_link);
 		break;
+	case LATE_CALL: tb_late_call(tb, l); break;
+	case LATE_CALLED: tb_late_called(tb, l); break;
+	case LATE_DEEP: tb_late_deep(tb, l); break;
+	case LATE_BACK: tb_late_back(tb, l); break;
+	case LATE_RETURN: tb_late_return(tb, l); break;
 	case LATE_FAR_AT: late_far_at(tb); break;
 	case LATE_FAR: late_far(tb); break;
 	case LATE_OUT: stub_jmp(tb, l->state ? tb->t->exit_state : tb->t->exit_rip); break;
@@ -562,7 +368,7 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 		if (last) {
 			tb_x87_end(tb);
 			tb->vec = 0;
-			if (!i || !block_branch(tb, i))
+			if (!i || !tb_branch(tb, i))
 				block_end_handler(tb);
 			ended = 1;
 		} else if (!i || !tb_insn(tb, i)) {
@@ -577,7 +383,7 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 	if (!ended) {
 		tb_flags_save(tb);
 		tb_x87_end(tb);
-		exit_to(tb, tb->at);
+		tb_exit_to(tb, tb->at);
 	}
 	tb->host[b->count + 1] = tb->e.at;
 	for (unsigned k = 0; k < tb->lates; k++)
@@ -612,6 +418,7 @@ static const uint8_t *block_translate(struct soft_cpu *cpu, const struct soft_bl
 	}
 	tb.cpu = cpu;
 	tb.t = t;
+	tb.lin = cpu->s.rip & ~UINT64_C(0xfff);
 	tb.at = b->off + skip;
 	tb.next = tb.at;
 	tb.insn = NULL;

@@ -170,6 +170,15 @@ uint8_t *emit_call(struct emit *e)
 	return emit_place(e);
 }
 
+uint8_t *emit_lea_rip(struct emit *e, int to)
+{
+	emit_byte(e, (uint8_t)(0x48 | (to & 8) >> 1));
+	emit_byte(e, 0x8d);
+	emit_byte(e, (uint8_t)((to & 7) << 3 | 5));
+	emit_32(e, 0);
+	return e->at - 4;
+}
+
 void emit_patch(uint8_t *place, const uint8_t *target)
 {
 	int32_t disp = (int32_t)(target - (place + 4));

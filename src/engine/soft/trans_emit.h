@@ -94,6 +94,8 @@ enum host_cc { CC_B = 2, CC_NB = 3, CC_Z = 4, CC_NZ = 5 };
 uint8_t *emit_jcc(struct emit *e, unsigned cc);
 uint8_t *emit_jmp(struct emit *e);
 uint8_t *emit_call(struct emit *e);
+/* LEA of an address in the code, likewise. */
+uint8_t *emit_lea_rip(struct emit *e, int to);
 /* Makes the branch whose displacement is at `place` go to `target`. */
 void emit_patch(uint8_t *place, const uint8_t *target);
 static inline void emit_here(struct emit *e, uint8_t *place)

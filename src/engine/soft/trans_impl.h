@@ -17,6 +17,11 @@ enum late_kind {
 	LATE_STORED, /* soft_stored, then on */
 	LATE_STOP,   /* out, to `next` */
 	LATE_LINK,   /* out, to `next`; the branch is linked */
+	LATE_CALL,   /* a call from another linear address */
+	LATE_CALLED, /* a pushed return address: soft_stored, then on */
+	LATE_DEEP,   /* drops all frames, then on */
+	LATE_BACK,   /* a return to another linear address */
+	LATE_RETURN, /* a return that is not the last frame's */
 	LATE_FAR,    /* out, to the linear address in R11 */
 	LATE_FAR_AT, /* out, to the linear address in the jump cache's entry */
 	LATE_OUT,    /* out, rip is set */
@@ -58,7 +63,7 @@ struct late {
 	uint8_t index, slot;		   /* its number there */
 	uint8_t maker;			   /* that of the operand that the check was made for */
 };
-#define TB_LATES (SOFT_BLOCK_MAX * 6 + 8)
+#define TB_LATES (SOFT_BLOCK_MAX * 6 + 16)
 
 /* What matters of an instruction for sharing checks, known beforehand. */
 struct tb_ahead {
@@ -93,6 +98,7 @@ struct tb {
 	const struct insn *insn; /* the one at work */
 	const uint8_t *bytes;	 /* its bytes */
 	int64_t at, next;	 /* its offset from the page, and its successor's */
+	uint64_t lin;		 /* of the page, as it was entered now */
 	unsigned mnemonic;	 /* ZydisMnemonic of it */
 	_Bool alone;		 /* an instruction in two pages */
 	_Bool narrow;		 /* 32-bit code: addresses are cut to 32 bits */
@@ -135,6 +141,22 @@ void trans_trace(const struct tb *tb, const struct soft_block *b, const uint8_t 
 void trans_show(FILE *f, uint64_t lin, const struct soft_block *b, const uint8_t *bytes,
 		const uint8_t *const *host, const uint8_t *end, const uint8_t *at);
 
+/* trans_flow.c */
+/* A branch that ends a block. False: by its handler. */
+_Bool tb_branch(struct tb *tb, const struct tb_insn *i);
+/* To an offset from the page; to the linear address in R11. Everything is saved. */
+void tb_exit_to(struct tb *tb, int64_t target);
+void tb_exit_r11(struct tb *tb);
+/* Out of line, by the kinds of their names. */
+void tb_late_call(struct tb *tb, const struct late *l);
+void tb_late_called(struct tb *tb, const struct late *l);
+void tb_late_deep(struct tb *tb, const struct late *l);
+void tb_late_back(struct tb *tb, const struct late *l);
+void tb_late_return(struct tb *tb, const struct late *l);
+/* trans_block.c: tells of `size` bytes at R11, the page's flags being in RAX; out when code was
+ * dropped. */
+void tb_late_stored(struct tb *tb, const struct late *l, uint8_t size);
+
 /* trans_mem.c */
 /* Can the translator form this operand's address? */
 _Bool tb_ea_possible(const struct tb *tb, const struct insn *m);
@@ -153,6 +175,7 @@ struct tb_mem {
 	_Bool write, simple;
 	_Bool kept;  /* the address is in rmw_lin, for the operand's size */
 	_Bool align; /* must be aligned to its size, a power of two; else it misses */
+	_Bool bare;  /* a push: the caller looks at the page's flags; R11 stays free */
 	/* The caller leaves host flags alone: they need not be saved; what is not written it
 	 * accesses once, before any register but the scratch ones changes. */
 	_Bool keeps;
@@ -161,6 +184,8 @@ struct tb_mem {
 	struct emit_rm rm;
 };
 void tb_mem(struct tb *tb, struct tb_mem *mem);
+/* The page's flags of a `bare` operand into a register. */
+void tb_mem_flags(struct tb *tb, const struct tb_mem *mem, int to);
 _Bool tb_mem_simple(const struct tb *tb, const struct insn *m);
 /* The handler, where it takes over, ends the block. */
 void tb_mem_ends(struct tb_mem *mem);

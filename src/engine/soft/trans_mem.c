@@ -115,7 +115,7 @@ static void stack_find(struct tb *tb, struct tb_mem *mem)
 	mem->miss->disp = (int32_t)mem->m->disp;
 	mem->miss->found = e->at;
 	mem->miss->write = mem->write;
-	if (mem->write)
+	if (mem->write && !mem->bare)
 		emit_op64(e, 0x8b, H_R11, STACK(flags));
 }
 
@@ -165,7 +165,7 @@ static void mem_address(struct tb *tb, struct tb_mem *mem, struct emit_rm addend
 	struct emit *e = &tb->e;
 	const struct insn *m = mem->m;
 
-	if (mem->write && !mem->simple)
+	if (mem->write && !mem->simple && !mem->bare)
 		emit_op64(e, 0x89, H_R11, T_FIELD(rmw));
 	emit_op64(e, 0x8b, H_RAX, addend);
 	if (mem->simple) {
@@ -270,6 +270,14 @@ struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved)
 	l->size = (uint8_t)mem->size;
 	l->back = e->at;
 	return l;
+}
+
+void tb_mem_flags(struct tb *tb, const struct tb_mem *mem, int to)
+{
+	if (mem->near)
+		tb_near_flags(tb, mem, to);
+	else
+		emit_op64(&tb->e, 0x8b, to, STACK(flags));
 }
 
 void tb_mem_ends(struct tb_mem *mem)

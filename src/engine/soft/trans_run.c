@@ -104,11 +104,12 @@ void trans_link(struct soft_cpu *cpu, uint32_t site, const struct soft_block *to
 	emit_patch(t->rw + site, t->rw + (to->code - t->rx));
 }
 
-void trans_state(struct soft_cpu *cpu, const struct insn *insn)
+_Bool trans_state(struct soft_cpu *cpu, const struct insn *insn)
 {
 	insn->fn(cpu, insn);
+	_Bool key = !!(cpu->code_stop & STOP_KEY);
 	/* The block ends here: nothing that was checked counts any more. */
-	cpu->code_stop &= (uint8_t)~STOP_NEAR;
+	cpu->code_stop &= (uint8_t) ~(STOP_NEAR | STOP_KEY);
 	if (!(insn->flags & INSN_BRANCH))
 		cpu->s.rip = soft_next_rip(cpu, insn);
 	if (UNLIKELY(cpu->slow || cpu->s.shadow_sti || cpu->s.shadow_ss || cpu->exc.valid ||
@@ -116,6 +117,7 @@ void trans_state(struct soft_cpu *cpu, const struct insn *insn)
 		     cpu->stepping || !trans_mode(cpu->mode) ||
 		     (cpu->direct && direct_choose_state(cpu))))
 		cpu->code_stop |= STOP_CODE;
+	return key;
 }
 
 _Bool trans_room(struct soft_cpu *cpu)

@@ -50,13 +50,27 @@ static void pop(struct emit *e, unsigned reg)
 	emit_byte(e, (uint8_t)(0x58 | (reg & 7)));
 }
 
+static void push_imm(struct emit *e, uint8_t imm)
+{
+	emit_byte(e, 0x6a);
+	emit_byte(e, imm);
+}
+
 /* unsigned enter(struct soft_cpu *, const uint8_t *code): six pushes and the return address leave
- * the stack 8 bytes off, so that a call from host code finds it aligned in its callee's callee. */
-static void stub_enter(struct emit *e)
+ * the stack 8 bytes off, so that a call from host code finds it aligned in its callee's callee;
+ * frames are of 16 bytes. */
+static void stub_enter(const struct soft_trans *t, struct emit *e)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(saved); i++)
 		push(e, saved[i]);
 	emit_lea(e, T_STATE, rm_mem(H_RDI, H_NONE, 0, TRANS_BIAS));
+	emit_op64(e, 0x89, H_RSP, T_FIELD(frame_host));
+	push_imm(e, 0);
+	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)(t->rx + t->no_frame));
+	push(e, H_RAX);
+	emit_op64(e, 0x89, H_RSP, T_FIELD(frame_base));
+	emit_lea(e, H_RAX, rm_mem(H_RSP, H_NONE, 0, -(int32_t)TRANS_FRAMES * 16));
+	emit_op64(e, 0x89, H_RAX, T_FIELD(frame_limit));
 	emit_mov(e, H_RAX, H_RSI);
 	regs_fill(e);
 	emit_byte(e, 0xff); /* jmp rax */
@@ -66,6 +80,7 @@ static void stub_enter(struct emit *e)
 static void stub_leave(const struct soft_trans *t, struct emit *e, enum trans_exit why)
 {
 	regs_spill(e);
+	emit_op64(e, 0x8b, H_RSP, T_FIELD(frame_host));
 	trans_live_end(t, e);
 	emit_mov_imm(e, H_RAX, why);
 	for (unsigned i = ARRAY_SIZE(saved); i-- > 0;)
@@ -105,8 +120,6 @@ void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *
 		t->near[k] = (uint32_t)(e->at - start);
 		trans_stub_near(cpu, e, k);
 	}
-	t->enter = (uint32_t)(e->at - start);
-	stub_enter(e);
 	/* RAX: the instruction's offset from the page; R11: its struct insn. */
 	t->handler = (uint32_t)(e->at - start);
 	regs_spill(e);
@@ -126,6 +139,13 @@ void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *
 	emit_mov_imm(e, H_RAX, (uint64_t)(uintptr_t)trans_state);
 	emit_byte(e, 0xff); /* call rax */
 	emit_byte(e, 0xd0);
+	emit_byte(e, 0x84); /* test al */
+	emit_byte(e, 0xc0);
+	uint8_t *kept = emit_jcc(e, CC_Z);
+	pop(e, H_RAX);
+	emit_op64(e, 0x8b, H_RSP, T_FIELD(frame_base));
+	push(e, H_RAX);
+	emit_here(e, kept);
 	stub_return(e);
 	/* RAX: the page's flags; R11: the host address that was written. */
 	t->stored = (uint32_t)(e->at - start);
@@ -160,6 +180,12 @@ void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *
 	rip_from_offset(e);
 	t->exit_rip = (uint32_t)(e->at - start);
 	stub_leave(t, e, TRANS_LOOKUP);
+	/* The frame below all others says 0, and a return to 0 is one as any other; R11 is 0. */
+	t->no_frame = (uint32_t)(e->at - start);
+	emit_op64(e, 0x89, H_R11, T_FIELD(s.rip));
+	emit_patch(emit_jmp(e), start + t->exit_rip);
+	t->enter = (uint32_t)(e->at - start);
+	stub_enter(t, e);
 	t->exit_state_off = (uint32_t)(e->at - start);
 	rip_from_offset(e);
 	t->exit_state = (uint32_t)(e->at - start);
