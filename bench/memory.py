@@ -25,19 +25,21 @@ def main():
     polyvisor, guest = sys.argv[1], sys.argv[2]
     p = subprocess.Popen([polyvisor, "run", "--quiet", "--engine", "soft", "--kernel", f"{guest}/vmlinuz-cloud", "--initrd",
                           f"{guest}/initrd.cpio", "--append", "console=ttyS0 quiet", *sys.argv[3:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    seen = b""
-    while b"guest:~# " not in seen:
-        seen += os.read(p.stdout.fileno(), 65536)
-    time.sleep(1)
-    sizes = resident_by_mapping(p.pid)
-    ram = sum(v for k, v in sizes.items() if "guest-ram" in k or "polyvisor-ram" in k)
-    rest = sum(sizes.values()) - ram
-    for name, size in sorted(sizes.items(), key=lambda x: -x[1])[:12]:
-        print(f"  {size:8} KiB  {name}")
-    print(f"guest RAM resident: {ram / 1024:.1f} MiB")
-    print(f"everything else:    {rest / 1024:.1f} MiB")
-    p.kill()
-    p.wait()
+    try:
+        seen = b""
+        while b"guest:~# " not in seen:
+            seen += os.read(p.stdout.fileno(), 65536)
+        time.sleep(1)
+        sizes = resident_by_mapping(p.pid)
+        ram = sum(v for k, v in sizes.items() if "guest-ram" in k or "polyvisor-ram" in k)
+        rest = sum(sizes.values()) - ram
+        for name, size in sorted(sizes.items(), key=lambda x: -x[1])[:12]:
+            print(f"  {size:8} KiB  {name}")
+        print(f"guest RAM resident: {ram / 1024:.1f} MiB")
+        print(f"everything else:    {rest / 1024:.1f} MiB")
+    finally:
+        p.kill()
+        p.wait()
     return 0 if ram else 1
 
 

@@ -22,7 +22,7 @@ struct soft_direct;
  * whose last byte is in another page than its first compares unequal, so one comparison checks
  * both presence and page crossing. MMIO and ROM (for writes) have no tag: they take the slow way.
  */
-#define SOFT_TLB_BITS	 10
+#define SOFT_TLB_BITS	 12
 #define SOFT_TLB_SIZE	 (1u << SOFT_TLB_BITS)
 #define SOFT_TLB_INVALID UINT64_MAX
 struct soft_tlb_entry {
