@@ -22,11 +22,12 @@ image:
 	@tools/install-deps.sh image
 	@tools/make-image.sh $(IMAGE_OPTIONS)
 
-# What test-packages needs; a minute or two.
+# What test-packages needs, and packages that bench/real.py installs; a minute or two.
 image-packages:
 	@tools/install-deps.sh image
 	@tools/make-image.sh --size 4096 --output "$${POLYVISOR_CACHE:-.cache}/image-packages/debian.img" --packages \
 		gcc,libc6-dev,make,stress-ng,openssl,gzip,xz-utils,python3,libpython3.11-testsuite,perl,luajit,nodejs,openjdk-17-jdk-headless,sqlite3
+	@tools/image-debs.sh "$${POLYVISOR_CACHE:-.cache}/image-packages/debian.img" git python3-pip
 
 test-packages: all image-packages
 	@tests/image/packages.py $(BUILD)/polyvisor "$${POLYVISOR_CACHE:-.cache}/image-packages" $(PACKAGES_OPTIONS)

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # run.sh: what `make bench` does: measures Polyvisor, beside native programs and QEMU's TCG where it is installed, in one run.
 #
-#   bench/run.sh BUILD [loop|boot|memory|cpu|cpu-quick|direct|disk|net ...]      (default: loop boot memory cpu disk net)
+#   bench/run.sh BUILD [loop|boot|memory|cpu|cpu-quick|direct|disk|net|real ...]      (default: loop boot memory cpu disk net)
 #
 # Environment: BENCH_RUNS, rounds of boot (3); BENCH_CPU, more options of bench/cpu.py, for example "--only sieve,pipe"; BENCH_IO, more
-# options of bench/io.py, for example "--engines translate,interp,qemu".
+# options of bench/io.py, for example "--engines translate,interp,qemu"; BENCH_REAL, more options of bench/real.py, for example "--only
+# sqlite --rounds 2". real needs what `make image-packages` makes.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 build=$1
@@ -58,11 +59,17 @@ bench_net() {
 	bench_io net
 }
 
+bench_real() {
+	echo "## Everyday work in the Debian guest: seconds"
+	# shellcheck disable=SC2086 # several options
+	bench/real.py "$polyvisor" "${guest%/guest}/image-packages" ${BENCH_REAL:-} || [ $? -eq 77 ]
+}
+
 [ $# -gt 0 ] || set -- loop boot memory cpu disk net
 for what; do
 	case $what in
-	loop | boot | memory | cpu | direct | disk | net) "bench_$what" ;;
+	loop | boot | memory | cpu | direct | disk | net | real) "bench_$what" ;;
 	cpu-quick) bench_cpu --quick ;;
-	*) echo "run.sh: '$what' is not one of: loop, boot, memory, cpu, cpu-quick, direct, disk, net" >&2 && exit 2 ;;
+	*) echo "run.sh: '$what' is not one of: loop, boot, memory, cpu, cpu-quick, direct, disk, net, real" >&2 && exit 2 ;;
 	esac
 done
