@@ -209,7 +209,8 @@ static void call_back(struct tb *tb)
 	emit_byte(e, 0x58); /* pop rax */
 	emit_mov_imm(e, H_R11, tb->lin + (uint64_t)tb->next);
 	emit_op64(e, 0x3b, H_R11, rm_reg(H_RAX));
-	tb_late(tb, LATE_BACK, emit_jcc(e, CC_NZ))->back = e->at;
+	struct late *l = tb_late(tb, LATE_BACK, emit_jcc(e, CC_NZ));
+	l->back = e->at;
 	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
 	emit_op64(e, 0x89, H_R11, T_FIELD(page));
 	tb_exit_to(tb, tb->next);
