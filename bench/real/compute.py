@@ -133,4 +133,5 @@ def main():
         print(job.__name__, digest.hexdigest()[:16])
 
 
-main()
+if __name__ == "__main__":
+    main()

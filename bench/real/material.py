@@ -1,18 +1,13 @@
 """material.py: the C project and the SQL that bench/real.py has built and run; the same every time."""
 import os
 
+from compute import Random
+
 MIX = "x = (x ^ (x >> {a})) * {c}u + {d};"
 
 
-class Random:
-    """Numbers that are the same everywhere."""
-
-    def __init__(self, seed):
-        self.state = seed
-
-    def next(self, bound):
-        self.state = (self.state * 6364136223846793005 + 1442695040888963407) & 0xFFFFFFFFFFFFFFFF
-        return (self.state >> 33) % bound
+class Material(Random):
+    """Pieces of text with numbers in them."""
 
     def fill(self, text, n):
         for key, value in (("{n}", n), ("{a}", 3 + self.next(25)), ("{c}", 2 * self.next(1 << 30) + 1), ("{d}", self.next(1 << 30)),
@@ -195,7 +190,7 @@ NAMES = ("hash", "sort", "matrix", "parse", "machine")
 def write_project(directory, units, functions):
     """A Makefile, UNITS files of FUNCTIONS functions each, a header and a main program that calls them all."""
     os.makedirs(directory)
-    r = Random(20)
+    r = Material(20)
 
     def write(name, text):
         with open(f"{directory}/{name}", "w") as f:
@@ -219,7 +214,7 @@ def write_project(directory, units, functions):
 
 def write_sql(path, rows):
     """Rows from a series and one by one, indexes, joins, aggregates, text, updates and deletes; a few commits that reach the disk."""
-    r = Random(3)
+    r = Material(3)
     with open(path, "w") as f:
         f.write("CREATE TABLE item(id INTEGER PRIMARY KEY, kind INTEGER, price INTEGER, name TEXT);\n"
                 "CREATE TABLE sale(item INTEGER, day INTEGER, amount INTEGER, note TEXT);\nBEGIN;\n"
