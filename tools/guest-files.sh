@@ -131,7 +131,7 @@ make_initrd() {
 
 # Drivers of what polyvisor offers; what they depend on comes along.
 virtio_modules="virtio_pci virtio_mmio virtio_blk virtio_net virtio_console virtio_rng virtio_balloon
-	vmw_vsock_virtio_transport 9pnet_virtio 9p virtiofs af_packet"
+	virtio_scsi sr_mod vmw_vsock_virtio_transport 9pnet_virtio 9p virtiofs af_packet"
 
 # One module and its dependencies: names in modinfo have underscores where files may have dashes.
 take_module() {

@@ -38,6 +38,10 @@ static void print_help(void)
 	    "  devices            the devices with their addresses\n"
 	    "  resize DISK [SIZE] makes a disk (blk0) this large, for example 20G; without\n"
 	    "                     SIZE it becomes as large as its image is now\n"
+	    "  insert [DRIVE] FILE\n"
+	    "                     puts a CD or DVD image into the drive (scsi0; the only one need\n"
+	    "                     not be named), in place of the disc that is there\n"
+	    "  eject [DRIVE]      takes the disc out; force=true even while the guest uses it\n"
 	    "  statistics         counters, disks, network cards, memory and CPU time\n"
 	    "  events             prints what happens until the VM ends\n"
 	    "  commands           the commands that this VM knows\n"
@@ -50,7 +54,8 @@ static void print_help(void)
 	    "\n"
 	    "example:\n"
 	    "  polyvisor ctl web1 stop grace=30\n"
-	    "  polyvisor ctl web1 balloon 256M\n",
+	    "  polyvisor ctl web1 balloon 256M\n"
+	    "  polyvisor ctl web1 insert second-disc.iso\n",
 	    stdout);
 }
 
@@ -254,6 +259,27 @@ static _Bool parse_size(const char *name, const char *text, json_t *arguments)
 	return !json_object_set_new(arguments, name, json_integer((json_int_t)bytes));
 }
 
+/* A file of who asks is not one of the VM's directory. */
+static _Bool parse_file(const char *name, const char *text, json_t *arguments)
+{
+	char *path = realpath(text, NULL);
+
+	if (!path) {
+		cli_usage_error("ctl", "'%s': %s", text, strerror(errno));
+		return 0;
+	}
+	json_object_set_new(arguments, name, json_string(path));
+	free(path);
+	return 1;
+}
+
+/* "scsi0": what drives are called; ./scsi0 is a file. */
+static _Bool is_drive(const char *word)
+{
+	return !strncmp(word, "scsi", 4) && word[4] &&
+	       strspn(word + 4, "0123456789") == strlen(word + 4);
+}
+
 /* A word that is given without its name. */
 static _Bool parse_bare(const char *command, int position, char *word, json_t *arguments)
 {
@@ -265,6 +291,12 @@ static _Bool parse_bare(const char *command, int position, char *word, json_t *a
 	}
 	if (!strcmp(command, "resize") && position == 1)
 		return parse_size("size", word, arguments);
+	if ((!strcmp(command, "insert") || !strcmp(command, "eject")) && is_drive(word)) {
+		json_object_set_new(arguments, "drive", json_string(word));
+		return 1;
+	}
+	if (!strcmp(command, "insert"))
+		return parse_file("path", word, arguments);
 	cli_usage_error("ctl", "'%s' is not of the form ARGUMENT=VALUE", word);
 	return 0;
 }

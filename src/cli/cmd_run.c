@@ -137,7 +137,9 @@ static void print_help(void)
 	    "                       a disk that another process serves, which listens there\n"
 	    "  --cdrom FILE         a CD or DVD image (ISO) in a virtio SCSI drive; booted from "
 	    "when\n"
-	    "                       no disk before it can be\n"
+	    "                       no disk before it can be; none: an empty drive ('polyvisor "
+	    "ctl\n"
+	    "                       NAME insert FILE' fills it)\n"
 	    "\n"
 	    "files of this host:\n"
 	    "  --fs vhost-user=SOCKET,tag=TAG[,queues=N]\n"
@@ -351,8 +353,8 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 	case OPT_CDROM:
 		if (spec->disk_count == SPEC_MAX_DISKS)
 			return cli_usage_error("run", "more than %d disks", SPEC_MAX_DISKS);
-		spec->disk[spec->disk_count++] =
-		    (struct spec_disk){.path = text, .read_only = 1, .cdrom = 1};
+		spec->disk[spec->disk_count++] = (struct spec_disk){
+		    .path = strcmp(text, "none") ? text : NULL, .read_only = 1, .cdrom = 1};
 		return 0;
 	case OPT_APPEND: spec->append = text; return 0;
 	case OPT_FIRMWARE: spec->firmware = text; return 0;

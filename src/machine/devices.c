@@ -417,13 +417,13 @@ static int next_window(struct machine *m, struct virtio_place *place, struct err
 
 static int add_cdrom(struct machine *m, unsigned i, struct error *err)
 {
-	struct scsi_cd_config cd = {.disk = m->cfg.disk[i]};
-	struct device *dev;
+	struct scsi_cd_config cd = {
+	    .disk = m->cfg.disk[i], .ejected = m->cfg.disc_ejected, .opaque = m->cfg.opaque};
 	int r = machine_next_place(m, &cd.place, err);
 
 	cd.place.instance = i;
 	m->disk_slot[i] = (uint8_t)cd.place.slot;
-	return r ? r : added(m, scsi_cd_new(&dev, &cd, err), &dev, NULL);
+	return r ? r : added(m, scsi_cd_new(&m->cd[i], &cd, err), &m->cd[i], NULL);
 }
 
 static int add_disks(struct machine *m, struct error *err)

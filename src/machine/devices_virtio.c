@@ -3,6 +3,7 @@
 
 #include "dev/virtio/console.h"
 #include "dev/virtio/rng.h"
+#include "dev/virtio/scsi.h"
 #include "machine/internal.h"
 
 static int add_rng(struct machine *m, struct error *err)
@@ -76,6 +77,21 @@ void machine_console_resize(struct machine *m, unsigned cols, unsigned rows)
 {
 	if (m->virtio_console && m->cfg.virtio_console)
 		console_resize(m->virtio_console, cols, rows);
+}
+
+int machine_disc_eject(struct machine *m, unsigned disk, _Bool force)
+{
+	return scsi_cd_eject(m->cd[disk], force);
+}
+
+void machine_disc_insert(struct machine *m, unsigned disk, struct disk *disc)
+{
+	scsi_cd_insert(m->cd[disk], disc);
+}
+
+_Bool machine_disc_none(struct machine *m, unsigned disk)
+{
+	return scsi_cd_empty(m->cd[disk]);
 }
 
 int machine_balloon_get(struct machine *m, struct balloon_status *status)

@@ -29,6 +29,7 @@ struct machine {
 	struct device *console_uart;
 	struct device *pic, *ioapic, *hpet, *pci, *pm, *fw_cfg, *kvmclock;
 	struct device *balloon, *virtio_console; /* NULL: none */
+	struct device *cd[SPEC_MAX_DISKS];	 /* NULL: none, or another kind of disk */
 	uint8_t disk_slot[SPEC_MAX_DISKS];
 	unsigned next_slot;	/* PCI slot of the next device that is added */
 	struct device *devices; /* all of them; saved in this order, freed in the reverse */

@@ -34,6 +34,8 @@ struct machine_config {
 	enum clock_mode
 	    clock; /* CLOCK_STOPPED for a VM that starts paused, CLOCK_MANUAL for tests */
 	struct engine_trace trace;
+	/* The guest has taken the disc out of a drive, as scsi_cd_config.ejected. */
+	void (*disc_ejected)(void *opaque);
 	/* As engine_env.event. */
 	void (*event)(void *opaque, enum engine_event event, unsigned cpu, const char *text);
 	void *opaque;
@@ -65,6 +67,11 @@ void machine_console_resize(struct machine *m, unsigned cols, unsigned rows);
 NODISCARD int machine_balloon_get(struct machine *m, struct balloon_status *status);
 NODISCARD int machine_balloon_set(struct machine *m, uint64_t target_bytes);
 NODISCARD int machine_balloon_poll(struct machine *m, unsigned interval_s);
+
+/* The CD drive that is the VM's disk `disk`, as dev/virtio/scsi.h has it. */
+NODISCARD int machine_disc_eject(struct machine *m, unsigned disk, _Bool force);
+void machine_disc_insert(struct machine *m, unsigned disk, struct disk *disc);
+_Bool machine_disc_none(struct machine *m, unsigned disk);
 
 unsigned machine_cpus(const struct machine *m);
 struct vcpu *machine_vcpu(struct machine *m, unsigned index);

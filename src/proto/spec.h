@@ -37,7 +37,7 @@ struct spec_disk {
 	const char *serial; /* up to SPEC_MAX_SERIAL bytes; NULL: none */
 	unsigned queues;    /* 0: one per CPU, up to four */
 	_Bool read_only;
-	_Bool cdrom;	  /* a CD or DVD image in a drive, not a disk */
+	_Bool cdrom;	  /* a CD or DVD image in a drive, not a disk; path NULL: no disc */
 	_Bool no_discard; /* space that the guest discards stays allocated */
 	_Bool mmio;	  /* memory-mapped instead of on the PCI bus */
 	_Bool direct;	  /* around the host's page cache */

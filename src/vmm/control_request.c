@@ -150,7 +150,7 @@ static _Bool check_args(const struct control_command *c, json_t *arguments,
 static const struct control_command *find_command(const struct control_table *table,
 						  const char *name, struct control_error *err)
 {
-	char list[320] = "", text[48];
+	char list[400] = "", text[48];
 	size_t len = 0;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(builtin); i++) {

@@ -279,6 +279,7 @@ static int vm_build(struct vm *vm, struct error *err)
 	    .spec = &vm->spec,
 	    .power = {on_power, vm},
 	    .clock = CLOCK_STOPPED,
+	    .disc_ejected = vm_disc_ejected,
 	    .event = on_engine_event,
 	    .opaque = vm,
 	};
@@ -341,6 +342,7 @@ int vm_new(struct vm **out, const struct vm_spec *spec, struct error *err)
 	vm->holds = (spec->paused ? HOLD_USER : 0) | (spec->gdb_wait ? HOLD_GDB : 0);
 	vm->timer.fd = vm->signals.fd = vm->grace.fd = -1;
 	vm->work = (struct loop_work){.fn = handle_requests, .opaque = vm};
+	vm_discs_init(vm);
 	r = vm_build(vm, err);
 	if (r) {
 		vm_free(vm);
@@ -401,6 +403,7 @@ void vm_free(struct vm *vm)
 	vm->machine = NULL;
 	vm_trace_close(vm);
 	vm_disks_close(vm);
+	vm_discs_fini(vm);
 	vm_nets_close(vm);
 	vm_ports_close(vm);
 	vm_vhosts_close(vm);

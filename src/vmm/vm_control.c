@@ -236,6 +236,18 @@ static json_t *cmd_resize(void *opaque, json_t *arguments, struct control_error 
 			      (uint64_t)control_integer(arguments, "size", 0), err);
 }
 
+static const struct control_arg eject_args[] = {
+    {"drive", CONTROL_STRING, 0, 0, 0},
+    {"force", CONTROL_BOOLEAN, 0, 0, 0},
+    {NULL},
+};
+static const struct control_arg insert_args[] = {
+    {"path", CONTROL_STRING, 1, 0, 0},
+    {"drive", CONTROL_STRING, 0, 0, 0},
+    {"force", CONTROL_BOOLEAN, 0, 0, 0},
+    {NULL},
+};
+
 static const struct control_command commands[] = {
     {"status", "the VM's state, engine, size and clocks", NULL, cmd_status},
     {"pause", "stops the CPUs and the guest's time", NULL, cmd_pause},
@@ -247,6 +259,9 @@ static const struct control_command commands[] = {
     {"nmi", "sends a non-maskable interrupt to a CPU", nmi_args, cmd_nmi},
     {"devices", "the devices with their addresses", NULL, cmd_devices},
     {"resize", "makes a disk larger, or as large as its image is now", resize_args, cmd_resize},
+    {"eject", "takes the disc out of a CD drive", eject_args, vm_disc_eject},
+    {"insert", "puts a disc into a CD drive, in place of the one that is there", insert_args,
+     vm_disc_insert},
     {"statistics", "counters, disks, network cards, memory and CPU time", NULL, cmd_statistics},
     {"balloon", "memory that the guest lends to the host: how much it shall be, and is",
      balloon_args, vm_balloon_command},

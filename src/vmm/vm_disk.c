@@ -41,7 +41,7 @@ int vm_disks_open(struct vm *vm, struct error *err)
 		    .direct = spec->direct,
 		};
 
-		r = spec->vhost_user ? 0 : disk_raw_open(&vm->disk[i], &cfg, err);
+		r = spec->vhost_user || !spec->path ? 0 : disk_raw_open(&vm->disk[i], &cfg, err);
 		if (!r && vm->disk[i])
 			vm_disk_watch_start(vm, i);
 	}

@@ -55,6 +55,8 @@ struct vm {
 	struct chardev *port[SPEC_MAX_PORTS];
 	struct disk *disk[SPEC_MAX_DISKS];
 	struct vm_disk_watch watch[SPEC_MAX_DISKS];
+	char *disc_path[SPEC_MAX_DISKS]; /* NULL, or spec.disk[i].path: of a disc that was put in */
+	struct loop_work disc_work;	 /* a guest has taken a disc out */
 	char seed_path[32];
 	FILE *trace_blocks, *perf_map; /* NULL: none */
 	struct net *net[SPEC_MAX_NETS];
@@ -136,6 +138,13 @@ NODISCARD int vm_console_open(struct vm *vm, struct error *err);
 NODISCARD int vm_ports_open(struct vm *vm, struct error *err);
 void vm_ports_close(struct vm *vm); /* the machine is gone */
 
+/* vm_disc.c: the CD drives' discs: two commands, and what the machine calls when a guest ejects. */
+void vm_discs_init(struct vm *vm);
+void vm_discs_fini(struct vm *vm); /* the machine is gone */
+void vm_disc_ejected(void *opaque);
+json_t *vm_disc_eject(void *opaque, json_t *arguments, struct control_error *err);
+json_t *vm_disc_insert(void *opaque, json_t *arguments, struct control_error *err);
+
 /* vm_balloon.c: the control socket's command, and its part of the statistics (NULL: no balloon). */
 json_t *vm_balloon_command(void *opaque, json_t *arguments, struct control_error *err);
 json_t *vm_balloon_json(struct vm *vm);
@@ -162,6 +171,7 @@ json_t *vm_disks_json(struct vm *vm);
 json_t *vm_nets_json(struct vm *vm);
 void vm_io_stats_write(struct vm *vm, struct wbuf *out);
 /* `size` 0: as large as its image is now. NULL with `err` set. */
+const char *vm_disk_id(const struct vm *vm, unsigned i, char id[24]); /* as `devices` has it */
 json_t *vm_disk_resize(struct vm *vm, const char *name, uint64_t size, struct control_error *err);
 
 /* vm_control.c: the commands of the control socket. */

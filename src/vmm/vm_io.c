@@ -16,8 +16,7 @@ static json_t *int_json(uint64_t v)
 	return json_integer((json_int_t)MIN(v, (uint64_t)INT64_MAX));
 }
 
-/* As `devices` has it. */
-static const char *disk_id(const struct vm *vm, unsigned i, char id[24])
+const char *vm_disk_id(const struct vm *vm, unsigned i, char id[24])
 {
 	snprintf(id, 24, "%s%u", vm->spec.disk[i].cdrom ? "scsi" : "blk", i);
 	return id;
@@ -57,7 +56,7 @@ static void disk_failed_say(struct loop_work *work)
 	result = w->result;
 	lock_drop(&w->lock);
 	disk_counts(w->vm->disk[w->index], &counts);
-	disk_id(w->vm, w->index, id);
+	vm_disk_id(w->vm, w->index, id);
 	log_warn("%s (%s): a %s at byte %llu failed: %s", id, w->vm->spec.disk[w->index].path, op,
 		 (unsigned long long)offset, strerror(-result));
 	if (w->vm->control)
@@ -86,6 +85,7 @@ void vm_disk_watch_stop(struct vm *vm, unsigned i)
 		return;
 	loop_cancel(vm->loop, &w->work);
 	lock_fini(&w->lock);
+	w->vm = NULL;
 }
 
 /* ---- counters ---- */
@@ -101,7 +101,7 @@ static json_t *disk_json(struct vm *vm, unsigned i)
 	disk_info(disk, &info);
 	disk_counts(disk, &c);
 	return json_pack("{s:s, s:o, s:o, s:b, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:i}", "id",
-			 disk_id(vm, i, id), "path", path ? path : json_null(), "size_bytes",
+			 vm_disk_id(vm, i, id), "path", path ? path : json_null(), "size_bytes",
 			 int_json(info.size_bytes), "read_only", info.read_only, "method",
 			 disk_method(disk), "reads", int_json(c.reads), "read_bytes",
 			 int_json(c.read_bytes), "writes", int_json(c.writes), "written_bytes",
@@ -114,9 +114,16 @@ json_t *vm_disks_json(struct vm *vm)
 {
 	json_t *list = json_array();
 
-	for (unsigned i = 0; i < vm->spec.disk_count; i++)
+	for (unsigned i = 0; i < vm->spec.disk_count; i++) {
+		char id[24];
+
 		if (vm->disk[i])
 			json_array_append_new(list, disk_json(vm, i));
+		else if (vm->spec.disk[i].cdrom)
+			json_array_append_new(list, json_pack("{s:s, s:n, s:i}", "id",
+							      vm_disk_id(vm, i, id), "path",
+							      "size_bytes", 0));
+	}
 	return list;
 }
 
@@ -158,7 +165,7 @@ void vm_io_stats_write(struct vm *vm, struct wbuf *out)
 		if (!vm->disk[i])
 			continue;
 		disk_counts(vm->disk[i], &c);
-		disk_id(vm, i, id);
+		vm_disk_id(vm, i, id);
 		n = snprintf(line, sizeof(line),
 			     "%s_reads %llu\n%s_read_bytes %llu\n%s_writes %llu\n"
 			     "%s_written_bytes %llu\n%s_flushes %llu\n%s_errors %llu\n",
@@ -197,7 +204,7 @@ json_t *vm_disk_resize(struct vm *vm, const char *name, uint64_t size, struct co
 	unsigned i = 0;
 	int r;
 
-	while (i < vm->spec.disk_count && strcmp(disk_id(vm, i, id), name))
+	while (i < vm->spec.disk_count && strcmp(vm_disk_id(vm, i, id), name))
 		i++;
 	if (i == vm->spec.disk_count)
 		return control_refuse(err, CONTROL_BAD_ARGUMENT,

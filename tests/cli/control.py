@@ -3,6 +3,7 @@
 
 usage: control.py POLYVISOR GUEST_DIR [TEST...]
 """
+import hashlib
 import json
 import os
 import re
@@ -224,6 +225,81 @@ def an_error_of_the_host_is_told():
         _, err = vm.p.communicate()
         said = err.decode().count("blk0 (" + image + "): a read at byte ")
         assert 1 <= said <= 10, err
+
+
+@test
+def discs_are_changed_by_the_host_and_by_the_guest():
+    discs, sums = [f"{RUNTIME.name}/{name}.iso" for name in ("first", "second")], []
+    for disc, size in zip(discs, (3 * MIB, MIB + 4096)):
+        data = os.urandom(size)
+        sums.append(hashlib.sha256(data).hexdigest().encode() + b"  /dev/sr0")
+        with open(disc, "wb") as f:
+            f.write(data)
+    with Vm("--name", "discs", "--cdrom", discs[0], "--initrd", f"{GUEST}/modules-cloud.cpio", shell=True) as vm:
+        def disc():
+            return statistics("discs")["disks"][0]["path"]
+
+        def event(name, **members):
+            seen = json.loads(f.readline())
+            assert seen == {"event": name, "drive": "scsi0", **members}, seen
+
+        vm.wait_for(b"guest:~# ")
+        f = dial(f"{RUNTIME.name}/polyvisor/discs.sock")
+        assert ask(f, "events")["result"]["subscribed"]
+        vm.say(b"modprobe -a virtio_scsi sr_mod; until [ -b /dev/sr0 ]; do sleep 0.1; done; sha256sum /dev/sr0\n")
+        vm.wait_for(sums[0])
+        # What the guest holds it is asked for, and keeps.
+        vm.say(b"exec 3</dev/sr0; echo he''ld\n")
+        vm.wait_for(b"held")
+        for command in (["eject"], ["insert", discs[1]]):
+            p = polyvisor("ctl", "discs", *command)
+            assert p.returncode == 1 and "the guest uses the disc" in p.stderr and disc() == discs[0], p
+        vm.say(b"exec 3<&-; echo releas''ed\n")
+        vm.wait_for(b"released")
+        # A file that cannot be one leaves the old disc where it is.
+        for arguments, words in ((["scsi0", RUNTIME.name], "is a directory"), (["/nowhere.iso"], "/nowhere.iso"), (["scsi7", discs[1]], "no drive 'scsi7'")):
+            p = polyvisor("ctl", "discs", "insert", *arguments)
+            assert p.returncode in (1, 2) and words in p.stderr and disc() == discs[0], p
+        p = polyvisor("ctl", "discs", "insert", os.path.relpath(discs[1]))
+        assert p.returncode == 0 and p.stdout == f"drive: scsi0\nsize_bytes: {MIB + 4096}\n", p
+        event("disc-ejected", by="host")
+        event("disc-inserted")
+        vm.say(b"sha256sum /dev/sr0\n")
+        vm.wait_for(sums[1])
+        # The guest's driver opens the tray when the last reader has gone.
+        vm.say(b"echo 1 >/proc/sys/dev/cdrom/autoeject; head -c 2048 /dev/sr0 >/dev/null; echo 0 >/proc/sys/dev/cdrom/autoeject\n")
+        event("disc-ejected", by="guest")
+        assert disc() is None
+        vm.say(b"cat /dev/sr0\n")
+        vm.wait_for(b"No medium found")
+        assert polyvisor("ctl", "discs", "eject").returncode == 0  # it is out
+        assert polyvisor("ctl", "discs", "insert", "scsi0", discs[0]).returncode == 0
+        event("disc-inserted")
+        vm.seen = b""
+        vm.say(b"sha256sum /dev/sr0; exec 3</dev/sr0; echo he''ld\n")
+        vm.wait_for(sums[0])
+        vm.wait_for(b"held")
+        assert polyvisor("ctl", "discs", "eject", "force=true").returncode == 0
+        event("disc-ejected", by="host")
+        vm.say(b"echo 3 >/proc/sys/vm/drop_caches; cat <&3 2>&1 >/dev/null | tail -n 1; exec 3<&-; echo go''ne\n")
+        vm.wait_for(b"rror")
+        vm.wait_for(b"gone")
+
+
+@test
+def a_drive_may_be_empty_or_missing():
+    with Vm("--name", "empty", "--cdrom", "none", "--paused"):
+        wait_until(lambda: polyvisor("ctl", "empty", "status").returncode == 0)
+        assert statistics("empty")["disks"] == [{"id": "scsi0", "path": None, "size_bytes": 0}]
+        disc = f"{RUNTIME.name}/disc.iso"
+        with open(disc, "wb") as f:
+            f.truncate(MIB)
+        assert polyvisor("ctl", "empty", "insert", disc).returncode == 0
+        assert statistics("empty")["disks"][0]["path"] == disc
+    with Vm("--name", "without", "--paused"):
+        wait_until(lambda: polyvisor("ctl", "without", "status").returncode == 0)
+        p = polyvisor("ctl", "without", "eject")
+        assert p.returncode == 1 and "no CD drive" in p.stderr, p
 
 
 @test

@@ -1,6 +1,7 @@
 /* scsi.c: the SCSI host: queues, requests, task management (VIRTIO12 5.6). */
 #include "dev/virtio/scsi.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -72,6 +73,12 @@ static void req_finish(struct scsi *s, struct scsi_req *r, enum scsi_response re
 
 static void request_queue_run(struct scsi *s);
 
+static void kick(struct scsi *s)
+{
+	if (s->disk)
+		disk_kick(s->disk);
+}
+
 /* On a thread of the back end. */
 static void read_done(struct disk_req *io, int result)
 {
@@ -80,7 +87,7 @@ static void read_done(struct disk_req *io, int result)
 	struct scsi *s = r->scsi;
 
 	lock_take(&s->vd.pci.dev.lock);
-	s->in_flight--;
+	s->drive.reading--;
 	if (!result)
 		chain_dirty(s->vd.mem, &r->chain, r->data_at + r->reading);
 	req_finish(s, r, SCSI_OK, result ? &read_error : NULL, result ? 0 : r->reading);
@@ -89,8 +96,8 @@ static void read_done(struct disk_req *io, int result)
 		request_queue_run(s);
 	}
 	virtio_interrupt(&s->vd, SCSI_QUEUE_REQUEST);
+	kick(s);
 	lock_drop(&s->vd.pci.dev.lock);
-	disk_kick(s->disk);
 }
 
 static void read_start(struct scsi *s, struct scsi_req *r, const struct cd_result *cd)
@@ -117,7 +124,7 @@ static void read_start(struct scsi *s, struct scsi_req *r, const struct cd_resul
 	r->reading = (uint32_t)len;
 	r->io.iov = r->iov;
 	r->io.iov_count = (unsigned)n;
-	s->in_flight++;
+	s->drive.reading++;
 	disk_submit(s->disk, &r->io);
 }
 
@@ -144,7 +151,12 @@ static void req_start(struct scsi *s, struct scsi_req *r)
 		req_finish(s, r, SCSI_BAD_TARGET, NULL, 0);
 		return;
 	}
-	cd_command(s->blocks, lun_of(head) == 0, cdb, &cd);
+	cd_command(&s->drive, lun_of(head) == 0, cdb, &cd);
+	if (s->disk && !s->drive.present) {
+		s->disk = NULL;
+		if (s->ejected)
+			s->ejected(s->opaque);
+	}
 	switch (cd.kind) {
 	case CD_READ: read_start(s, r, &cd); break;
 	case CD_ERROR: req_finish(s, r, SCSI_OK, &cd.sense, 0); break;
@@ -195,7 +207,7 @@ static uint8_t manage(const struct scsi *s, const uint8_t *tmf)
 		return SCSI_BAD_TARGET;
 	if (lun_of(tmf + 8))
 		return SCSI_BAD_LUN;
-	return s->in_flight ? SCSI_REJECTED : SCSI_OK;
+	return s->drive.reading ? SCSI_REJECTED : SCSI_OK;
 }
 
 static void control_queue_run(struct scsi *s)
@@ -231,13 +243,18 @@ static void scsi_notify(struct virtio_dev *vd, unsigned q)
 		control_queue_run(s);
 	else if (q == SCSI_QUEUE_REQUEST)
 		request_queue_run(s);
-	disk_kick(s->disk);
+	kick(s);
 }
 
+/* The disc and the tray stay as they are. */
 static void scsi_reset(struct virtio_dev *vd, enum reset_kind kind)
 {
+	struct scsi *s = scsi_of(vd);
+
 	config_fill(vd->config);
-	scsi_of(vd)->starved = 0;
+	s->starved = 0;
+	s->drive.locked = s->drive.attention = 0;
+	s->drive.event = CD_NO_CHANGE;
 }
 
 static const struct virtio_ops scsi_ops = {.notify = scsi_notify, .reset = scsi_reset};
@@ -246,17 +263,29 @@ static const struct virtio_ops scsi_ops = {.notify = scsi_notify, .reset = scsi_
 
 static void scsi_quiesce(struct device *dev)
 {
-	disk_drain(scsi_of(virtio_of(dev))->disk);
+	struct scsi *s = scsi_of(virtio_of(dev));
+
+	if (s->disk)
+		disk_drain(s->disk);
 }
 
 static void scsi_free(struct device *dev)
 {
 	struct scsi *s = scsi_of(virtio_of(dev));
 
-	disk_drain(s->disk);
+	scsi_quiesce(dev);
 	virtio_fini(&s->vd);
 	free(s->requests);
 	free(s);
+}
+
+static uint64_t disc_blocks(const struct disk *disk)
+{
+	struct disk_info info = {0};
+
+	if (disk)
+		disk_info(disk, &info);
+	return info.size_bytes / CD_BLOCK;
 }
 
 static int scsi_check(const void *shadow, struct error *err)
@@ -270,11 +299,24 @@ static int scsi_check(const void *shadow, struct error *err)
 	if (memcmp(expected, s->vd.config, sizeof(expected)))
 		return error_set(err, -EINVAL, "saved state of %s: it was of another kind",
 				 s->vd.pci.dev.id);
+	if (s->drive.present != !!s->disk || s->drive.blocks != disc_blocks(s->disk))
+		return error_set(err, -EINVAL, "saved state of %s: %s", s->vd.pci.dev.id,
+				 s->drive.present ? "there was another disc in the drive"
+						  : "there was no disc in the drive");
+	if (s->drive.event > CD_REMOVAL)
+		return error_set(err, -EINVAL, "saved state of %s: its disc's event is none",
+				 s->vd.pci.dev.id);
 	return virtio_check(&s->vd, err);
 }
 
 static const struct state_field scsi_fields[] = {
     VIRTIO_STATE(struct scsi, vd),
+    STATE_SCALAR(100, struct scsi, drive.blocks),
+    STATE_BOOL(101, struct scsi, drive.present),
+    STATE_BOOL(102, struct scsi, drive.locked),
+    STATE_BOOL(103, struct scsi, drive.open),
+    STATE_BOOL(104, struct scsi, drive.attention),
+    STATE_SCALAR(105, struct scsi, drive.event),
     STATE_END,
 };
 static const struct state_desc scsi_state = {
@@ -317,7 +359,6 @@ int scsi_cd_new(struct device **dev, const struct scsi_cd_config *cfg, struct er
 	    .config_size = SCSI_CFG_BYTES,
 	};
 	struct scsi *s = calloc(1, sizeof(*s));
-	struct disk_info info;
 	int r;
 
 	if (!s || requests_make(s)) {
@@ -326,8 +367,10 @@ int scsi_cd_new(struct device **dev, const struct scsi_cd_config *cfg, struct er
 	}
 	snprintf(name, sizeof(name), "scsi%u", cfg->place.instance);
 	s->disk = cfg->disk;
-	disk_info(cfg->disk, &info);
-	s->blocks = info.size_bytes / CD_BLOCK;
+	s->drive.present = cfg->disk != NULL;
+	s->drive.blocks = disc_blocks(cfg->disk);
+	s->ejected = cfg->ejected;
+	s->opaque = cfg->opaque;
 	memset(s->vd.config_rw + SCSI_CFG_SENSE_SIZE, 0xff, 8);
 	r = virtio_init(&s->vd, &cfg->place, &setup, err);
 	if (r) {
@@ -337,4 +380,45 @@ int scsi_cd_new(struct device **dev, const struct scsi_cd_config *cfg, struct er
 	}
 	*dev = &s->vd.pci.dev;
 	return 0;
+}
+
+/* ---- discs from the host's side ---- */
+
+int scsi_cd_eject(struct device *dev, _Bool force)
+{
+	struct scsi *s = scsi_of(virtio_of(dev));
+	int r = 0;
+
+	lock_take(&dev->lock);
+	if (s->disk && s->drive.locked && !force) {
+		s->drive.event = CD_EJECT_REQUEST;
+		r = -EBUSY;
+	} else if (s->disk) {
+		s->disk = NULL;
+		cd_take_out(&s->drive);
+	}
+	lock_drop(&dev->lock);
+	return r;
+}
+
+void scsi_cd_insert(struct device *dev, struct disk *disk)
+{
+	struct scsi *s = scsi_of(virtio_of(dev));
+
+	lock_take(&dev->lock);
+	assert(!s->disk);
+	s->disk = disk;
+	cd_put_in(&s->drive, disc_blocks(disk));
+	lock_drop(&dev->lock);
+}
+
+_Bool scsi_cd_empty(struct device *dev)
+{
+	struct scsi *s = scsi_of(virtio_of(dev));
+	_Bool empty;
+
+	lock_take(&dev->lock);
+	empty = !s->disk;
+	lock_drop(&dev->lock);
+	return empty;
 }

@@ -13,7 +13,8 @@
 
 static const struct scsi_sense no_lun = {5, 0x25, 0}, bad_opcode = {5, 0x20, 0},
 			       bad_field = {5, 0x24, 0}, bad_lba = {5, 0x21, 0},
-			       stays_in = {5, 0x53, 2};
+			       stays_in = {5, 0x53, 2}, no_disc = {2, 0x3a, 1},
+			       no_disc_open = {2, 0x3a, 2}, new_disc = {6, 0x28, 0};
 
 static uint16_t be16(const uint8_t *p)
 {
@@ -77,15 +78,23 @@ static void inquiry(_Bool present, const uint8_t *cdb, struct cd_result *r)
 	answer(r, 36, be16(cdb + 3));
 }
 
-static void request_sense(const uint8_t *cdb, struct cd_result *r)
+/* SPC-4 6.39: what the next command would have been refused for, if it is a new disc. */
+static void request_sense(struct cd_drive *drive, const uint8_t *cdb, struct cd_result *r)
 {
 	r->data[0] = 0x70;
 	r->data[7] = SCSI_SENSE - 8;
+	if (drive && drive->attention) {
+		r->data[2] = new_disc.key;
+		r->data[12] = new_disc.asc;
+		r->data[13] = new_disc.ascq;
+		drive->attention = 0;
+	}
 	answer(r, SCSI_SENSE, cdb[4]);
 }
 
 /* Mode pages (MMC-6 7.2): the drive's abilities only. */
-static void mode_sense(const uint8_t *cdb, _Bool ten, struct cd_result *r)
+static void mode_sense(const struct cd_drive *drive, const uint8_t *cdb, _Bool ten,
+		       struct cd_result *r)
 {
 	uint8_t page = cdb[2] & 0x3f, *d = r->data;
 	unsigned head = ten ? 8 : 4, len = head;
@@ -94,8 +103,9 @@ static void mode_sense(const uint8_t *cdb, _Bool ten, struct cd_result *r)
 		refuse(r, bad_field);
 		return;
 	}
-	if (cdb[2] >> 6 != 1) {	    /* not "which could be changed": then the values */
-		d[head + 6] = 0x20; /* loads by a tray; ejects nothing, plays nothing */
+	if (cdb[2] >> 6 != 1) { /* not "which could be changed": then the values */
+		/* Loads by a tray, ejects, can be locked; plays nothing. */
+		d[head + 6] = (uint8_t)(0x29 | drive->locked << 1);
 		put16(d + head + 8, 706);
 		put16(d + head + 14, 706);
 	}
@@ -174,11 +184,11 @@ static void read_toc(uint64_t blocks, const uint8_t *cdb, struct cd_result *r)
 
 /* MMC-6 6.5: profiles, core, removable medium, random reading. All of them, from the one that was
  * asked for on. */
-static void get_configuration(uint64_t blocks, const uint8_t *cdb, struct cd_result *r)
+static void get_configuration(const struct cd_drive *drive, const uint8_t *cdb, struct cd_result *r)
 {
 	static const uint8_t profiles[] = {0, 0, 3, 8, 0, PROFILE_DVD, 0, 0, 0, PROFILE_CD, 0, 0};
 	static const uint8_t core[] = {0, 1, 3, 4, 0, 0, 0, 1};
-	static const uint8_t medium[] = {0, 3, 3, 4, 0x20, 0, 0, 0};
+	static const uint8_t medium[] = {0, 3, 3, 4, 0x29, 0, 0, 0}; /* as the mode page */
 	static const uint8_t reading[] = {0, 0x10, 3, 8, 0, 0, 8, 0, 0, 1, 0, 0};
 	static const struct {
 		const uint8_t *bytes;
@@ -201,24 +211,63 @@ static void get_configuration(uint64_t blocks, const uint8_t *cdb, struct cd_res
 		len += features[i].len;
 	}
 	put32(r->data, len - 4);
-	put16(r->data + 6, blocks > CD_LARGEST ? PROFILE_DVD : PROFILE_CD);
+	if (drive->present)
+		put16(r->data + 6, drive->blocks > CD_LARGEST ? PROFILE_DVD : PROFILE_CD);
 	answer(r, len, be16(cdb + 7));
 }
 
-/* MMC-6 6.6: asked, not waited for: the medium is there and nothing happened. */
-static void event_status(const uint8_t *cdb, struct cd_result *r)
+/* MMC-6 6.6: asked, not waited for. What has been told is forgotten. */
+static void event_status(struct cd_drive *drive, const uint8_t *cdb, struct cd_result *r)
 {
+	_Bool wanted = cdb[4] & 0x10; /* the class of media events */
+
 	if (!(cdb[1] & 1)) {
 		refuse(r, bad_field);
 		return;
 	}
-	put16(r->data, 6);
-	r->data[2] = cdb[4] & 0x10 ? 0x04 : 0x80;
+	r->data[2] = wanted ? 0x04 : 0x80;
 	r->data[3] = 0x10;
-	r->data[5] = cdb[4] & 0x10 ? 0x02 : 0;
-	if (!(cdb[4] & 0x10))
-		put16(r->data, 2);
-	answer(r, cdb[4] & 0x10 ? 8 : 4, be16(cdb + 7));
+	put16(r->data, wanted ? 6 : 2);
+	if (wanted) {
+		r->data[4] = drive->event;
+		r->data[5] = (uint8_t)(drive->present << 1 | drive->open);
+	}
+	answer(r, wanted ? 8 : 4, be16(cdb + 7));
+	if (r->len > 4)
+		drive->event = CD_NO_CHANGE;
+}
+
+void cd_take_out(struct cd_drive *drive)
+{
+	drive->present = drive->locked = drive->attention = 0;
+	drive->blocks = 0;
+	drive->open = 1;
+	drive->event = CD_REMOVAL;
+}
+
+void cd_put_in(struct cd_drive *drive, uint64_t blocks)
+{
+	drive->present = drive->attention = 1;
+	drive->blocks = blocks;
+	drive->open = 0;
+	drive->event = CD_NEW_MEDIUM;
+}
+
+/* START STOP UNIT (MMC-6 6.42): opening and closing the tray; the disc need not be started. While
+ * it is being read it stays in. */
+static void start_stop(struct cd_drive *drive, const uint8_t *cdb, struct cd_result *r)
+{
+	_Bool start = cdb[4] & 1, tray = cdb[4] & 2;
+
+	if (tray && !start && (drive->locked || drive->reading)) {
+		refuse(r, stays_in);
+		return;
+	}
+	if (tray && !start && drive->present)
+		cd_take_out(drive);
+	else if (tray)
+		drive->open = !start;
+	answer(r, 0, 0);
 }
 
 static void report_luns(const uint8_t *cdb, struct cd_result *r)
@@ -227,7 +276,32 @@ static void report_luns(const uint8_t *cdb, struct cd_result *r)
 	answer(r, 16, be32(cdb + 6));
 }
 
-void cd_command(uint64_t blocks, _Bool present, const uint8_t cdb[SCSI_CDB_MAX],
+/* Commands about the disc, which are refused without one. */
+static void disc_command(const struct cd_drive *drive, const uint8_t *cdb, struct cd_result *r)
+{
+	uint64_t blocks = drive->blocks;
+
+	if (!drive->present) {
+		refuse(r, drive->open ? no_disc_open : no_disc);
+		return;
+	}
+	switch (cdb[0]) {
+	case 0x00: /* TEST UNIT READY */ answer(r, 0, 0); break;
+	case 0x25: read_capacity(blocks, r); break;
+	case 0x28: read_blocks(blocks, be32(cdb + 2), be16(cdb + 7), r); break;
+	case 0x43: read_toc(blocks, cdb, r); break;
+	case 0xa8: read_blocks(blocks, be32(cdb + 2), be32(cdb + 6), r); break;
+	}
+}
+
+/* Answered whatever is pending (SPC-4 5.14, MMC-6 4.1.6.1). */
+static _Bool ignores_attention(uint8_t opcode)
+{
+	return opcode == 0x12 || opcode == 0x03 || opcode == 0xa0 || opcode == 0x46 ||
+	       opcode == 0x4a;
+}
+
+void cd_command(struct cd_drive *drive, _Bool present, const uint8_t cdb[SCSI_CDB_MAX],
 		struct cd_result *r)
 {
 	memset(r, 0, sizeof(*r));
@@ -235,26 +309,29 @@ void cd_command(uint64_t blocks, _Bool present, const uint8_t cdb[SCSI_CDB_MAX],
 		refuse(r, no_lun);
 		return;
 	}
+	if (present && drive->attention && !ignores_attention(cdb[0])) {
+		drive->attention = 0;
+		refuse(r, new_disc);
+		return;
+	}
 	switch (cdb[0]) {
-	case 0x00: /* TEST UNIT READY */
-	case 0x1e: /* PREVENT ALLOW MEDIUM REMOVAL */ answer(r, 0, 0); break;
-	case 0x03: request_sense(cdb, r); break;
+	case 0x00:
+	case 0x25:
+	case 0x28:
+	case 0x43:
+	case 0xa8: disc_command(drive, cdb, r); break;
+	case 0x03: request_sense(present ? drive : NULL, cdb, r); break;
 	case 0x12: inquiry(present, cdb, r); break;
-	case 0x1a: mode_sense(cdb, 0, r); break;
-	case 0x1b: /* START STOP UNIT: but no ejecting */
-		if ((cdb[4] & 3) == 2)
-			refuse(r, stays_in);
-		else
-			answer(r, 0, 0);
+	case 0x1a: mode_sense(drive, cdb, 0, r); break;
+	case 0x1b: start_stop(drive, cdb, r); break;
+	case 0x1e: /* PREVENT ALLOW MEDIUM REMOVAL */
+		drive->locked = cdb[4] & 1;
+		answer(r, 0, 0);
 		break;
-	case 0x25: read_capacity(blocks, r); break;
-	case 0x28: read_blocks(blocks, be32(cdb + 2), be16(cdb + 7), r); break;
-	case 0x43: read_toc(blocks, cdb, r); break;
-	case 0x46: get_configuration(blocks, cdb, r); break;
-	case 0x4a: event_status(cdb, r); break;
-	case 0x5a: mode_sense(cdb, 1, r); break;
+	case 0x46: get_configuration(drive, cdb, r); break;
+	case 0x4a: event_status(drive, cdb, r); break;
+	case 0x5a: mode_sense(drive, cdb, 1, r); break;
 	case 0xa0: report_luns(cdb, r); break;
-	case 0xa8: read_blocks(blocks, be32(cdb + 2), be32(cdb + 6), r); break;
 	default: refuse(r, bad_opcode);
 	}
 }

@@ -53,6 +53,25 @@ struct scsi_sense {
 
 struct scsi;
 
+/* What has become of the disc since the guest last asked (MMC-6 table 276). */
+enum cd_event {
+	CD_NO_CHANGE = 0,
+	CD_EJECT_REQUEST = 1, /* somebody wants the disc, which the guest holds */
+	CD_NEW_MEDIUM = 2,
+	CD_REMOVAL = 3,
+};
+
+/* A drive, without what is on its disc. */
+struct cd_drive {
+	uint64_t blocks;  /* of the disc */
+	_Bool present;	  /* there is a disc */
+	_Bool locked;	  /* the guest keeps it from being taken out */
+	_Bool open;	  /* the tray */
+	_Bool attention;  /* a new disc that no command has been told of */
+	uint8_t event;	  /* enum cd_event */
+	unsigned reading; /* reads of the disc that are under way */
+};
+
 struct scsi_req {
 	struct disk_req io; /* first */
 	struct scsi *scsi;
@@ -66,10 +85,11 @@ struct scsi_req {
 
 struct scsi {
 	struct virtio_dev vd; /* first */
-	struct disk *disk;
-	uint64_t blocks; /* of the disc */
+	struct disk *disk;    /* NULL: no disc */
+	struct cd_drive drive;
+	void (*ejected)(void *opaque);
+	void *opaque;
 	struct scsi_req *requests, *free;
-	unsigned in_flight; /* reads of the disc */
 	_Bool starved;
 };
 
@@ -93,9 +113,11 @@ struct cd_result {
 	uint8_t data[CD_DATA_MAX];
 };
 
-/* scsi_cd.c: what a drive with such a disc answers to a command of 32 bytes. `present`: the command
- * is for LUN 0. */
-void cd_command(uint64_t blocks, _Bool present, const uint8_t cdb[SCSI_CDB_MAX],
+/* scsi_cd.c: what the drive answers to a command of 32 bytes, which may open its tray. `present`:
+ * the command is for LUN 0. */
+void cd_command(struct cd_drive *drive, _Bool present, const uint8_t cdb[SCSI_CDB_MAX],
 		struct cd_result *out);
+void cd_take_out(struct cd_drive *drive);
+void cd_put_in(struct cd_drive *drive, uint64_t blocks);
 
 #endif

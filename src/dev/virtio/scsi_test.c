@@ -49,22 +49,30 @@ static const struct disk_ops disc_ops = {
 
 static void disc_run(struct disc *d)
 {
-	struct disk_req *req = d->held;
+	struct disk_req *req = d->hold ? NULL : d->held;
 
+	if (!req)
+		return;
 	d->held = NULL;
-	if (req)
-		disc_finish(d, req);
+	disc_finish(d, req);
 }
 
 struct rig {
 	struct vt t;
 	struct disc *disc;
+	unsigned ejected; /* times the guest has taken the disc out */
 };
+
+static void on_ejected(void *opaque)
+{
+	((struct rig *)opaque)->ejected++;
+}
 
 static void rig_init(struct rig *r)
 {
-	struct scsi_cd_config cfg = {.place = vt_init(&r->t)};
+	struct scsi_cd_config cfg = {.place = vt_init(&r->t), .ejected = on_ejected, .opaque = r};
 
+	r->ejected = 0;
 	r->disc = calloc(1, sizeof(*r->disc));
 	disk_init(&r->disc->disk, &disc_ops);
 	r->disc->disk.info = (struct disk_info){
@@ -225,8 +233,6 @@ static void a_drive_says_what_it_is(void **state)
 	assert_memory_equal(o.data, "\0\0\0\x08\0\0\0\0\0\0\0\0\0\0\0\0", 16);
 	COMMAND(&r, &o, 18, 0x03, 0, 0, 0, 18);
 	assert_memory_equal(o.data, "\x70\0\0\0\0\0\0\x0a", 8);
-	COMMAND(&r, &o, 0, 0x1b, 0, 0, 0, 2);
-	ASSERT_REFUSED(&o, 5, 0x53, 2);
 	COMMAND(&r, &o, 0, 0x2a, 0, 0, 0, 0, 0, 0, 0, 1); /* writing */
 	ASSERT_REFUSED(&o, 5, 0x20, 0);
 	rig_fini(&r);
@@ -287,6 +293,114 @@ static void what_is_not_there_is_refused(void **state)
 		outcome_get(&r, &o);
 		assert_int_equal(o.response, 0);
 	}
+	rig_fini(&r);
+}
+
+#define READY(r, o)	COMMAND(r, o, 0, 0x00)
+#define EVENTS(r, o)	COMMAND(r, o, 8, 0x4a, 1, 0, 0, 0x10, 0, 0, 0, 8)
+#define TRAY(r, o, how) COMMAND(r, o, 0, 0x1b, 0, 0, 0, how) /* 2: open, 3: close */
+#define LOCK(r, o, on)	COMMAND(r, o, 0, 0x1e, 0, 0, 0, on)
+
+static void a_guest_takes_the_disc_out(void **state)
+{
+	struct outcome o;
+	struct rig r;
+
+	rig_init(&r);
+	vt_start(&r.t, 0, 3);
+	LOCK(&r, &o, 1);
+	COMMAND(&r, &o, 64, 0x5a, 0, 0x2a, 0, 0, 0, 0, 0, 64);
+	assert_int_equal(o.data[8 + 6], 0x2b); /* a tray; ejects; can be locked, and is */
+	TRAY(&r, &o, 2);
+	ASSERT_REFUSED(&o, 5, 0x53, 2);
+	LOCK(&r, &o, 0);
+	TRAY(&r, &o, 2);
+	ASSERT_GOOD(&o, 0);
+	assert_int_equal(r.ejected, 1);
+	assert_true(scsi_cd_empty(r.t.dev));
+	READY(&r, &o);
+	ASSERT_REFUSED(&o, 2, 0x3a, 2);
+	COMMAND(&r, &o, 2048, 0x28, 0, 0, 0, 0, 0, 0, 0, 1);
+	ASSERT_REFUSED(&o, 2, 0x3a, 2);
+	EVENTS(&r, &o);
+	assert_memory_equal(o.data, "\0\6\4\x10\3\1\0\0", 8); /* removed; open, none */
+	EVENTS(&r, &o);
+	assert_int_equal(o.data[4], 0); /* it was told */
+	COMMAND(&r, &o, 64, 0x46, 0, 0, 0, 0, 0, 0, 0, 64);
+	assert_int_equal(o.data[7], 0); /* no profile */
+	TRAY(&r, &o, 3);
+	READY(&r, &o);
+	ASSERT_REFUSED(&o, 2, 0x3a, 1); /* closed, and nothing in it */
+	TRAY(&r, &o, 2);
+	assert_int_equal(r.ejected, 1); /* only what was there */
+	rig_fini(&r);
+}
+
+static void a_new_disc_is_told_once(void **state)
+{
+	struct outcome o;
+	struct rig r;
+
+	rig_init(&r);
+	vt_start(&r.t, 0, 3);
+	assert_int_equal(scsi_cd_eject(r.t.dev, 0), 0);
+	assert_int_equal(r.ejected, 0); /* who did it knows */
+	READY(&r, &o);
+	ASSERT_REFUSED(&o, 2, 0x3a, 2);
+	scsi_cd_insert(r.t.dev, &r.disc->disk);
+	assert_false(scsi_cd_empty(r.t.dev));
+	COMMAND(&r, &o, 36, 0x12, 0, 0, 0, 36); /* does not wait for anything */
+	ASSERT_GOOD(&o, 36);
+	EVENTS(&r, &o);
+	assert_memory_equal(o.data, "\0\6\4\x10\2\2\0\0", 8);
+	COMMAND(&r, &o, 8, 0x25);
+	ASSERT_REFUSED(&o, 6, 0x28, 0);
+	COMMAND(&r, &o, 8, 0x25);
+	ASSERT_GOOD(&o, 8);
+	assert_memory_equal(o.data, "\0\0\0\x63\0\0\x08\0", 8);
+	/* Asked for instead of run into. */
+	assert_int_equal(scsi_cd_eject(r.t.dev, 0), 0);
+	scsi_cd_insert(r.t.dev, &r.disc->disk);
+	COMMAND(&r, &o, 18, 0x03, 0, 0, 0, 18);
+	assert_memory_equal(o.data, "\x70\0\6\0\0\0\0\x0a\0\0\0\0\x28", 13);
+	READY(&r, &o);
+	ASSERT_GOOD(&o, 0);
+	rig_fini(&r);
+}
+
+static void a_disc_that_is_held_is_asked_for(void **state)
+{
+	static const uint8_t read[] = {0x28, 0, 0, 0, 0, 97, 0, 0, 1};
+	struct outcome o;
+	struct rig r;
+
+	rig_init(&r);
+	vt_start(&r.t, 0, 3);
+	LOCK(&r, &o, 1);
+	assert_int_equal(scsi_cd_eject(r.t.dev, 0), -EBUSY);
+	assert_false(scsi_cd_empty(r.t.dev));
+	EVENTS(&r, &o);
+	assert_memory_equal(o.data, "\0\6\4\x10\1\2\0\0", 8);
+	READY(&r, &o);
+	ASSERT_GOOD(&o, 0);
+	vt_status(&r.t, 0); /* who starts over holds nothing */
+	assert_int_equal(scsi_cd_eject(r.t.dev, 0), 0);
+	scsi_cd_insert(r.t.dev, &r.disc->disk);
+	vt_start(&r.t, 0, 3);
+	READY(&r, &o);
+	ASSERT_GOOD(&o, 0); /* and looks at everything anew */
+	LOCK(&r, &o, 1);
+	/* By force, while it is being read: what was asked for comes. */
+	r.disc->hold = 1;
+	command_to(&r, 0, 0, read, sizeof(read), 2048);
+	assert_int_equal(scsi_cd_eject(r.t.dev, 1), 0);
+	r.disc->hold = 0;
+	disc_run(r.disc);
+	outcome_get(&r, &o);
+	ASSERT_GOOD(&o, 2048);
+	assert_memory_equal(o.data, r.disc->data + 97 * 2048, 2048);
+	READY(&r, &o);
+	ASSERT_REFUSED(&o, 2, 0x3a, 2);
 	rig_fini(&r);
 }
 
@@ -362,6 +476,19 @@ static void saved_and_loaded_it_is_the_same(void **state)
 	assert_int_equal(bench_load(r.t.dev, w.data, w.len), 0);
 	wbuf_fini(&w);
 	bench_refuses(r.t.dev, struct scsi, vd.config[0], 9);
+	bench_refuses(r.t.dev, struct scsi, drive.event, CD_REMOVAL + 1);
+	bench_refuses(r.t.dev, struct scsi, drive.blocks, BLOCKS + 1);
+	/* Without its disc, and with the driver's lock and an event that nobody asked for. */
+	LOCK(&r, &o, 1);
+	assert_int_equal(scsi_cd_eject(r.t.dev, 0), -EBUSY);
+	bench_save(r.t.dev, &w);
+	assert_int_equal(scsi_cd_eject(r.t.dev, 1), 0);
+	assert_int_equal(bench_load(r.t.dev, w.data, w.len), -EINVAL);
+	scsi_cd_insert(r.t.dev, &r.disc->disk);
+	assert_int_equal(bench_load(r.t.dev, w.data, w.len), 0);
+	EVENTS(&r, &o);
+	assert_memory_equal(o.data, "\0\6\4\x10\1\2\0\0", 8);
+	wbuf_fini(&w);
 	rig_fini(&r);
 }
 
@@ -373,6 +500,9 @@ int main(void)
 	    cmocka_unit_test(a_drive_says_what_it_is),
 	    cmocka_unit_test(blocks_are_read),
 	    cmocka_unit_test(what_is_not_there_is_refused),
+	    cmocka_unit_test(a_guest_takes_the_disc_out),
+	    cmocka_unit_test(a_new_disc_is_told_once),
+	    cmocka_unit_test(a_disc_that_is_held_is_asked_for),
 	    cmocka_unit_test(a_request_without_room_breaks_the_device),
 	    cmocka_unit_test(task_management_answers),
 	    cmocka_unit_test(saved_and_loaded_it_is_the_same),
