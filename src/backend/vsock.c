@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -54,6 +55,57 @@ void vsock_rest(struct vsock *v, _Bool ready)
 	v->ready = ready;
 	for (unsigned i = 0; i < VSOCK_CONNS_MAX; i++)
 		conn_interest(&v->conn[i]);
+}
+
+/* ---- patience ---- */
+
+static _Bool waits(const struct conn *c)
+{
+	return c->state == CONN_HELLO || c->state == CONN_REQUESTED;
+}
+
+static void timer_set(struct vsock *v, _Bool on)
+{
+	struct itimerspec when = {.it_interval.tv_sec = on, .it_value.tv_sec = on};
+
+	timerfd_settime(v->timer.fd, 0, &when, NULL);
+	v->timing = on;
+}
+
+void vsock_timing(struct vsock *v)
+{
+	if (!v->timing)
+		timer_set(v, 1);
+}
+
+void vsock_second(struct vsock *v)
+{
+	unsigned waiting = 0;
+
+	for (unsigned i = 0; i < VSOCK_CONNS_MAX; i++) {
+		struct conn *c = &v->conn[i];
+
+		if (!waits(c))
+			continue;
+		if (++c->waited < VSOCK_PATIENCE) {
+			waiting++;
+		} else if (c->owes & OWE_REQUEST) { /* the guest was never asked */
+			conn_free(c);
+		} else {
+			conn_kill(c);
+		}
+	}
+	vsock_kick(v);
+	if (!waiting && v->timing)
+		timer_set(v, 0);
+}
+
+static void on_timer(struct loop_fd *lfd, uint32_t events)
+{
+	uint64_t times;
+
+	if (read(lfd->fd, &times, sizeof(times)) == sizeof(times))
+		vsock_second(lfd->opaque);
 }
 
 unsigned vsock_connections(const struct vsock *v)
@@ -160,8 +212,20 @@ static void on_listener(struct loop_fd *lfd, uint32_t events)
 		return;
 	}
 	c = conn_new(v, fd, CONN_HELLO);
-	if (c)
+	if (c) {
 		conn_interest(c);
+		vsock_timing(v);
+	}
+}
+
+static int timer_add(struct vsock *v)
+{
+	int fd = timerfd_create(CLOCK_MONOTONIC, TFD_NONBLOCK | TFD_CLOEXEC);
+
+	if (fd < 0)
+		return -errno;
+	v->timer = (struct loop_fd){.fd = fd, .fn = on_timer, .opaque = v};
+	return loop_fd_add(v->loop, &v->timer, EPOLLIN);
 }
 
 int vsock_new(struct vsock **out, struct loop *loop, const char *path, struct error *err)
@@ -180,7 +244,7 @@ int vsock_new(struct vsock **out, struct loop *loop, const char *path, struct er
 		return error_set(err, -ENOMEM, "out of memory");
 	v->loop = loop;
 	v->next_port = (1u << 30) - 1;
-	v->listener.fd = -1;
+	v->listener.fd = v->timer.fd = -1;
 	v->work = (struct loop_work){.fn = on_work, .opaque = v};
 	for (unsigned i = 0; i < VSOCK_CONNS_MAX; i++)
 		v->conn[i].fd.fd = -1;
@@ -191,8 +255,10 @@ int vsock_new(struct vsock **out, struct loop *loop, const char *path, struct er
 		v->listen_fd =
 		    (struct loop_fd){.fd = v->listener.fd, .fn = on_listener, .opaque = v};
 		r = loop_fd_add(loop, &v->listen_fd, EPOLLIN);
+		if (!r)
+			r = timer_add(v);
 		if (r)
-			error_set(err, r, "cannot watch %s: out of memory", path);
+			error_set(err, r, "cannot watch %s: %s", path, strerror(-r));
 	}
 	if (r) {
 		vsock_free(v);
@@ -211,6 +277,10 @@ void vsock_free(struct vsock *v)
 	loop_cancel(v->loop, &v->work);
 	if (v->listen_fd.added)
 		loop_fd_del(v->loop, &v->listen_fd);
+	if (v->timer.added)
+		loop_fd_del(v->loop, &v->timer);
+	if (v->timer.fd >= 0)
+		close(v->timer.fd);
 	if (v->listener.fd >= 0)
 		unix_listener_close(&v->listener);
 	free(v->bufs);

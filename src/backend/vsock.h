@@ -6,6 +6,7 @@
 
 #define VSOCK_HOST_CID	2
 #define VSOCK_CONNS_MAX 256
+#define VSOCK_PATIENCE	10	    /* seconds that either side has to answer a connection */
 #define VSOCK_BUF	(64u << 10) /* bytes of a stream that wait for the host's side */
 
 /* Operations (VIRTIO12 5.10.6). */
@@ -45,6 +46,10 @@ struct vsock_client {
 NODISCARD int vsock_new(struct vsock **v, struct loop *loop, const char *path, struct error *err);
 void vsock_free(struct vsock *v); /* NULL is fine; the loop is not running */
 void vsock_attach(struct vsock *v, const struct vsock_client *client); /* NULL: nobody */
+
+/* What a timer does every second as long as a connection waits for its port to be named or for the
+ * guest's answer: ends those that have waited for VSOCK_PATIENCE. The loop's thread. */
+void vsock_second(struct vsock *v);
 
 /* Asks for `run`. Any thread, any lock below RANK_LOOP. */
 void vsock_kick(struct vsock *v);

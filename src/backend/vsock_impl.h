@@ -30,6 +30,7 @@ struct conn {
 	struct loop_fd fd; /* .fd < 0: closed */
 	enum conn_state state;
 	unsigned owes;
+	unsigned waited; /* seconds, until it is up */
 	uint32_t guest_port, host_port;
 	char line[32]; /* CONN_HELLO: what it has said */
 	unsigned line_len;
@@ -50,6 +51,8 @@ struct vsock {
 	struct vsock_client client;
 	struct unix_listener listener;
 	struct loop_fd listen_fd;
+	struct loop_fd timer; /* runs while something waits, a second at a time */
+	_Bool timing;
 	_Bool ready; /* the guest has a driver */
 	atomic_bool reset_wanted;
 	uint32_t next_port; /* for connections from the host */
@@ -59,6 +62,9 @@ struct vsock {
 	uint8_t *bufs; /* VSOCK_BUF for each */
 	struct conn conn[VSOCK_CONNS_MAX];
 };
+
+/* vsock.c: something waits from now on. */
+void vsock_timing(struct vsock *v);
 
 /* vsock_conn.c */
 struct conn *conn_new(struct vsock *v, int fd, enum conn_state state); /* takes fd; NULL: full */

@@ -270,6 +270,49 @@ static void the_host_reaches_a_listener_of_the_guest(void **state)
 	rig_free(r);
 }
 
+static void who_is_not_answered_does_not_wait_for_ever(void **state)
+{
+	struct rig *r = rig_new();
+	char got[32] = "";
+	int silent, asked, late;
+	uint32_t port;
+
+	start(r, 1);
+	silent = dial(r, "CONN");
+	asked = dial(r, "CONNECT 5\n");
+	late = dial(r, "CONNECT 6\n"); /* for which the guest has no buffer now */
+	for (unsigned i = 1; i < VSOCK_PATIENCE; i++)
+		vsock_second(r->vsock);
+	pump(r);
+	assert_int_equal(vsock_connections(r->vsock), 3);
+	vsock_second(r->vsock);
+	pump(r);
+	assert_int_equal(read(silent, got, sizeof(got)), 0);
+	assert_int_equal(read(asked, got, sizeof(got)), 0);
+	assert_int_equal(read(late, got, sizeof(got)), 0);
+	close(silent);
+	close(asked);
+	close(late);
+	/* The guest hears of what it had heard of. */
+	assert_int_equal(next(r), VSOCK_REQUEST);
+	port = load_le32(r->packet + 16);
+	assert_int_equal(next(r), VSOCK_RST);
+	assert_int_equal(load_le32(r->packet + 16), port);
+	assert_int_equal(next(r), 0);
+	assert_int_equal(vsock_connections(r->vsock), 0);
+	/* What is up may be silent for as long as it likes. */
+	asked = dial(r, "CONNECT 7\n");
+	assert_int_equal(next(r), VSOCK_REQUEST);
+	port = load_le32(r->packet + 16);
+	send_raw(r, CID, 2, 7, port, 1, VSOCK_RESPONSE, 0, 4096, 0, "", 0, 0);
+	for (unsigned i = 0; i < 2 * VSOCK_PATIENCE; i++)
+		vsock_second(r->vsock);
+	pump(r);
+	assert_int_equal(vsock_connections(r->vsock), 1);
+	close(asked);
+	rig_free(r);
+}
+
 static void no_more_is_sent_than_the_guest_has_room_for(void **state)
 {
 	struct rig *r = rig_new();
@@ -414,6 +457,7 @@ int main(void)
 	    cmocka_unit_test(every_offset_at_every_width_is_harmless),
 	    cmocka_unit_test(the_guest_reaches_a_listener_of_the_host),
 	    cmocka_unit_test(the_host_reaches_a_listener_of_the_guest),
+	    cmocka_unit_test(who_is_not_answered_does_not_wait_for_ever),
 	    cmocka_unit_test(no_more_is_sent_than_the_guest_has_room_for),
 	    cmocka_unit_test(a_host_that_stalls_holds_its_own_stream_only),
 	    cmocka_unit_test(what_belongs_to_nothing_is_reset),
