@@ -90,30 +90,71 @@ def interact(polyvisor, guest, kernel, options, append, steps, timeout=TIMEOUT):
                                 "--append", f"console=ttyS0 panic=-1 {append}", *options], steps, timeout)
 
 
+def listens(path, process):
+    """Waits until somebody listens at a Unix socket (that it is there is not enough); false when `process` ended before."""
+    end = time.monotonic() + TIMEOUT
+    while time.monotonic() < end and process.poll() is None:
+        with open("/proc/net/unix") as f:
+            if any(line.endswith(f" {path}\n") and line.split()[3] == "00010000" for line in f):
+                return True
+        time.sleep(0.01)
+    return False
+
+
+class Conversation:
+    """One VM through pipes: what it says is waited for, and answered. In a `with` statement: it is killed at the end of that."""
+
+    def __init__(self, cmd, timeout=None):
+        self.start, self.timeout = time.monotonic(), timeout or TIMEOUT
+        self.p = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        self.seen, self.at = b"", 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        self.p.kill()
+        self.p.wait()
+
+    def seconds(self):
+        return time.monotonic() - self.start
+
+    def text(self):
+        return self.seen.decode(errors="replace")
+
+    def until(self, pattern):
+        """Waits for a regular expression in what was not looked at yet; the match."""
+        while not (found := re.compile(pattern).search(self.seen, self.at)):
+            left = self.timeout - self.seconds()
+            chunk = os.read(self.p.stdout.fileno(), 65536) if left > 0 and select.select([self.p.stdout], [], [], left)[0] else b""
+            expect(chunk, f"no {pattern!r} on the console", self.text())
+            self.seen += chunk
+        self.at = found.end()
+        return found
+
+    def type(self, what):
+        self.p.stdin.write(what)
+        self.p.stdin.flush()
+
+    def end(self):
+        """Waits for its end: (exit status, what it has said from the beginning, standard error)."""
+        try:
+            rest, err = self.p.communicate(timeout=max(1, self.timeout - self.seconds()))
+        except subprocess.TimeoutExpired:
+            raise Failure(f"no end after {self.timeout} s; the last it said:\n{self.text()[-3000:]}") from None
+        self.seen += rest
+        return self.p.returncode, self.text(), err.decode(errors="replace")
+
+
 def converse(polyvisor, options, steps, timeout=TIMEOUT, end_with=None):
     """One VM through pipes, as above. It ends by itself, or by the signal `end_with`."""
-    cmd = [polyvisor, "run", *ENGINE, *options]
-    start = time.monotonic()
-    p = subprocess.Popen(cmd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    seen, at = b"", 0
-    try:
+    with Conversation([polyvisor, "run", *ENGINE, *options], timeout) as vm:
         for text, typed in steps:
-            while seen.find(text, at) < 0:
-                left = start + timeout - time.monotonic()
-                chunk = os.read(p.stdout.fileno(), 65536) if left > 0 and select.select([p.stdout], [], [], left)[0] else b""
-                expect(chunk, f"no {text!r} on the console", seen.decode(errors="replace"))
-                seen += chunk
-            at = seen.find(text, at) + len(text)
-            p.stdin.write(typed)
-            p.stdin.flush()
+            vm.until(re.escape(text))
+            vm.type(typed)
         if end_with:
-            p.send_signal(end_with)
-        rest, err = p.communicate(timeout=max(1, start + timeout - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        raise Failure(f"no end after {timeout} s") from None
-    finally:
-        p.kill()
-    return p.returncode, (seen + rest).decode(errors="replace"), err.decode(errors="replace"), time.monotonic() - start
+            vm.p.send_signal(end_with)
+        return *vm.end(), vm.seconds()
 
 
 def reboot_starts_over(polyvisor, guest):

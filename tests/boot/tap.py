@@ -13,7 +13,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 
 import boot
 from boot import Failure, expect, interact, with_modules
@@ -136,11 +135,8 @@ def served_by_another_process(polyvisor, guest, queues, kernel="cloud"):
         peer = os.path.join(os.path.dirname(os.path.abspath(__file__)), "vhost_net_peer.py")
         p = subprocess.Popen([sys.executable, peer, f"{tmp}/net.sock", "pv0"], stdin=subprocess.DEVNULL)
         try:
-            deadline = time.monotonic() + 20
-            while not os.path.exists(f"{tmp}/net.sock"):
-                if p.poll() is not None or time.monotonic() > deadline:
-                    raise Failure("the back end does not listen")
-                time.sleep(0.02)
+            if not boot.listens(f"{tmp}/net.sock", p):
+                raise Failure("the back end does not listen")
             return both_ways(polyvisor, guest, f"vhost-user={tmp}/net.sock,queues={queues}", kernel, 2, tap)
         finally:
             p.kill()
