@@ -153,12 +153,14 @@ static uint64_t timer_mask(const struct hpet_timer *t)
 	return t->conf & TN_32BIT ? UINT32_MAX : UINT64_MAX;
 }
 
+/* Matches of a timer that interrupts nobody are worked out when somebody looks (hpet_run_due): a
+ * kernel that has another clock leaves such a timer counting for ever. */
 static void timer_schedule(struct hpet_timer *t, _Bool fired)
 {
 	struct hpet *h = t->hpet;
 	uint64_t now = clock_now_ns(h->cfg.clock), at;
 
-	if (!hpet_on(h) || !t->waiting) {
+	if (!hpet_on(h) || !t->waiting || !(t->conf & TN_ENABLE)) {
 		timer_cancel(&t->timer);
 		return;
 	}
@@ -220,7 +222,8 @@ static void hpet_timer_fn(void *opaque)
 	lock_drop(&t->hpet->dev.lock);
 }
 
-/* Matches that are due must not be lost when the counter stops or its state is taken. */
+/* Matches that are due must not be lost when the counter stops or its state is taken, and those of
+ * timers that do not interrupt are seen in status and comparators. */
 static void hpet_run_due(struct hpet *h)
 {
 	uint64_t counter = hpet_now(h);
@@ -317,6 +320,7 @@ static void conf_write(struct hpet *h, uint64_t value)
 
 static void status_write(struct hpet *h, uint64_t value)
 {
+	hpet_run_due(h);
 	h->status &= ~(value & (BIT64(HPET_TIMERS) - 1));
 	for (unsigned i = 0; i < HPET_TIMERS; i++)
 		timer_drive(&h->t[i]);
@@ -357,6 +361,8 @@ static void timer_conf_write(struct hpet_timer *t, uint64_t value)
 	timer_drive(t);
 	if (hpet_on(h) && ((old ^ value) & (TN_32BIT | TN_PERIODIC)))
 		timer_aim(t);
+	else
+		timer_schedule(t, 0);
 }
 
 /*
@@ -409,7 +415,10 @@ static void hpet_reg_write(struct hpet *h, unsigned reg, uint64_t value, uint64_
 
 static uint64_t hpet_read(struct device *dev, void *opaque, uint64_t offset, unsigned size)
 {
-	return hpet_reg_read((struct hpet *)dev, offset & ~7u) >> (offset & 4) * 8;
+	struct hpet *h = (struct hpet *)dev;
+
+	hpet_run_due(h);
+	return hpet_reg_read(h, offset & ~7u) >> (offset & 4) * 8;
 }
 
 static void hpet_write(struct device *dev, void *opaque, uint64_t offset, unsigned size,

@@ -215,6 +215,50 @@ static void holds_a_level_until_it_is_cleared(void **state)
 	drop(&f);
 }
 
+static void a_timer_that_interrupts_nobody_wakes_nobody(void **state)
+{
+	struct fixture f = {0};
+
+	make(&f);
+	put(&f, 0x10, 1);
+	put32(&f, 0x100, 8 | 0x40 | 0x100 | 22 << 9);
+	put32(&f, 0x108, 150000);
+	put32(&f, 0x108, 100000);
+	put(&f, 0x140, 2 | 23 << 9); /* level, one shot */
+	put(&f, 0x148, 300000);
+	assert_true(clock_next_ns(f.clock) == UINT64_MAX);
+	/* What has matched meanwhile is seen all the same. */
+	clock_advance(f.clock, 5000000);
+	assert_true(get(&f, 0x108) == 550000);
+	assert_true(get(&f, 0x20) == 4);
+	put(&f, 0x20, 4);
+	assert_true(get(&f, 0x20) == 0);
+	assert_int_equal(f.edges[22], 0);
+	/* Enabled, it goes on from there, without what it has missed. */
+	put32(&f, 0x100, 4 | 8 | 0x100 | 22 << 9);
+	assert_true(clock_next_ns(f.clock) == 5500000);
+	assert_int_equal(f.edges[22], 0);
+	clock_advance(f.clock, 600000);
+	assert_int_equal(f.edges[22], 1);
+	put32(&f, 0x100, 8 | 0x100 | 22 << 9);
+	assert_true(clock_next_ns(f.clock) == UINT64_MAX);
+	drop(&f);
+}
+
+static void a_match_that_nobody_saw_is_cleared_with_the_others(void **state)
+{
+	struct fixture f = {0};
+
+	make(&f);
+	put(&f, 0x140, 2 | 23 << 9);
+	put(&f, 0x148, 100);
+	put(&f, 0x10, 1);
+	clock_advance(f.clock, 2000);
+	put(&f, 0x20, 4);
+	assert_true(get(&f, 0x20) == 0);
+	drop(&f);
+}
+
 static void keeps_a_route_it_can_reach(void **state)
 {
 	struct fixture f = {0};
@@ -342,6 +386,8 @@ int main(void)
 	    cmocka_unit_test(fires_again_when_32_bits_wrap),
 	    cmocka_unit_test(fires_periodically),
 	    cmocka_unit_test(holds_a_level_until_it_is_cleared),
+	    cmocka_unit_test(a_timer_that_interrupts_nobody_wakes_nobody),
+	    cmocka_unit_test(a_match_that_nobody_saw_is_cleared_with_the_others),
 	    cmocka_unit_test(keeps_a_route_it_can_reach),
 	    cmocka_unit_test(replaces_the_legacy_timers),
 	    cmocka_unit_test(sends_messages),
