@@ -4,6 +4,7 @@
  * usage: midio IMAGE [SEED]
  */
 #include <errno.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -23,6 +24,10 @@
  * machine state and RAM are carried to a new machine with new back ends, on the other kind of the
  * soft engine; the old one is then thrown away. Sometimes the old one goes on instead. As in a VM,
  * the thread that does all that is the one that runs the network's back end.
+ *
+ * CPUs are stopped after some work, so that there are as many stops however fast this host is; and
+ * now and then after some time, for moments in which no work is done. Every other time a disk has
+ * requests, which then do not end before the saving begins.
  */
 #define DISK_OPS   400
 #define BLOCKS	   40
@@ -33,8 +38,12 @@
 #define CD_BLOCK   2048u
 #define ETHER_TYPE 0xb588
 
+#define CD_READS 300
+
 #define DISKS	    2
 #define CD	    DISKS
+#define REQUESTS    (DISKS * 2 * DISK_OPS + CD_READS)
+#define MOST_WORK   ((REQUESTS + 2 * FRAMES) / 12)
 #define RAM	    (UINT64_C(32) << 20)
 #define STATE_LIMIT (8u << 20)
 #define PATIENCE_S  100
@@ -82,6 +91,8 @@ struct slow_disk {
 	struct disk_req *pending[PENDING];
 	unsigned count;
 	_Bool quit;
+	const _Atomic _Bool *hold; /* nothing ends while it is set */
+	_Atomic unsigned *ended;
 	unsigned seed;
 };
 
@@ -139,12 +150,15 @@ static void *slow_thread(void *opaque)
 		}
 		pthread_mutex_unlock(&s->mutex);
 		moment.tv_nsec = rand_r(&s->seed) % 300000;
-		nanosleep(&moment, NULL);
+		do {
+			nanosleep(&moment, NULL);
+		} while (atomic_load(s->hold));
 		pthread_mutex_lock(&s->mutex);
 		i = (unsigned)rand_r(&s->seed) % s->count;
 		req = s->pending[i];
 		s->pending[i] = s->pending[--s->count];
 		pthread_mutex_unlock(&s->mutex);
+		atomic_fetch_add(s->ended, 1);
 		disk_complete(&s->disk, req, slow_do(s->platter, req));
 		pthread_mutex_lock(&s->mutex);
 	}
@@ -178,7 +192,8 @@ static const struct disk_ops slow_ops = {.submit = slow_submit,
 					 .method = slow_method,
 					 .free = slow_free};
 
-static struct disk *slow_new(struct platter *platter, uint64_t size, _Bool read_only, unsigned seed)
+static struct disk *slow_new(struct platter *platter, uint64_t size, _Bool read_only, unsigned seed,
+			     const _Atomic _Bool *hold, _Atomic unsigned *ended)
 {
 	struct slow_disk *s = calloc(1, sizeof(*s));
 
@@ -189,6 +204,8 @@ static struct disk *slow_new(struct platter *platter, uint64_t size, _Bool read_
 					  .physical_block = 512,
 					  .read_only = read_only};
 	s->platter = platter;
+	s->hold = hold;
+	s->ended = ended;
 	s->seed = seed;
 	pthread_mutex_init(&s->mutex, NULL);
 	pthread_cond_init(&s->more, NULL);
@@ -214,6 +231,8 @@ struct world {
 	uint32_t frames_out; /* numbers that came */
 	uint32_t frames_in;  /* numbers that the guest took */
 	unsigned machines;
+	_Atomic unsigned ended; /* requests of disks */
+	_Atomic _Bool hold;
 	_Atomic int exit_code; /* -1: still running */
 };
 
@@ -266,7 +285,7 @@ static struct box *box_new(struct world *w, enum spec_soft soft)
 						     .mmio = i == 1};
 		b->disk[i] =
 		    slow_new(&w->platter[i], i == CD ? CD_BLOCKS * CD_BLOCK : BLOCKS * BLOCK,
-			     i == CD, ++w->machines);
+			     i == CD, ++w->machines, &w->hold, &w->ended);
 		cfg.disk[i] = b->disk[i];
 	}
 	b->spec.net_count = 1;
@@ -353,8 +372,34 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* Lets it run for a while, and stops it wherever it is. */
-static void box_run(struct box *b, uint64_t ns)
+static unsigned busy_disks(struct box *b)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i <= DISKS; i++)
+		n += disk_waiting(b->disk[i]) > 0;
+	return n;
+}
+
+/* May the machine be stopped here? From now on disks hold what they have, if so. */
+static _Bool box_may_stop(struct box *b, _Bool want_busy)
+{
+	unsigned ended = atomic_load(&b->world->ended);
+
+	atomic_store(&b->world->hold, 1);
+	if (!want_busy || !ended || ended == REQUESTS || busy_disks(b))
+		return 1;
+	atomic_store(&b->world->hold, 0);
+	return 0;
+}
+
+static unsigned work_done(const struct world *w)
+{
+	return atomic_load(&w->ended) + w->frames_in + w->frames_out;
+}
+
+/* Lets it run for a while, and stops it wherever it is. Disks hold their requests then. */
+static void box_run(struct box *b, uint64_t ns, unsigned work, _Bool want_busy)
 {
 	const struct timespec moment = {.tv_nsec = 50000};
 	uint64_t end = now_ns() + ns;
@@ -362,10 +407,13 @@ static void box_run(struct box *b, uint64_t ns)
 	machine_time_go(b->m);
 	for (unsigned i = 0; i < machine_cpus(b->m); i++)
 		vcpu_resume(machine_vcpu(b->m, i));
-	while (now_ns() < end && atomic_load(&b->world->exit_code) < 0) {
+	work += work_done(b->world);
+	while (atomic_load(&b->world->exit_code) < 0) {
 		feed_frames(b);
 		net_mem_run(b->net);
 		take_frames(b);
+		if ((now_ns() >= end || work_done(b->world) >= work) && box_may_stop(b, want_busy))
+			break;
 		nanosleep(&moment, NULL);
 	}
 	for (unsigned i = 0; i < machine_cpus(b->m); i++)
@@ -461,7 +509,12 @@ int main(int argc, char **argv)
 				   mix(1000 + block, i));
 	b = box_new(w, SPEC_SOFT_INTERP);
 	while (atomic_load(&w->exit_code) < 0) {
-		box_run(b, 2000000 + (uint64_t)(rand_r(&seed) % 20000000));
+		if (saves % 3)
+			box_run(b, PATIENCE_S * UINT64_C(1000000000),
+				1 + (unsigned)rand_r(&seed) % MOST_WORK, saves % 2);
+		else
+			box_run(b, 2000000 + (uint64_t)(rand_r(&seed) % 20000000), UINT_MAX / 2,
+				saves % 2);
 		if (atomic_load(&w->exit_code) >= 0)
 			break;
 		if (now_ns() - began > PATIENCE_S * UINT64_C(1000000000)) {
@@ -469,8 +522,8 @@ int main(int argc, char **argv)
 			fail("no end in sight: %u frames out, %u in", w->frames_out, w->frames_in);
 		}
 		saves++;
-		for (unsigned i = 0; i <= DISKS; i++)
-			busy += disk_waiting(b->disk[i]) > 0;
+		busy += busy_disks(b);
+		atomic_store(&w->hold, 0);
 		if (saves % 4)
 			b = carry(b);
 		else
