@@ -8,28 +8,17 @@ import json
 import os
 import re
 import signal
-import socket
 import stat
 import struct
 import sys
 import time
 
+import harness
 from harness import GUEST, KERNEL, RUNTIME, Vm, main, polyvisor, test, wait_until
 
 
 def dial(path):
-    """Connects. The socket is there a moment before the VM listens at it."""
-    def connected():
-        try:
-            s.connect(path)
-            return True
-        except (FileNotFoundError, ConnectionRefusedError):
-            return False
-
-    s = socket.socket(socket.AF_UNIX)
-    s.settimeout(60)
-    wait_until(connected)
-    return s.makefile("rw")
+    return harness.dial(path).makefile("rw")
 
 
 def ask(f, command, **arguments):

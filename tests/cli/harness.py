@@ -1,6 +1,7 @@
 """harness.py: what the tests of this directory share: a VM in a pipe, and a runner of tests."""
 import os
 import select
+import socket
 import subprocess
 import sys
 import tempfile
@@ -64,6 +65,21 @@ def wait_until(condition, timeout=60):
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
+
+
+def dial(path):
+    """Connects. The socket is there a moment before the VM listens at it."""
+    def connected():
+        try:
+            s.connect(path)
+            return True
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+
+    s = socket.socket(socket.AF_UNIX)
+    s.settimeout(60)
+    wait_until(connected)
+    return s
 
 
 def main():
