@@ -75,9 +75,10 @@ static void spin(struct env *e)
 }
 
 /* A pseudo terminal hands bytes over when the kernel gets round to it. */
+#define PATIENCE 300000
 #define WAIT_FOR(cond)                                                                             \
 	do {                                                                                       \
-		for (int i_ = 0; i_ < 5000 && !(cond); i_++) {                                     \
+		for (int i_ = 0; i_ < PATIENCE && !(cond); i_++) {                                 \
 			spin(e);                                                                   \
 			if (!(cond))                                                               \
 				usleep(200);                                                       \
@@ -126,7 +127,7 @@ static void type(struct env *e, const char *keys, size_t len)
 {
 	size_t done = 0;
 
-	for (int i = 0; i < 5000 && done < len; i++) {
+	for (int i = 0; i < PATIENCE && done < len; i++) {
 		ssize_t n = write(e->person, keys + done, len - done);
 
 		if (n > 0)

@@ -238,7 +238,9 @@ static void other_processes_are_not_reached_through_proc(void **state)
 struct swapper {
 	char a[512], b[512];
 	atomic_bool stop;
+	atomic_uint count;
 };
+#define SWAPS 200 /* at least, on however few CPUs */
 
 /* The directory and a link to the outside change places all the time. */
 static void *swap(void *opaque)
@@ -246,7 +248,8 @@ static void *swap(void *opaque)
 	struct swapper *s = opaque;
 
 	while (!atomic_load(&s->stop))
-		(void)renameat2(AT_FDCWD, s->a, AT_FDCWD, s->b, RENAME_EXCHANGE);
+		if (!renameat2(AT_FDCWD, s->a, AT_FDCWD, s->b, RENAME_EXCHANGE))
+			atomic_fetch_add(&s->count, 1);
 	return NULL;
 }
 
@@ -289,8 +292,9 @@ static void a_link_swapped_in_during_a_walk_is_not_followed(void **state)
 	p9t_path(t, s.a, "share/d");
 	p9t_path(t, s.b, "share/l");
 	atomic_init(&s.stop, 0);
+	atomic_init(&s.count, 0);
 	assert_int_equal(pthread_create(&thread, NULL, swap, &s), 0);
-	for (unsigned i = 0; i < 3000; i++)
+	for (unsigned i = 0; i < 3000 || !inside || atomic_load(&s.count) < SWAPS; i++)
 		one_try(t, &inside);
 	atomic_store(&s.stop, 1);
 	pthread_join(thread, NULL);
@@ -311,8 +315,9 @@ static void a_file_swapped_for_a_link_is_not_opened(void **state)
 	p9t_path(t, s.a, "share/d");
 	p9t_path(t, s.b, "share/l");
 	atomic_init(&s.stop, 0);
+	atomic_init(&s.count, 0);
 	assert_int_equal(pthread_create(&thread, NULL, swap, &s), 0);
-	for (unsigned i = 0; i < 3000; i++) {
+	for (unsigned i = 0; i < 3000 || atomic_load(&s.count) < SWAPS; i++) {
 		assert_int_equal(p9t_walk(t, 0, 1, ""), 0);
 		if (!p9t_lcreate(t, 1, "d", O_RDWR | O_CREAT, 0644)) {
 			assert_int_equal(p9t_read(t, 1, 0, 100), 6);

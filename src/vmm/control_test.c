@@ -95,7 +95,7 @@ static int tear_down(void **state)
 
 static int dial(struct rig *r)
 {
-	const struct timeval tv = {.tv_sec = 5};
+	const struct timeval tv = {.tv_sec = 60};
 	struct error err;
 	int fd = unix_connect(r->path, &err);
 

@@ -145,7 +145,8 @@ static void guest_state(struct ri_guest *g)
 	s->idt = (struct x86_table){.base = K(P_IDT), .limit = 32 * 16 - 1};
 }
 
-/* A case that goes round in circles is ended by a timer. */
+/* A case that goes round in circles is ended by a timer: of the CPU's time, as a busy host may give
+ * it none for long. */
 static struct vcpu *alarm_vcpu;
 static volatile sig_atomic_t alarm_seconds;
 static void guest_alarm(int sig)
@@ -194,8 +195,8 @@ int ri_guest_new(struct ri_guest **out, _Bool translate)
 	if (gmem_write(g->mem, gpa(P_CONST << 12), page, RI_PAGE) < 0)
 		return -ENOMEM;
 	alarm_vcpu = g->vcpu;
-	signal(SIGALRM, guest_alarm);
-	setitimer(ITIMER_REAL, &every_second, NULL);
+	signal(SIGVTALRM, guest_alarm);
+	setitimer(ITIMER_VIRTUAL, &every_second, NULL);
 	*out = g;
 	return 0;
 }

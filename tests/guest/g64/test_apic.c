@@ -78,9 +78,12 @@ TEST(apic, tsc_deadline_timer_fires_at_its_time)
 	set_handler(0x52, on_apic);
 	apic_write(LVT_TIMER, 0x40052);
 	__asm__ volatile("mfence");
-	deadline = rdtsc() + 3000000;
+	deadline = rdtsc() + (1ull << 44); /* hours, before which it is read back on any host */
 	wrmsr(TSC_DEADLINE, deadline);
 	check_eq(rdmsr(TSC_DEADLINE), deadline);
+	check_eq(fired, 0);
+	deadline = rdtsc() + 3000000;
+	wrmsr(TSC_DEADLINE, deadline);
 	wait_for(&fired, 2000);
 	check(rdtsc() >= deadline);
 	check_eq(rdmsr(TSC_DEADLINE), 0);

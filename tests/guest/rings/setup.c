@@ -320,6 +320,7 @@ static void msix_noise(struct vdev *d)
 static void msix(struct vdev *d, bool packed)
 {
 	unsigned q = request_queue(d);
+	uint32_t start;
 
 	if (d->mmio)
 		return;
@@ -363,8 +364,9 @@ static void msix(struct vdev *d, bool packed)
 	w32(d->msix + 28, 1);
 	msix_switch(d, 1);
 	check(request_works(d));
-	delay_us(1000);
-	check(r32(d->pba) & 2);
+	start = pm_timer();
+	while (!(r32(d->pba) & 2)) /* it comes after the used element */
+		check(pm_timer() - start < 5 * 3579545u);
 	messages = 0;
 	w32(d->msix + 28, 0);
 	wait_for(&messages, 1000);
