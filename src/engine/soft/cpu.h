@@ -97,7 +97,7 @@ struct soft_stats {
 	/* Of direct execution (direct.h): times user code was let go, stops, system calls, faults,
 	 * helpers made, times that it did not pay. */
 	uint64_t direct_entries, direct_exits, direct_calls, direct_faults, direct_helpers,
-	    direct_retreats, direct_lost, direct_refused;
+	    direct_moves, direct_retreats, direct_lost, direct_refused;
 	/* ... and its chooser's reasons (direct_choose.c). */
 	uint64_t direct_by_average, direct_by_length, direct_kept;
 };

@@ -9,6 +9,7 @@
 #ifndef ENGINE_SOFT_DIRECT_H
 #define ENGINE_SOFT_DIRECT_H
 
+#include <sched.h>
 #include "engine/soft/core.h"
 #include "engine/soft/direct_abi.h"
 
@@ -39,6 +40,7 @@ struct direct_helper {
 	uint64_t uc_flags;    /* of a frame that the kernel made, and ... */
 	uint8_t software[48]; /* ... what it says there of its XSAVE image */
 	uint16_t cs, ss;      /* as it stopped */
+	uint64_t used_ns;     /* time that it has run, when that was last looked at */
 };
 
 /* What one address space (soft_cpu.asid_user) has mapped. */
@@ -63,6 +65,17 @@ struct direct_exit {
 	_Bool vsyscall;
 };
 
+/* Where the vCPU's thread and its helpers run (direct_core.c). */
+struct direct_core {
+	int held;	  /* the only core that the thread may run on, plus 1; 0: it is free */
+	cpu_set_t before; /* where it may when it is free */
+	_Bool contended;  /* others wanted that core in the last window */
+	_Bool slept;	  /* ... in which the thread did not want to run all the time */
+	uint64_t look_at; /* TSC at the window's end */
+	uint64_t entered; /* ... and when a helper was last entered */
+	uint64_t looked_ns, thread_ns; /* at the window's beginning */
+};
+
 struct soft_direct {
 	struct direct_space space[DIRECT_SPACES];
 	_Atomic int running; /* pidfd of the helper that runs guest code, plus 1; 0: none */
@@ -81,6 +94,7 @@ struct soft_direct {
 	uint64_t revoke[32];
 	unsigned revokes;
 	_Bool revoke_all;
+	struct direct_core core;
 	/* The chooser's: direct_choose.c */
 	struct direct_choose *choose;
 };
@@ -99,6 +113,17 @@ void direct_helper_kill(struct direct_helper *h);
 /* Lets the helper do `ops`, take over the registers in its frame and run, until it stops. */
 void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
 		       unsigned ops);
+
+/* Cores (direct_core.c), on the vCPU's thread. A helper is entered: it is brought to this thread's
+ * core, and the thread is kept there unless others want that core, too. The engine returns (_left),
+ * or an interrupt comes (_rest, which lets go what was not in a helper for long). _calm: has who
+ * has run for so long in that time got a core for himself? */
+void direct_core_enter(struct soft_cpu *cpu, struct direct_helper *h);
+void direct_core_left(struct soft_direct *d, _Bool sleeps);
+void direct_core_rest(struct soft_direct *d);
+void direct_core_hold(struct soft_direct *d);
+void direct_core_release(struct soft_direct *d);
+_Bool direct_core_calm(uint64_t used_ns, uint64_t passed_ns);
 
 /* Registers (direct_regs.c): from the CPU to the frame and back. -1: what the frame says cannot be
  * (a hostile helper). */

@@ -12,7 +12,6 @@
 #include <linux/futex.h>
 #include <linux/seccomp.h>
 #include <poll.h>
-#include <sched.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/auxv.h>
@@ -340,28 +339,12 @@ int direct_helper_start(struct direct_helper *h, int ram, int *code, const char 
 	return 0;
 }
 
-/* The helper belongs on the core that this thread is on: one of the two always waits for the other,
- * to change between them there takes a tenth of what it takes to wake another core, which may be
- * asleep, and a vCPU keeps to one core. When this thread is moved, the helper follows. */
-static void core_follow(struct direct_helper *h)
-{
-	int core = sched_getcpu();
-	cpu_set_t set;
-
-	if (core < 0 || core >= CPU_SETSIZE || core + 1 == h->core)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET(core, &set);
-	(void)sched_setaffinity(h->pid, sizeof(set), &set); /* refused: slower, no more */
-	h->core = core + 1;
-}
-
-static void helper_go(struct direct_helper *h)
+static void helper_go(struct soft_cpu *cpu, struct direct_helper *h)
 {
 	struct direct_shared *s = h->shared;
 
 	s->frame = h->base + DIRECT_CODE_SIZE + h->frame;
-	core_follow(h);
+	direct_core_enter(cpu, h);
 	/* The token comes after all that it is given for. */
 	for (unsigned i = 0; i < ARRAY_SIZE(h->token); i++)
 		__atomic_store_n(&s->token[i], h->token[i], __ATOMIC_RELEASE);
@@ -395,7 +378,7 @@ void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const stru
 	 * that still waits is taken when it goes. */
 	if (atomic_load(&cpu->base.link.events))
 		direct_kick(cpu);
-	helper_go(h);
+	helper_go(cpu, h);
 	for (unsigned rounds = 0; told == TOLD_NOTHING;) {
 		struct pollfd died = {.fd = h->pidfd, .events = POLLIN};
 		told = wait_told(h, 10);

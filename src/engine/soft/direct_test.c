@@ -350,6 +350,110 @@ static void a_kick_stops_user_code_that_never_ends(void **state)
 	assert_int_equal(b->cpu->s.rip, USER_CODE);
 }
 
+/* How many cores a thread may run on. */
+static unsigned cores(pid_t thread)
+{
+	cpu_set_t set;
+
+	assert_int_equal(sched_getaffinity(thread, sizeof(set), &set), 0);
+	return (unsigned)CPU_COUNT(&set);
+}
+
+struct watcher {
+	struct soft_cpu *cpu;
+	pid_t thread;
+	unsigned cores;
+};
+
+static void *cores_note(void *arg)
+{
+	struct watcher *w = arg;
+
+	while (!atomic_load(&w->cpu->direct->running))
+		sched_yield();
+	/* It is kept just after it says that it runs. */
+	while ((w->cores = cores(w->thread)) != 1)
+		sched_yield();
+	cpu_link_raise(&w->cpu->base.link, CPU_EVENT_KICK);
+	return NULL;
+}
+
+static void a_thread_is_kept_on_its_core_only_while_it_runs_guest_code(void **state)
+{
+	struct board *b = *state;
+	struct watcher w = {.cpu = b->cpu, .thread = gettid()};
+	unsigned before = cores(0);
+	pthread_t thread;
+
+	board_load(b, USER_CODE, forever, (size_t)(forever_end - forever));
+	assert_int_equal(RUN_USER(b, load), 0x80);
+	ran(b);
+	assert_int_equal(cores(0), before);
+	board_load(b, USER_CODE, forever, (size_t)(forever_end - forever));
+	user_state(b, USER_CODE);
+	assert_int_equal(pthread_create(&thread, NULL, cores_note, &w), 0);
+	assert_int_equal(engine_soft.run(&b->cpu->base), RUN_KICKED);
+	pthread_join(thread, NULL);
+	cpu_link_clear(&b->cpu->base.link, CPU_EVENT_KICK);
+	assert_int_equal(w.cores, 1);
+	assert_int_equal(cores(0), before);
+}
+
+static void a_core_that_others_want_too_is_let_go(void **state)
+{
+	struct soft_cpu *cpu = calloc(1, sizeof(*cpu));
+	struct direct_helper h = {.pid = fork()};
+	struct soft_direct d = {0};
+	unsigned before = cores(0);
+
+	if (!h.pid)
+		for (;;)
+			pause();
+	assert_true(h.pid > 0);
+
+	(void)state;
+	assert_non_null(cpu);
+	assert_true(direct_core_calm(1000000, 1000000));
+	assert_true(direct_core_calm(880000, 1000000));
+	assert_false(direct_core_calm(870000, 1000000));
+	cpu->direct = &d;
+	d.core.slept = 1;
+	direct_core_enter(cpu, &h);
+	assert_int_equal(cores(0), 1);
+	/* As if it had got little of the last window. */
+	d.core.look_at = 0;
+	d.core.looked_ns = 0;
+	direct_core_enter(cpu, &h);
+	assert_true(d.core.contended);
+	assert_int_equal(cores(0), before);
+	/* Nothing was learnt while it slept. */
+	direct_core_left(&d, 1);
+	d.core.look_at = 0;
+	direct_core_enter(cpu, &h);
+	assert_int_equal(cores(0), 1);
+	direct_core_rest(&d);
+	assert_int_equal(cores(0), 1);
+	d.core.entered -= (uint64_t)100 * soft_tsc_khz();
+	direct_core_rest(&d);
+	assert_int_equal(cores(0), before);
+	/* Who says meanwhile where it is to run, is heard. */
+	direct_core_hold(&d);
+	cpu_set_t set, before_set = d.core.before;
+	CPU_ZERO(&set);
+	for (int i = CPU_SETSIZE - 1; i >= 0 && !CPU_COUNT(&set); i--)
+		if (CPU_ISSET(i, &before_set) && i != d.core.held - 1)
+			CPU_SET(i, &set);
+	if (CPU_COUNT(&set)) {
+		assert_int_equal(sched_setaffinity(0, sizeof(set), &set), 0);
+		direct_core_release(&d);
+		assert_int_equal(cores(0), 1);
+		assert_int_equal(sched_setaffinity(0, sizeof(before_set), &before_set), 0);
+	}
+	kill(h.pid, SIGKILL);
+	waitpid(h.pid, NULL, 0);
+	free(cpu);
+}
+
 static void *kill_later(void *arg)
 {
 	struct soft_cpu *cpu = arg;
@@ -503,6 +607,8 @@ int main(void)
 	    T(no_system_call_of_the_guest_is_the_hosts),
 	    T(who_jumps_into_the_stub_gets_a_page_fault),
 	    T(a_kick_stops_user_code_that_never_ends),
+	    T(a_thread_is_kept_on_its_core_only_while_it_runs_guest_code),
+	    cmocka_unit_test(a_core_that_others_want_too_is_let_go),
 	    T(a_killed_helper_ends_the_program_not_the_machine),
 	    cmocka_unit_test(no_helper_outlives_its_machine),
 	    cmocka_unit_test(instructions_that_would_tell_of_the_host_are_found),

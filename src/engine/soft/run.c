@@ -315,6 +315,8 @@ static int events_take(struct soft_cpu *cpu, uint32_t events)
 			cpu->s.activity = X86_RUNNING;
 			if (cpu->direct && cpu->cpl == 3)
 				direct_choose_kernel(cpu, 1);
+			if (cpu->direct)
+				direct_core_rest(cpu->direct);
 			sys_interrupt(cpu, (unsigned)vector, X86_EVENT_INTR);
 		}
 	}
@@ -380,6 +382,15 @@ int soft_run_steps(struct vcpu *vcpu, unsigned count)
 	return result;
 }
 
+static int run_caught(struct soft_cpu *cpu)
+{
+	switch (_setjmp(cpu->jmp)) {
+	case JMP_SHUTDOWN: return RUN_SHUTDOWN;
+	case JMP_FAIL: return -EIO;
+	default: return run_inner(cpu);
+	}
+}
+
 int soft_run(struct vcpu *vcpu)
 {
 	struct soft_cpu *cpu = soft_cpu_of(vcpu);
@@ -396,11 +407,10 @@ int soft_run(struct vcpu *vcpu)
 		};
 		cpu->s.event_valid = 0;
 	}
-	switch (_setjmp(cpu->jmp)) {
-	case JMP_SHUTDOWN: return RUN_SHUTDOWN;
-	case JMP_FAIL: return -EIO;
-	default: return run_inner(cpu);
-	}
+	int result = run_caught(cpu);
+	if (cpu->direct)
+		direct_core_left(cpu->direct, result != RUN_EXIT);
+	return result;
 }
 
 _Bool soft_runnable(struct vcpu *vcpu)

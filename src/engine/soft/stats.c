@@ -42,6 +42,7 @@ static const struct row translator[] = {
     ROW(direct_calls),
     ROW(direct_faults),
     ROW(direct_helpers),
+    ROW(direct_moves),
     ROW(direct_retreats),
     ROW(direct_lost),
     ROW(direct_refused),
