@@ -95,11 +95,11 @@ struct soft_stats {
 	 * up, times that all were emptied. */
 	uint64_t near_fills, near_plain, near_given_up, near_emptied;
 	/* Of direct execution (direct.h): times user code was let go, stops, system calls, faults,
-	 * helpers made, times that it did not pay. */
+	 * helpers made, lost. */
 	uint64_t direct_entries, direct_exits, direct_calls, direct_faults, direct_helpers,
-	    direct_moves, direct_retreats, direct_lost, direct_refused;
-	/* ... and its chooser's reasons (direct_choose.c). */
-	uint64_t direct_by_average, direct_by_length, direct_kept;
+	    direct_moves, direct_lost, direct_refused;
+	/* ... and its chooser's reasons and comparisons (direct_choose.c). */
+	uint64_t direct_at_once, direct_by_length, direct_kept, direct_trials, direct_verdicts;
 };
 #define SOFT_MNEMONICS 2048 /* more than the decoder knows */
 
@@ -169,6 +169,8 @@ struct soft_cpu {
 	/* Times until the clock is looked at that an entry becomes another's page, and when it was.
 	 */
 	uint64_t near_left, near_stamp;
+	/* TSC at which translated user code asks direct execution again; UINT64_MAX: never. */
+	uint64_t direct_at;
 	alignas(64) struct soft_near near[2][SOFT_NEAR_COUNT];
 	uint64_t handled[SOFT_MNEMONICS]; /* calls of handlers by host code, by mnemonic */
 };

@@ -186,13 +186,18 @@ _Bool direct_run(struct soft_cpu *cpu)
 	struct direct_exit x;
 
 	direct_choose_user(cpu);
-	if (d->once || d->refused || !state_fits(cpu) || !direct_choose_wants(cpu)) {
+	if (d->once || d->refused || !state_fits(cpu)) {
+		direct_choose_below(cpu, d->once);
 		d->once = 0;
 		return 0;
 	}
-	struct direct_space *s = direct_space_get(cpu);
-	if (!helper_ready(cpu, s))
+	if (!direct_choose_wants(cpu))
 		return 0;
+	struct direct_space *s = direct_space_get(cpu);
+	if (!helper_ready(cpu, s)) {
+		direct_choose_below(cpu, 0);
+		return 0;
+	}
 	cpu->stats.direct_entries++;
 	if (d->expect_asid == cpu->asid_user)
 		direct_map_expected(cpu, s, d->expect, d->expect_access);

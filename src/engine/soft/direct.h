@@ -164,13 +164,15 @@ _Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s);
 _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next);
 
 /* The chooser (direct_choose.c): user code begins or goes on; it was left (`interrupted`: from
- * outside, so that it goes on some time); should the helper have it (counted); the helper has
- * stopped after so many TSC cycles (_left). */
+ * outside, so that it goes on some time); should the helper have it (counted); the layers below
+ * have it instead (`once`: for what a helper cannot do; else until its next crossing); the helper
+ * has stopped after so many TSC cycles (_left). */
 int direct_choose_init(struct soft_direct *d);
 void direct_choose_fini(struct soft_direct *d);
 void direct_choose_user(struct soft_cpu *cpu);
 void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted);
 _Bool direct_choose_wants(struct soft_cpu *cpu);
+void direct_choose_below(struct soft_cpu *cpu, _Bool once);
 /* Translated code has changed the CPU's state: does direct_run have to be asked? */
 _Bool direct_choose_state(struct soft_cpu *cpu);
 void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles);

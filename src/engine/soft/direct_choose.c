@@ -1,21 +1,18 @@
 /* direct_choose.c: when user code runs on the real CPU, and when translated.
  *
  * Leaving a helper costs microseconds, leaving translated code a tenth of that; in exchange code
- * in a helper runs at the CPU's own speed. So the measure is how long user code runs between two
- * crossings (system calls and faults of its own; interrupts do not count). It is kept per address
- * space, by CR3, as a moving average, in cycles of the host's TSC:
+ * in a helper runs at the CPU's own speed, two to ten times that of translated code. How long the
+ * next stretch will be, up to the next system call or fault, nobody knows; so it may begin
+ * translated, and goes to a helper when it has taken as long as a crossing would have. That, to
+ * stay translated, and to go at once are the three ways of direct_gain.c, which measures for each
+ * address space, by CR3, which of them is the cheapest; here is the clock that it goes by.
  *
- *   - an address space whose stretches are longer than ENTER crossings on the average goes to a
- *     helper when it returns to user code;
- *   - one whose stretches in the helper, counting faults that only mapped a page as crossings, are
- *     shorter than what the crossing costs goes back, for a while that doubles each time this
- *     happens in a row;
- *   - one that has been computing for as long as LONG without a crossing goes to a helper whatever
- *     it did before: a program's start is full of crossings and says nothing of what follows, and
- *     an attempt costs RETREAT crossings in a LONG at most. Interrupts are when that is looked at.
+ * soft_cpu.direct_at is when translated user code has to ask again. Host code looks at the TSC now
+ * and then (trans_near_fill.c, trans_run.c), so that a stretch that does no memory accesses to
+ * speak of can be late, until the next interrupt.
  *
- * The counters tell how often each was the reason: direct_by_average, direct_by_length,
- * direct_retreats, and direct_kept for returns to user code that stayed in the layers below.
+ * A stretch whose instruction was one for the layers below goes on there for a while, which
+ * doubles as long as helpers do not get far: it may be a loop around such an instruction.
  *
  * What a crossing costs differs from host to host by ten times and with the host's load, so it is
  * taken from what is seen: the shortest way into a helper and back, forgotten slowly.
@@ -23,29 +20,25 @@
 #include <stdlib.h>
 #include <x86intrin.h>
 #include "engine/soft/direct.h"
+#include "engine/soft/direct_gain.h"
 
-#define ENTER	    6u /* crossings */
-#define RETREAT	    16u
-#define LONG_US	    400u
-#define HOLD_MIN_US 1000u
-#define HOLD_MAX_US 256000u
 #define COST_US	    8u /* of a crossing, before any was seen */
-#define ENTRIES	    64u
+#define WAIT_MAX_US 400u
+#define SPACES	    256u
 
-struct entry {
+struct space {
 	uint64_t cr3;
-	uint64_t average; /* of stretches, cycles */
-	uint64_t until;	  /* TSC before which layers below run */
-	uint64_t hold;	  /* how long that was the last time */
-	unsigned in;	  /* stretches in the helper since it was entered */
+	uint64_t carried; /* of the stretch, before an interrupt came between */
+	struct gain gain;
 };
 struct direct_choose {
-	struct entry entry[ENTRIES];
-	uint64_t us;	  /* TSC cycles in a microsecond */
-	uint64_t begin;	  /* the present stretch's; 0: not in user code */
-	uint64_t carried; /* of the stretch, before an interrupt came between */
-	uint64_t cost;	  /* of a crossing */
-	struct entry *now;
+	struct space space[SPACES];
+	struct gain_unit unit;
+	uint64_t begin; /* the present stretch's; 0: not in user code */
+	uint64_t limit; /* when it goes to a helper */
+	uint64_t wait;	/* how long the layers below have it, when a helper could not go on */
+	_Bool at_once;
+	struct space *now;
 };
 
 int direct_choose_init(struct soft_direct *d)
@@ -53,8 +46,8 @@ int direct_choose_init(struct soft_direct *d)
 	d->choose = calloc(1, sizeof(*d->choose));
 	if (!d->choose)
 		return -1;
-	d->choose->us = MAX(soft_tsc_khz() / 1000, 1u);
-	d->choose->cost = COST_US * d->choose->us;
+	d->choose->unit.us = MAX(soft_tsc_khz() / 1000, 1u);
+	d->choose->unit.cost = COST_US * d->choose->unit.us;
 	return 0;
 }
 
@@ -64,27 +57,33 @@ void direct_choose_fini(struct soft_direct *d)
 	d->choose = NULL;
 }
 
-static struct entry *entry_of(struct direct_choose *c, uint64_t cr3)
+static struct space *space_of(struct direct_choose *c, uint64_t cr3)
 {
 	cr3 &= ~UINT64_C(0xfff) & ~X86_CR3_NOFLUSH;
-	struct entry *e = &c->entry[(cr3 * UINT64_C(0x9e3779b97f4a7c15)) >> 58];
+	struct space *s = &c->space[(cr3 * UINT64_C(0x9e3779b97f4a7c15)) >> 56];
 
-	if (e->cr3 != cr3)
-		*e = (struct entry){.cr3 = cr3};
-	return e;
+	if (s->cr3 != cr3 || !s->gain.pause) {
+		*s = (struct space){.cr3 = cr3};
+		gain_init(&s->gain);
+	}
+	return s;
 }
 
 void direct_choose_user(struct soft_cpu *cpu)
 {
-	struct direct_choose *c = cpu->direct->choose;
+	struct soft_direct *d = cpu->direct;
+	struct direct_choose *c = d->choose;
 
 	if (c->begin)
 		return;
-	c->begin = __rdtsc();
-	struct entry *e = entry_of(c, cpu->s.cr3);
-	if (e != c->now)
-		c->carried = 0;
-	c->now = e;
+	c->begin = c->limit = __rdtsc();
+	struct space *s = c->now = space_of(c, cpu->s.cr3);
+	uint64_t alone = d->always ? 0 : gain_limit(&s->gain, &c->unit);
+	c->at_once = !alone;
+	if (alone > s->carried)
+		c->limit += alone - s->carried;
+	c->wait = c->unit.cost;
+	cpu->direct_at = c->limit;
 }
 
 void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted)
@@ -94,37 +93,28 @@ void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted)
 	if (!c->begin)
 		return;
 	cpu->direct->once = 0;
-	uint64_t length = __rdtsc() - c->begin + c->carried;
+	cpu->direct_at = UINT64_MAX;
+	uint64_t length = __rdtsc() - c->begin + c->now->carried;
 	c->begin = 0;
-	c->carried = 0;
-	if (interrupted)
-		c->carried = length;
-	else
-		c->now->average += length / 8 - c->now->average / 8;
-}
-
-enum reason { NONE, BY_AVERAGE, BY_LENGTH, ALWAYS };
-
-static enum reason reason_now(const struct soft_direct *d)
-{
-	const struct direct_choose *c = d->choose;
-	const struct entry *e = c->now;
-
-	if (d->always)
-		return ALWAYS;
-	if (__rdtsc() - c->begin + c->carried > LONG_US * c->us)
-		return BY_LENGTH;
-	return c->begin >= e->until && e->average > ENTER * c->cost ? BY_AVERAGE : NONE;
+	if (interrupted) {
+		c->now->carried = length;
+		return;
+	}
+	c->now->carried = 0;
+	enum gain_news news = gain_ended(&c->now->gain, &c->unit, length);
+	cpu->stats.direct_trials += news == GAIN_TRIAL;
+	cpu->stats.direct_verdicts += news == GAIN_VERDICT;
 }
 
 _Bool direct_choose_wants(struct soft_cpu *cpu)
 {
-	enum reason reason = reason_now(cpu->direct);
+	const struct direct_choose *c = cpu->direct->choose;
+	_Bool wanted = c->limit == c->begin || __rdtsc() >= c->limit;
 
-	cpu->stats.direct_kept += reason == NONE;
-	cpu->stats.direct_by_average += reason == BY_AVERAGE;
-	cpu->stats.direct_by_length += reason == BY_LENGTH;
-	return reason != NONE;
+	cpu->stats.direct_kept += !wanted;
+	cpu->stats.direct_at_once += wanted && c->at_once;
+	cpu->stats.direct_by_length += wanted && !c->at_once;
+	return wanted;
 }
 
 _Bool direct_choose_state(struct soft_cpu *cpu)
@@ -138,32 +128,26 @@ _Bool direct_choose_state(struct soft_cpu *cpu)
 	direct_choose_user(cpu);
 	if (d->refused || d->once)
 		return d->once;
-	if (reason_now(d) != NONE)
+	if (d->choose->limit == d->choose->begin)
 		return 1;
 	cpu->stats.direct_kept++;
 	return 0;
 }
 
+void direct_choose_below(struct soft_cpu *cpu, _Bool once)
+{
+	struct direct_choose *c = cpu->direct->choose;
+
+	if (once)
+		c->limit = __rdtsc() + c->wait;
+	cpu->direct_at = once ? c->limit : UINT64_MAX;
+}
+
 void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles)
 {
 	struct direct_choose *c = cpu->direct->choose;
-	struct entry *e = c->now;
+	uint64_t *cost = &c->unit.cost;
 
-	c->cost = MIN(c->cost + c->cost / 256 + 1, cycles);
-	cycles -= c->cost;
-	/* The helper's own stretch: pages that had to be mapped make it short, too. */
-	e->average += cycles / 8 - e->average / 8;
-	if (cpu->direct->always)
-		return;
-	if (++e->in < RETREAT || e->average >= c->cost) {
-		if (e->in >= 256) {
-			e->in = RETREAT;
-			e->hold = 0;
-		}
-		return;
-	}
-	e->in = 0;
-	e->hold = e->hold ? MIN(e->hold * 2, HOLD_MAX_US * c->us) : HOLD_MIN_US * c->us;
-	e->until = __rdtsc() + e->hold;
-	cpu->stats.direct_retreats++;
+	*cost = MIN(*cost + *cost / 256 + 1, cycles);
+	c->wait = cycles - *cost < *cost ? MIN(c->wait * 2, WAIT_MAX_US * c->unit.us) : *cost;
 }

@@ -573,20 +573,36 @@ static void the_chooser_takes_user_code_by_how_long_it_runs(void **state)
 	enter_space(cpu, 0x2000);
 	assert_true(stretch(cpu, 500, 1));
 	assert_true(cpu->stats.direct_by_length > 0);
-	/* In a helper it is all faults: back, but not for a computation. */
-	for (unsigned i = 0; i < 200; i++)
-		direct_choose_left(cpu, 1000);
-	assert_true(cpu->stats.direct_retreats > 0);
-	assert_true(stretch(cpu, 500, 1));
-	/* Other address spaces are others. Long stretches between calls: by their average. */
+	/* Each address space has its own: that one is interrupted, this one is new. */
+	direct_choose_kernel(cpu, 1);
 	enter_space(cpu, 0x3000);
-	for (unsigned i = 0; i < 40; i++)
-		(void)stretch(cpu, 100, 0);
-	assert_true(cpu->stats.direct_by_average > 0);
+	direct_choose_user(cpu);
+	assert_true(cpu->direct_at < UINT64_MAX);
+	enter_space(cpu, 0x2000);
+	direct_choose_user(cpu);
+	assert_true(direct_choose_wants(cpu));
+	/* What a helper cannot do is for the layers below, for a while. */
+	direct_choose_below(cpu, 1);
+	uint64_t first = cpu->direct_at - __builtin_ia32_rdtsc();
+	assert_in_range(first, 1, 400 * soft_tsc_khz() / 1000);
+	for (unsigned i = 0; i < 4; i++)
+		direct_choose_left(cpu, 1000);
+	direct_choose_below(cpu, 1);
+	assert_true(cpu->direct_at < UINT64_MAX);
+	direct_choose_below(cpu, 0);
+	assert_true(cpu->direct_at == UINT64_MAX);
+	/* Long stretches between calls: trials, and helpers. */
+	enter_space(cpu, 0x3000);
+	for (unsigned i = 0; i < 80; i++)
+		(void)stretch(cpu, 50, 0);
+	assert_true(cpu->stats.direct_trials > 0);
+	enter_space(cpu, 0x4000);
+	assert_true(cpu->direct_at == UINT64_MAX);
 	/* "Always" is always. */
 	d.always = 1;
 	enter_space(cpu, 0x4000);
 	assert_true(stretch(cpu, 0, 0));
+	assert_true(cpu->stats.direct_at_once > 0);
 	direct_choose_fini(&d);
 	free(cpu);
 }

@@ -43,12 +43,13 @@ static const struct row translator[] = {
     ROW(direct_faults),
     ROW(direct_helpers),
     ROW(direct_moves),
-    ROW(direct_retreats),
     ROW(direct_lost),
     ROW(direct_refused),
-    ROW(direct_by_average),
+    ROW(direct_at_once),
     ROW(direct_by_length),
     ROW(direct_kept),
+    ROW(direct_trials),
+    ROW(direct_verdicts),
 };
 #undef ROW
 

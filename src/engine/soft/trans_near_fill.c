@@ -1,7 +1,9 @@
 /* trans_near_fill.c: the stubs that fill entries of soft_cpu.near from the TLB. */
 #include "engine/soft/trans_impl.h"
 
+#define CC_B	   2
 #define CC_NA	   6
+#define LOOK	   16u	/* a power of two */
 #define FILL_TICKS 100u /* of the TSC, for each: what one costs is about half of that */
 
 /* R11: a linear address; RAX: the offset of an entry of soft_cpu.near from the state's register.
@@ -34,6 +36,27 @@ static void fill_page(struct emit *e)
 	emit_op32(e, 0x33, H_RDX, rm_reg(H_RDX)); /* xor */
 	emit_here(e, writable);
 	emit_op64(e, 0x89, H_RDX, SLOT(limit[1]));
+}
+
+/* Every LOOK fills: has user code been translated for as long as it should? Then an event has it
+ * leave before the next block. RAX and RDX are lost. */
+static void look(struct emit *e)
+{
+	emit_modrm(e, &(struct emit_op){.opcode = 0xf6, .reg_is_op = 1}, T_FIELD(stats.near_fills));
+	emit_byte(e, LOOK - 1); /* test */
+	uint8_t *seldom = emit_jcc(e, CC_NZ);
+	emit_byte(e, 0x0f); /* rdtsc */
+	emit_byte(e, 0x31);
+	emit_op64(e, 0xc1, 4, rm_reg(H_RDX)); /* shl rdx, 32 */
+	emit_byte(e, 32);
+	emit_op64(e, 0x0b, H_RDX, rm_reg(H_RAX));
+	emit_op64(e, 0x3b, H_RDX, T_FIELD(direct_at));
+	uint8_t *early = emit_jcc(e, CC_B);
+	emit_modrm(e, &(struct emit_op){.opcode = 0x81, .lock = 1, .reg_is_op = 1, .reg = ALU_OR},
+		   T_FIELD(base.link.events));
+	emit_32(e, CPU_EVENT_ENGINE);
+	emit_here(e, early);
+	emit_here(e, seldom);
 }
 
 void trans_stub_near(const struct soft_cpu *cpu, struct emit *e, _Bool write)
@@ -72,7 +95,8 @@ void trans_stub_near(const struct soft_cpu *cpu, struct emit *e, _Bool write)
 	emit_modrm(e, &(struct emit_op){.opcode = 0xc6, .reg_is_op = 1}, T_FIELD(near_filled));
 	emit_byte(e, 1);
 	emit_op64(e, 0xff, 0, T_FIELD(stats.near_fills)); /* inc */
-	emit_byte(e, 0x41);				  /* pop r11 */
+	look(e);
+	emit_byte(e, 0x41); /* pop r11 */
 	emit_byte(e, 0x5b);
 	/* The same page, or one beside it: it was emptied, or memory is gone through. */
 	emit_op64(e, 0x2b, H_R11, SLOT(base));

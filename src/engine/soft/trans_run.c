@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include <x86intrin.h>
 #include "engine/soft/direct.h"
 #include "engine/soft/trans.h"
 #include "engine/soft/vector.h"
@@ -51,6 +52,7 @@ int trans_init(struct soft_cpu *cpu)
 	    cpu->engine->base.cfg.translate_at ? cpu->engine->base.cfg.translate_at : TRANS_HOT;
 	cpu->trans = t;
 	cpu->near_left = TRANS_NEAR_FILLS;
+	cpu->direct_at = UINT64_MAX;
 	trans_trace_init(cpu);
 	cpu->jump_table = cpu->cache->jump;
 	return 0;
@@ -152,6 +154,12 @@ enum trans_exit trans_enter(struct soft_cpu *cpu, const uint8_t *code)
 	return why;
 }
 
+/* Is it time to ask for a helper again? */
+static _Bool direct_due(const struct soft_cpu *cpu)
+{
+	return cpu->direct_at != UINT64_MAX && __rdtsc() >= cpu->direct_at;
+}
+
 void trans_run(struct soft_cpu *cpu)
 {
 	struct soft_cache *c = cpu->cache;
@@ -180,7 +188,7 @@ void trans_run(struct soft_cpu *cpu)
 			state = soft_block_run(cpu, b);
 			site = 0;
 		}
-		if (state ||
+		if (state || direct_due(cpu) ||
 		    UNLIKELY(atomic_load_explicit(&cpu->base.link.events, memory_order_relaxed)))
 			return;
 		emptied = c->emptied;

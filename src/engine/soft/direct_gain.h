@@ -1,0 +1,44 @@
+/* direct_gain.h: which way an address space's user code is run, by what each way was seen to cost.
+ *
+ * A stretch is user code between two of its own crossings: system calls and faults, not interrupts.
+ * It can be run in three ways, which differ in how long it is translated before it goes to a
+ * helper. All numbers are cycles of the host's TSC; nothing here reads a clock.
+ */
+#ifndef ENGINE_SOFT_DIRECT_GAIN_H
+#define ENGINE_SOFT_DIRECT_GAIN_H
+
+#include <stdint.h>
+
+enum gain_way {
+	GAIN_STAY,    /* translated, unless it turns out to be a computation */
+	GAIN_SOON,    /* translated for as long as a crossing costs, then in a helper */
+	GAIN_AT_ONCE, /* in a helper */
+	GAIN_WAYS,
+};
+
+/* Of the host. */
+struct gain_unit {
+	uint64_t us;   /* a microsecond */
+	uint64_t cost; /* a way into a helper and back */
+};
+
+struct gain {
+	uint8_t best, now, tried;
+	uint8_t count, beyond;	  /* stretches in this window; those longer than a crossing */
+	_Bool apart;		  /* were there any of these in best's last window? */
+	uint16_t rest, pause;	  /* windows before the next trial, and before the one after it */
+	uint64_t spent;		  /* in this window */
+	uint64_t debt;		  /* time that best has to run before the next trial */
+	uint64_t mean[GAIN_WAYS]; /* of a stretch; 0: not known */
+};
+
+enum gain_news { GAIN_NOTHING, GAIN_TRIAL, GAIN_VERDICT };
+
+void gain_init(struct gain *g);
+/* How long a stretch is translated. */
+uint64_t gain_limit(const struct gain *g, const struct gain_unit *u);
+/* A stretch has ended that took so long, crossings into helpers included. Says whether the next one
+ * is the first of another way, for trial or for good. */
+enum gain_news gain_ended(struct gain *g, const struct gain_unit *u, uint64_t cycles);
+
+#endif
