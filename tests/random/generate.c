@@ -495,6 +495,24 @@ static void make_loop(struct gen *g, struct ri_insn *out, unsigned index)
 	out->back = (uint8_t)(1 + ri_below(&g->r, MIN(index, 12u) + 1));
 }
 
+/* add r, imm8 to a register that points into the data: before the branch of a loop, so that
+ * operands go through memory. */
+static void make_walk(struct gen *g, struct ri_insn *out)
+{
+	static const uint8_t steps[] = {1, 2,  4,  8,  16,  32,	 64,   127,
+					3, 24, -1, -8, -16, -32, -128, -7};
+	unsigned reg = pick(g, g->pointers & ~(1u << X86_RSP), g->c->mode32 ? 8 : 16);
+	uint8_t *p = out->bytes;
+
+	memset(out, 0, sizeof(*out));
+	if (!g->c->mode32)
+		*p++ = (uint8_t)(0x48 | reg >> 3);
+	*p++ = 0x83;
+	*p++ = (uint8_t)(0xc0 | (reg & 7));
+	*p++ = steps[ri_below(&g->r, ARRAY_SIZE(steps))];
+	out->len = (uint8_t)(p - out->bytes);
+}
+
 /* mov r, imm32 or alu r, imm32: any value will do. */
 static void make_patchable(struct gen *g, struct ri_insn *out)
 {
@@ -555,14 +573,18 @@ static void make_indirect(struct gen *g, struct ri_insn *out)
 	out->len = (uint8_t)(p - out->bytes);
 }
 
-/* What only programs have. False: something else. */
-static _Bool make_program(struct gen *g, struct ri_insn *out, unsigned index)
+/* What only programs have: how many instructions there are now. */
+static unsigned make_program(struct gen *g, struct ri_insn *out, unsigned index)
 {
-	unsigned kind = ri_below(&g->r, 100);
+	unsigned kind = ri_below(&g->r, 100), count = 1;
 
-	if (kind < 5)
+	if (kind < 3)
 		make_loop(g, out, index);
-	else if (kind < 14)
+	else if (kind < 5 && index + 1 < g->c->count) {
+		make_walk(g, out);
+		make_loop(g, out + 1, index + 1);
+		count = 2;
+	} else if (kind < 14)
 		make_patchable(g, out);
 	else if (kind < 21)
 		make_patch(g, out);
@@ -572,7 +594,7 @@ static _Bool make_program(struct gen *g, struct ri_insn *out, unsigned index)
 		make_indirect(g, out);
 	else
 		return 0;
-	return 1;
+	return count;
 }
 
 /* mov eax, 0 to 7; cdq; an instruction of the XSAVE family, mostly on a 64-byte boundary. All in
@@ -648,10 +670,11 @@ void ri_generate(struct ri_case *c, uint64_t seed, _Bool program)
 	for (unsigned i = 0; i < c->count;) {
 		unsigned kind = ri_below(&g.r, 400);
 
-		if (program && make_program(&g, &c->insn[i], i)) {
-			i++;
+		unsigned made = program ? make_program(&g, &c->insn[i], i) : 0;
+
+		i += made;
+		if (made)
 			continue;
-		}
 		if (kind < 4)
 			make_branch(&g, &c->insn[i++]);
 		else if (kind < 8 && !g.zeroall) {

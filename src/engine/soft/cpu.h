@@ -42,6 +42,7 @@ struct soft_tlb {
  * emptied when the privilege changes.
  */
 #define SOFT_NEAR_COUNT 64u
+#define SOFT_NEAR_LOOP	8u	     /* more, for the loop under way (trans_loop.c) */
 #define SOFT_NEAR_LIMIT (4096u - 31) /* all of 32 bytes lie in the page */
 struct soft_near {
 	uint64_t base, limit[2], addend, host; /* host: base + addend */
@@ -94,6 +95,7 @@ struct soft_stats {
 	/* Of soft_cpu.near: entries filled, checks left for plain code by way of C, checks given
 	 * up, times that all were emptied. */
 	uint64_t near_fills, near_plain, near_given_up, near_emptied;
+	uint64_t loops; /* blocks that were made loops (trans_loop.c) */
 	/* Of direct execution (direct.h): times user code was let go, stops, system calls, faults,
 	 * helpers made, lost. */
 	uint64_t direct_entries, direct_exits, direct_calls, direct_faults, direct_helpers,
@@ -171,7 +173,11 @@ struct soft_cpu {
 	uint64_t near_left, near_stamp;
 	/* TSC at which translated user code asks direct execution again; UINT64_MAX: never. */
 	uint64_t direct_at;
+	/* Of the loop under way (trans_loop.c): in how many iterations its checks hold, and what
+	 * the register that the guard looks at is in the last of them. */
+	uint64_t loop_rounds, loop_limit;
 	alignas(64) struct soft_near near[2][SOFT_NEAR_COUNT];
+	struct soft_near near_loop[SOFT_NEAR_LOOP]; /* addresses as if they were of `near` */
 	uint64_t handled[SOFT_MNEMONICS]; /* calls of handlers by host code, by mnemonic */
 };
 

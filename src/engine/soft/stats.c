@@ -37,6 +37,7 @@ static const struct row translator[] = {
     ROW(near_plain),
     ROW(near_given_up),
     ROW(near_emptied),
+    ROW(loops),
     ROW(direct_entries),
     ROW(direct_exits),
     ROW(direct_calls),

@@ -133,6 +133,9 @@ static inline struct emit_rm trans_gpr(unsigned gpr)
 void trans_flags_load(struct emit *e);
 void trans_flags_save(struct emit *e);
 
+/* RAX: from a linear address the TLB's entry for it. Flags are lost. */
+void trans_tlb_entry(struct emit *e);
+
 /* Bytes of the look at events that every block starts with; whoever comes from C skips it. */
 #define TRANS_POLL_BYTES 14u
 

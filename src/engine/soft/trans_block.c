@@ -5,6 +5,8 @@
 
 void tb_flags_save(struct tb *tb)
 {
+	if (tb->flags == FLAGS_DEAD)
+		tb_loop_flags(tb);
 	if (tb->flags != FLAGS_HOST)
 		return;
 	trans_flags_save(&tb->e);
@@ -13,6 +15,8 @@ void tb_flags_save(struct tb *tb)
 
 void tb_flags_host(struct tb *tb)
 {
+	if (tb->flags == FLAGS_DEAD)
+		tb_loop_flags(tb);
 	if (tb->flags != FLAGS_SAVED)
 		return;
 	trans_flags_load(&tb->e);
@@ -75,6 +79,7 @@ static void handler_by(struct tb *tb, uint32_t stub)
 	tb_x87_end(tb);
 	tb_near_end(tb);
 	tb->vec = 0;
+	tb->loop.broken = 1;
 	count(tb, offsetof(struct soft_cpu, handled) + tb->mnemonic * sizeof(uint64_t));
 	handler_call(tb, stub, tb->insn, tb->at);
 }
@@ -336,19 +341,13 @@ static uint8_t opcode_of(const struct tb *tb, const ZydisDecodedInstruction *zi)
 	return zi->opcode;
 }
 
-/* Everything, at tb->at. False: memory is not what was decoded. */
-static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t *bytes)
+/* Instructions from number `from` to the end, at tb->at. False: memory is not what was decoded. */
+static _Bool insns_emit(struct tb *tb, const struct soft_block *b, unsigned from,
+			const uint8_t *bytes)
 {
 	_Bool ended = 0;
 
-	block_poll(tb);
-	if (b->flags & BLOCK_ALONE)
-		cross_check(tb, b, bytes);
-	tb_near_begin(tb, (struct soft_block *)(uintptr_t)b, bytes);
-	block_count(tb, b->count);
-	for (unsigned k = 0; k < tb->from; k++)
-		tb->host[k] = tb->e.at;
-	for (unsigned k = tb->from; k < b->count; k++) {
+	for (unsigned k = from; k < b->count; k++) {
 		struct tb_insn room;
 		tb->insn = &b->insn[k];
 		tb->bytes = bytes;
@@ -363,9 +362,12 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 			room.zi.opcode = opcode_of(tb, &room.zi);
 			i = &room;
 		}
-		tb->host[k] = tb->e.at;
+		if (!tb->loop.tail)
+			tb->host[k] = tb->e.at;
 		tb->mnemonic = i ? i->zi.mnemonic : ZYDIS_MNEMONIC_INVALID;
+		tb_loop_guard(tb, k);
 		if (last) {
+			tb_loop_end(tb);
 			tb_x87_end(tb);
 			tb->vec = 0;
 			if (!i || !tb_branch(tb, i))
@@ -379,16 +381,67 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 		bytes += tb->insn->len;
 		tb->at = tb->next;
 	}
-	tb->host[b->count] = tb->e.at;
+	if (!tb->loop.tail)
+		tb->host[b->count] = tb->e.at;
 	if (!ended) {
 		tb_flags_save(tb);
 		tb_x87_end(tb);
 		tb_exit_to(tb, tb->at);
 	}
+	return 1;
+}
+
+/* Everything, at tb->at. False: memory is not what was decoded. */
+static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t *bytes)
+{
+	block_poll(tb);
+	if (b->flags & BLOCK_ALONE)
+		cross_check(tb, b, bytes);
+	tb_near_look(tb, (struct soft_block *)(uintptr_t)b, bytes);
+	if (tb->loop.on)
+		tb_live(tb, tb->loop.vec);
+	tb_near_begin(tb);
+	if (tb->loop.on)
+		tb_loop_head(tb);
+	block_count(tb, b->count);
+	for (unsigned k = 0; k < tb->from; k++)
+		tb->host[k] = tb->e.at;
+	if (!insns_emit(tb, b, tb->from, bytes))
+		return 0;
 	tb->host[b->count + 1] = tb->e.at;
+	if (tb->loop.on) {
+		tb_loop_tail(tb);
+		if (!insns_emit(tb, b, tb->loop.guard, tb->loop.bytes))
+			return 0;
+	}
 	for (unsigned k = 0; k < tb->lates; k++)
 		late_emit(tb, &tb->late[k]);
 	return 1;
+}
+
+static void tb_init(struct tb *tb, struct soft_cpu *cpu, const struct soft_block *b, unsigned from,
+		    _Bool plain)
+{
+	struct soft_trans *t = cpu->trans;
+
+	tb->cpu = cpu;
+	tb->t = t;
+	tb->lin = cpu->s.rip & ~UINT64_C(0xfff);
+	tb->insn = NULL;
+	tb->bytes = NULL;
+	tb->flags = FLAGS_SAVED;
+	tb->alone = !!(b->flags & BLOCK_ALONE);
+	tb->narrow = !soft_is64(cpu);
+	tb->word = tb->narrow ? 4 : 8;
+	tb->vec = 0;
+	/* The kernel's address space changes, and it opens and closes user pages, too often for
+	 * entries to stay; where everything is to be tried at once they are tried there as well. */
+	tb->plain = plain || (cpu->cpl != 3 && t->hot > 1);
+	tb->from = from;
+	tb->x87.set = 0;
+	tb->loop.on = tb->loop.tail = 0;
+	tb->lates = 0;
+	tb->e = (struct emit){.at = t->rw + t->used, .end = t->rw + TRANS_CODE_BYTES};
 }
 
 static const uint8_t *block_translate(struct soft_cpu *cpu, const struct soft_block *b,
@@ -416,28 +469,15 @@ static const uint8_t *block_translate(struct soft_cpu *cpu, const struct soft_bl
 			return NULL;
 		memcpy(bytes, page->host + b->off, b->bytes);
 	}
-	tb.cpu = cpu;
-	tb.t = t;
-	tb.lin = cpu->s.rip & ~UINT64_C(0xfff);
-	tb.at = b->off + skip;
-	tb.next = tb.at;
-	tb.insn = NULL;
-	tb.bytes = NULL;
-	tb.flags = FLAGS_SAVED;
-	tb.alone = !!(b->flags & BLOCK_ALONE);
-	tb.narrow = !wide;
-	tb.word = wide ? 8 : 4;
-	tb.vec = 0;
-	/* The kernel's address space changes, and it opens and closes user pages, too often for
-	 * entries to stay; where everything is to be tried at once they are tried there as well. */
-	tb.plain = plain || (cpu->cpl != 3 && t->hot > 1);
-	tb.from = from;
-	tb.x87.set = 0;
-	tb.lates = 0;
-	tb.e = (struct emit){.at = t->rw + t->used, .end = t->rw + TRANS_CODE_BYTES};
-	if (!block_emit(&tb, b, bytes + skip) || tb.e.full)
-		return NULL;
+	tb.loop = (struct tb_loop){.off = 0};
+	do {
+		tb_init(&tb, cpu, b, from, plain);
+		tb.at = tb.next = b->off + skip;
+		if (!block_emit(&tb, b, bytes + skip) || tb.e.full)
+			return NULL;
+	} while (tb_loop_again(&tb));
 	const uint8_t *code = t->rx + t->used;
+	cpu->stats.loops += tb.loop.on;
 	cpu->stats.guest_bytes += b->bytes - skip;
 	cpu->stats.host_bytes += (size_t)(tb.e.at - t->rw) - t->used;
 	trans_trace(&tb, b, bytes);

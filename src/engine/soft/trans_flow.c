@@ -101,6 +101,8 @@ static void branch_on(struct tb *tb, unsigned cc, int64_t target)
 static void branch_if(struct tb *tb, unsigned cc, int64_t target)
 {
 	tb_flags_host(tb);
+	if (tb_loop_branch(tb, cc, target))
+		return;
 	tb_flags_save(tb);
 	branch_on(tb, cc, target);
 }

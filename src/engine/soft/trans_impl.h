@@ -9,6 +9,7 @@ enum tb_flags {
 	FLAGS_SAVED, /* soft_cpu.af; the host's are free */
 	FLAGS_HOST,  /* the host's flags; af is stale */
 	FLAGS_BOTH,
+	FLAGS_DEAD, /* nowhere: they are overwritten before anybody looks; only in loops */
 };
 
 /* Code out of line, emitted after the block. */
@@ -62,8 +63,10 @@ struct late {
 	struct soft_block *block;	   /* the instruction's */
 	uint8_t index, slot;		   /* its number there */
 	uint8_t maker;			   /* that of the operand that the check was made for */
+	_Bool tlb;			   /* not an entry of soft_cpu.near: a TLB entry in RAX */
 };
-#define TB_LATES (SOFT_BLOCK_MAX * 6 + 16)
+#define TB_LOOP_TAIL 8u /* instructions of a loop that there are twice */
+#define TB_LATES     ((SOFT_BLOCK_MAX + TB_LOOP_TAIL) * 6 + 16)
 
 /* What matters of an instruction for sharing checks, known beforehand. */
 struct tb_ahead {
@@ -79,16 +82,47 @@ struct tb_group {
 	_Bool on, write;
 	uint8_t maker;	     /* the instruction that it was made for */
 	uint8_t slot, align; /* an address with offset `aligned` is a multiple of `align`; or 0 */
+	_Bool tlb;	     /* the entry is filled from the TLB at each check */
 	int64_t lo, hi, aligned;
 	struct insn m; /* base, index, scale, segbase */
 };
 #define TB_GROUPS 8u
+_Static_assert(TB_GROUPS == SOFT_NEAR_LOOP, "an entry for each");
 struct tb_near {
 	struct soft_block *block;
 	unsigned index; /* the present instruction's */
 	struct tb_ahead ahead[SOFT_BLOCK_MAX];
 	unsigned groups;
 	struct tb_group group[TB_GROUPS];
+};
+
+/* A block that jumps to its own beginning, see trans_loop.c. */
+struct tb_loop {
+	_Bool off; /* is not one, or is not made one */
+	/* What the tries so far found that the way in has to load. */
+	_Bool flags;
+	uint8_t vec;
+	/* This try. */
+	_Bool on;
+	_Bool again;	/* to be tried once more */
+	_Bool broken;	/* cannot be */
+	_Bool guarded;	/* the guard is behind */
+	_Bool tail;	/* what the guard goes to is emitted */
+	_Bool pending;	/* RAX has the number of iterations */
+	unsigned guard; /* the instruction before which it is */
+	int64_t start;	/* the block's offset from the page */
+	/* What an iteration adds to registers, and which change by other means. */
+	int64_t moves[16];
+	uint16_t varies;
+	unsigned groups, slots;
+	int gpr;	/* the register that the guard looks at, or -1 */
+	int64_t before; /* what has been added to it there */
+	const uint8_t *head;
+	uint8_t *place; /* the guard's jump */
+	/* As they are at the guard. */
+	const uint8_t *bytes;
+	int64_t at;
+	uint8_t guard_vec;
 };
 
 struct tb {
@@ -109,6 +143,7 @@ struct tb {
 	_Bool plain;   /* soft_cpu.near is not used */
 	unsigned from; /* the first instruction of the block that is translated */
 	struct tb_near near;
+	struct tb_loop loop;
 	unsigned lates;
 	struct late late[TB_LATES];
 	/* Where the host code of each instruction begins; of what follows the last; out of line. */
@@ -198,9 +233,11 @@ struct late *tb_mem_written(struct tb *tb, struct tb_mem *mem, int32_t moved);
 void tb_mem_end(struct tb *tb, struct tb_mem *mem);
 
 /* trans_near.c */
-/* Before a block, whose bytes are given: looks what operands can share checks, and makes those
- * that can be made now. */
-void tb_near_begin(struct tb *tb, struct soft_block *b, const uint8_t *bytes);
+/* Before a block, whose bytes are given: looks what operands can share checks, and whether it is a
+ * loop. */
+void tb_near_look(struct tb *tb, struct soft_block *b, const uint8_t *bytes);
+/* Then: makes the checks that can be made now. */
+void tb_near_begin(struct tb *tb);
 /* After its next instruction. */
 void tb_near_after(struct tb *tb);
 /* What has been checked does not count any more. */
@@ -209,7 +246,38 @@ void tb_near_end(struct tb *tb);
 _Bool tb_near_mem(struct tb *tb, struct tb_mem *mem);
 /* Its page's flags into a register. */
 void tb_near_flags(struct tb *tb, const struct tb_mem *mem, int to);
+/* trans_near_fill.c: out of line. */
 void tb_near_late(struct tb *tb, const struct late *l);
+/* Field `f` of an entry. */
+#define TB_NEAR(slot, f)                                                                           \
+	trans_at(offsetof(struct soft_cpu, near) + (slot) * sizeof(struct soft_near) +             \
+		 offsetof(struct soft_near, f))
+
+/* trans_loop.c */
+/* Looking ahead: instruction `k` of the block, decoded as `i` (or NULL), at an offset from the
+ * page; `last` of the block. */
+void tb_loop_look(struct tb *tb, unsigned k, const struct tb_insn *i, int64_t at, _Bool last);
+/* How far an operand's address moves in an iteration; 0 also when it is not known. */
+int64_t tb_loop_moves(const struct tb *tb, const struct insn *m);
+_Bool tb_loop_varies(const struct tb *tb, const struct insn *m);
+/* Before a check: RAX is free then. */
+void tb_loop_spill(struct tb *tb);
+/* After the check of operands that move: their offset from the page is in R11. */
+void tb_loop_room(struct tb *tb, const struct tb_group *g, int64_t by);
+/* What each iteration begins with. */
+void tb_loop_head(struct tb *tb);
+/* Before the instruction of that number. */
+void tb_loop_guard(struct tb *tb, unsigned k);
+/* The branch that ends the block, with host flags at hand. False: an ordinary one. */
+_Bool tb_loop_branch(struct tb *tb, unsigned cc, int64_t target);
+/* Before the last instruction. */
+void tb_loop_end(struct tb *tb);
+/* After the block: before the instructions from the guard on are emitted again. */
+void tb_loop_tail(struct tb *tb);
+/* Somebody wants flags that are dead. */
+void tb_loop_flags(struct tb *tb);
+/* The block was emitted. True: it is to be emitted anew, otherwise. */
+_Bool tb_loop_again(struct tb *tb);
 
 /* What an instruction does with the arithmetic flags. */
 enum flag_use {
@@ -218,6 +286,8 @@ enum flag_use {
 	USE_OUT,  /* sets all, whatever they were */
 	USE_INOUT /* reads some, or leaves or may leave some as they were */
 };
+/* trans_insn.c: that of an integer instruction; -1: not known. */
+int tb_flag_use(const ZydisDecodedInstruction *zi);
 
 /* trans_byte.c: with an operand AH, CH, DH or BH; `use`: enum flag_use. As tb_insn. */
 _Bool tb_high(struct tb *tb, const struct tb_insn *i, int use);

@@ -2,7 +2,7 @@
 #include <string.h>
 #include "engine/soft/trans_impl.h"
 
-static int flag_use(const ZydisDecodedInstruction *zi)
+int tb_flag_use(const ZydisDecodedInstruction *zi)
 {
 	switch (zi->mnemonic) {
 	case ZYDIS_MNEMONIC_MOV:
@@ -276,7 +276,7 @@ static void generic_mem(struct tb *tb, struct generic *g, enum flag_use use)
 static _Bool generic(struct tb *tb, const struct tb_insn *i)
 {
 	struct generic g;
-	int use = flag_use(&i->zi);
+	int use = tb_flag_use(&i->zi);
 
 	if (use >= 0 && tb_high(tb, i, use))
 		return 1;
@@ -447,6 +447,15 @@ static _Bool leave(struct tb *tb)
 	return 1;
 }
 
+/* Not in loops: they may wait, or change what is checked where a loop begins. */
+static _Bool unusual(struct tb *tb, const struct tb_insn *i)
+{
+	if (!tb_sys(tb, i) && !tb_rare(tb, i))
+		return 0;
+	tb->loop.broken = 1;
+	return 1;
+}
+
 _Bool tb_insn(struct tb *tb, const struct tb_insn *i)
 {
 	if (tb->insn->fn == op_ud || tb->insn->fn == op_gp ||
@@ -456,7 +465,7 @@ _Bool tb_insn(struct tb *tb, const struct tb_insn *i)
 	case ZYDIS_MNEMONIC_NOP: return 1;
 	case ZYDIS_MNEMONIC_LEA: return lea(tb, i);
 	case ZYDIS_MNEMONIC_BSWAP: return bswap(tb, i);
-	case ZYDIS_MNEMONIC_PUSH: return push(tb, i) || tb_sys(tb, i);
+	case ZYDIS_MNEMONIC_PUSH: return push(tb, i) || unusual(tb, i);
 	case ZYDIS_MNEMONIC_POP: return pop(tb, i);
 	case ZYDIS_MNEMONIC_LEAVE: return leave(tb);
 	case ZYDIS_MNEMONIC_CBW:
@@ -466,7 +475,7 @@ _Bool tb_insn(struct tb *tb, const struct tb_insn *i)
 	case ZYDIS_MNEMONIC_CDQ:
 	case ZYDIS_MNEMONIC_CQO: return widen(tb, i);
 	default:
-		return mov_imm(tb, i) || generic(tb, i) || tb_sys(tb, i) || tb_wide(tb, i) ||
-		       tb_rare(tb, i) || tb_vec(tb, i);
+		return mov_imm(tb, i) || generic(tb, i) || tb_wide(tb, i) || unusual(tb, i) ||
+		       tb_vec(tb, i);
 	}
 }

@@ -148,6 +148,14 @@ static void stack_again(struct tb *tb, const struct late *l)
 #define ENTRY(f) rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_tlb_entry, f))
 _Static_assert(sizeof(struct soft_tlb_entry) == 32, "the index is shifted for it");
 
+void trans_tlb_entry(struct emit *e)
+{
+	emit_op32(e, 0xc1, 5, rm_reg(H_RAX)); /* shr eax, 7 */
+	emit_byte(e, 12 - 5);
+	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_TLB_SIZE - 1) << 5, 0);
+	emit_op64(e, 0x03, H_RAX, T_FIELD(tlb));
+}
+
 static void mem_ea(struct tb *tb, const struct tb_mem *mem, int dst, int32_t extra)
 {
 	if (!mem->kept) {
@@ -206,10 +214,7 @@ void tb_mem(struct tb *tb, struct tb_mem *mem)
 		return;
 	}
 	mem_ea(tb, mem, H_RAX, 0);
-	emit_op32(e, 0xc1, 5, rm_reg(H_RAX)); /* shr eax, 7 */
-	emit_byte(e, 12 - 5);
-	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_TLB_SIZE - 1) << 5, 0);
-	emit_op64(e, 0x03, H_RAX, T_FIELD(tlb));
+	trans_tlb_entry(e);
 	/* An aligned operand lies in one page. */
 	mem_ea(tb, mem, H_R11, mem->align ? 0 : (int32_t)mem->size - 1);
 	if (mem->align) {
@@ -314,10 +319,7 @@ void trans_stub_stack(struct emit *e)
 	emit_alu_imm(e, ALU_AND, H_RAX, -4096, 1);
 	crosses = emit_jcc(e, CC_NZ);
 	emit_op32(e, 0x8b, H_RAX, rm_reg(H_R11));
-	emit_op32(e, 0xc1, 5, rm_reg(H_RAX)); /* shr eax, 7 */
-	emit_byte(e, 12 - 5);
-	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_TLB_SIZE - 1) << 5, 0);
-	emit_op64(e, 0x03, H_RAX, T_FIELD(tlb));
+	trans_tlb_entry(e);
 	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
 	emit_op64(e, 0x0b, H_R11, T_FIELD(asid));
 	emit_op64(e, 0x3b, H_R11, ENTRY(read));

@@ -40,6 +40,7 @@
 #define CC_NA	 6
 #define CC_A	 7
 #define SPAN_MAX 1024
+#define WANDERS	 64
 #define ALL_GPRS 0xffffu
 
 static int gpr_of(unsigned unit)
@@ -198,9 +199,7 @@ static void ahead_take(struct tb *tb, struct tb_ahead *a, const struct insn *n,
 
 /* Checks */
 
-#define NEAR(slot, f)                                                                              \
-	trans_at(offsetof(struct soft_cpu, near) + (slot) * sizeof(struct soft_near) +             \
-		 offsetof(struct soft_near, f))
+#define NEAR(slot, f) TB_NEAR(slot, f)
 
 static _Bool covers(const struct tb_group *g, const struct insn *m, int64_t off, unsigned size,
 		    _Bool write, _Bool align)
@@ -264,22 +263,58 @@ static unsigned slot_guess(const struct tb *tb, const struct tb_group *g)
 	return (unsigned)(((lin >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 56);
 }
 
+/* Where a check is made: with its operand; at the block's beginning; there for several iterations,
+ * when what is not worth an entry of `near` is looked for in the TLB. */
+enum make { MAKE_HERE, MAKE_FIRST, MAKE_MOVING };
+
+/* An entry that no other group has. */
+static void slot_take(struct tb *tb, struct tb_group *g, enum make where)
+{
+	unsigned slot;
+
+	if (g->tlb) {
+		assert(tb->loop.slots < SOFT_NEAR_LOOP);
+		g->slot = (uint8_t)(2 * SOFT_NEAR_COUNT + tb->loop.slots++);
+		return;
+	}
+	slot = where == MAKE_HERE ? tb->t->near_next++ : slot_guess(tb, g);
+	do {
+		g->slot = (uint8_t)(slot++ % SOFT_NEAR_COUNT);
+		if (tb->cpu->cpl == 3)
+			g->slot += SOFT_NEAR_COUNT;
+	} while (slot_taken(tb, g->slot));
+}
+
+/* Goes through a page so fast that an entry of `near` would not last. */
+static _Bool wanders(const struct tb *tb, const struct insn *m)
+{
+	int64_t by = tb_loop_moves(tb, m);
+
+	return by <= -WANDERS || by >= WANDERS;
+}
+
 /* The check of an operand, and of those that follow and can share it, now. NULL: it has none. */
 static struct tb_group *group_make(struct tb *tb, const struct insn *m, int64_t off, unsigned maker,
-				   _Bool first)
+				   enum make where)
 {
 	const struct tb_near *n = &tb->near;
 	struct tb_group *g = group_free(tb);
+	uint64_t apart = where == MAKE_MOVING ? 0 : n->block->apart;
 	unsigned uses = 0;
 	int64_t moved = 0;
 
-	if (!g || (n->block->apart & BIT64(maker)))
+	if (!g || (apart & BIT64(maker)))
 		return NULL;
-	*g = (struct tb_group){.lo = off, .hi = off, .m = *m, .maker = (uint8_t)maker};
+	*g = (struct tb_group){.lo = off,
+			       .hi = off,
+			       .m = *m,
+			       .maker = (uint8_t)maker,
+			       .tlb = where == MAKE_MOVING &&
+				      ((n->block->apart & BIT64(maker)) || wanders(tb, m))};
 	for (unsigned k = n->index; k < n->block->count; k++) {
 		const struct tb_ahead *a = &n->ahead[k];
 
-		if (a->size && !(n->block->apart & BIT64(k)) && same_key(&a->m, m))
+		if (a->size && !(apart & BIT64(k)) && same_key(&a->m, m))
 			uses += group_widen(g, a, a->m.disp + moved);
 		if (a->changed & gprs_of(m))
 			break;
@@ -292,46 +327,92 @@ static struct tb_group *group_make(struct tb *tb, const struct insn *m, int64_t 
 	    g->hi != (int32_t)g->hi ||
 	    (uses == 1 && gprs_of(m) == 1u << X86_RSP && m->segbase == SOFT_EA_ZERO))
 		return NULL;
-	unsigned slot = first ? slot_guess(tb, g) : tb->t->near_next++;
-	do {
-		g->slot = (uint8_t)(slot++ % SOFT_NEAR_COUNT);
-		if (tb->cpu->cpl == 3)
-			g->slot += SOFT_NEAR_COUNT;
-	} while (slot_taken(tb, g->slot));
+	slot_take(tb, g, where);
 	g->on = 1;
 	return g;
 }
 
+/* The lowest operand's address into a register, `disp` being counted from the page. */
+static void group_ea(struct tb *tb, const struct tb_group *g, int to)
+{
+	struct insn m = g->m;
+
+	m.disp = m.base == SOFT_EA_RIP ? g->lo - tb->at : g->lo;
+	tb_ea(tb, &m, to, 0, 1);
+}
+
+static void group_aligned(struct tb *tb, const struct tb_group *g, struct late *l)
+{
+	if (!g->align)
+		return;
+	emit_modrm(&tb->e, &(struct emit_op){.opcode = 0xf6, .reg_is_op = 1}, rm_reg(H_R11));
+	emit_byte(&tb->e, (uint8_t)(g->align - 1)); /* test */
+	l->place_align = emit_jcc(&tb->e, CC_NZ);
+}
+
+static struct late *group_late(struct tb *tb, const struct tb_group *g, uint8_t *place)
+{
+	struct late *l = tb_late(tb, LATE_NEAR, place);
+
+	l->slot = g->slot;
+	l->block = tb->near.block;
+	l->index = (uint8_t)tb->near.index;
+	l->write = g->write;
+	l->maker = g->maker;
+	l->tlb = g->tlb;
+	return l;
+}
+
+/* R11 is the offset in the page then. */
 static void group_check(struct tb *tb, const struct tb_group *g)
 {
 	struct emit *e = &tb->e;
-	struct insn m = g->m;
 	uint8_t *start;
 	struct late *l;
 
 	tb_flags_save(tb);
 	tb->flags = FLAGS_SAVED;
 	start = e->at;
-	m.disp = m.base == SOFT_EA_RIP ? g->lo - tb->at : g->lo;
-	tb_ea(tb, &m, H_R11, 0, 1);
+	group_ea(tb, g, H_R11);
 	emit_op64(e, 0x2b, H_R11, NEAR(g->slot, base));
 	emit_op64(e, 0x3b, H_R11, g->write ? NEAR(g->slot, limit[1]) : NEAR(g->slot, limit[0]));
-	l = tb_late(tb, LATE_NEAR, emit_jcc(e, CC_NB));
+	l = group_late(tb, g, emit_jcc(e, CC_NB));
 	l->found = start;
-	l->slot = g->slot;
-	l->block = tb->near.block;
-	l->index = (uint8_t)tb->near.index;
-	l->write = g->write;
-	l->maker = g->maker;
 	if (g->hi - g->lo > 32) {
 		emit_alu_imm(e, ALU_CMP, H_R11, (int32_t)(GMEM_PAGE_SIZE - (g->hi - g->lo)), 0);
 		l->place_span = emit_jcc(e, CC_A);
 	}
-	if (g->align) {
-		emit_modrm(e, &(struct emit_op){.opcode = 0xf6, .reg_is_op = 1}, rm_reg(H_R11));
-		emit_byte(e, (uint8_t)(g->align - 1)); /* test */
-		l->place_align = emit_jcc(e, CC_NZ);
+	group_aligned(tb, g, l);
+}
+
+#define ENTRY(f) rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_tlb_entry, f))
+/* The same by the TLB: what each iteration wants of its entry is copied. */
+static void group_fetch(struct tb *tb, const struct tb_group *g)
+{
+	struct emit *e = &tb->e;
+	struct late *l;
+
+	group_ea(tb, g, H_RAX);
+	trans_tlb_entry(e);
+	group_ea(tb, g, H_R11);
+	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
+	emit_op64(e, 0x0b, H_R11, T_FIELD(asid));
+	emit_op64(e, 0x3b, H_R11, g->write ? ENTRY(write) : ENTRY(read));
+	l = group_late(tb, g, emit_jcc(e, CC_NZ));
+	l->found = e->at;
+	if (g->write) {
+		emit_op64(e, 0x8b, H_R11, ENTRY(flags));
+		emit_op64(e, 0x89, H_R11, NEAR(g->slot, flags));
 	}
+	emit_op64(e, 0x8b, H_R11, ENTRY(addend));
+	emit_op64(e, 0x89, H_R11, NEAR(g->slot, addend));
+	emit_modrm(e, &(struct emit_op){.opcode = 0xc6, .reg_is_op = 1}, T_FIELD(near_filled));
+	emit_byte(e, 1);
+	group_ea(tb, g, H_R11);
+	emit_alu_imm(e, ALU_AND, H_R11, GMEM_PAGE_SIZE - 1, 0);
+	emit_alu_imm(e, ALU_CMP, H_R11, (int32_t)(GMEM_PAGE_SIZE - (g->hi - g->lo)), 0);
+	l->place_span = emit_jcc(e, CC_A);
+	group_aligned(tb, g, l);
 }
 
 void tb_near_end(struct tb *tb)
@@ -340,10 +421,9 @@ void tb_near_end(struct tb *tb)
 		tb->near.group[k].on = 0;
 }
 
-void tb_near_begin(struct tb *tb, struct soft_block *b, const uint8_t *bytes)
+void tb_near_look(struct tb *tb, struct soft_block *b, const uint8_t *bytes)
 {
 	struct tb_near *n = &tb->near;
-	unsigned changed = 0;
 	int64_t at = tb->at;
 
 	tb_near_end(tb);
@@ -359,23 +439,54 @@ void tb_near_begin(struct tb *tb, struct soft_block *b, const uint8_t *bytes)
 		const struct tb_insn *i = soft_zydis(tb->cpu, bytes, insn->len, &room);
 		if (i)
 			ahead_take(tb, &n->ahead[k], insn, i, at);
+		tb->insn = insn;
+		tb_loop_look(tb, k, i, at, k + 1u == b->count);
 		bytes += insn->len;
 		at += insn->len;
 	}
+	tb->insn = NULL;
+}
+
+/* An operand at the block's beginning, where registers are what they were but for `off`. */
+static void first_check(struct tb *tb, unsigned k, int64_t off)
+{
+	const struct tb_ahead *a = &tb->near.ahead[k];
+	int64_t by = tb_loop_moves(tb, &a->m);
+	struct tb_group *g;
+
+	if (tb_loop_varies(tb, &a->m))
+		return;
+	for (unsigned j = 0; j < TB_GROUPS; j++)
+		if (covers(&tb->near.group[j], &a->m, off, a->size, a->write, a->align))
+			return;
+	g = group_make(tb, &a->m, off, k, by ? MAKE_MOVING : MAKE_FIRST);
+	if (!g)
+		return;
+	tb_loop_spill(tb);
+	if (g->tlb)
+		group_fetch(tb, g);
+	else
+		group_check(tb, g);
+	if (by)
+		tb_loop_room(tb, g, by);
+}
+
+void tb_near_begin(struct tb *tb)
+{
+	const struct tb_near *n = &tb->near;
 	int64_t moved[16] = {0};
-	for (unsigned k = tb->from; k < b->count; k++) {
+	unsigned changed = 0;
+
+	if (tb->plain || tb->narrow || tb->alone)
+		return;
+	for (unsigned k = tb->from; k < n->block->count; k++) {
 		const struct tb_ahead *a = &n->ahead[k];
 
 		if (a->size && !(gprs_of(&a->m) & changed)) {
 			int base = gpr_of(a->m.base), index = gpr_of(a->m.index);
-			int64_t off = a->m.disp + (base >= 0 ? moved[base] : 0) +
-				      (index >= 0 ? moved[index] * (1 << a->m.scale) : 0);
-			_Bool has = 0;
-			for (unsigned j = 0; j < TB_GROUPS && !has; j++)
-				has = covers(&n->group[j], &a->m, off, a->size, a->write, a->align);
-			struct tb_group *g = has ? NULL : group_make(tb, &a->m, off, k, 1);
-			if (g)
-				group_check(tb, g);
+			first_check(tb, k,
+				    a->m.disp + (base >= 0 ? moved[base] : 0) +
+					(index >= 0 ? moved[index] * (1 << a->m.scale) : 0));
 		}
 		changed |= a->changed;
 		if (a->add_gpr >= 0)
@@ -417,7 +528,7 @@ _Bool tb_near_mem(struct tb *tb, struct tb_mem *mem)
 		if (covers(&tb->near.group[k], m, off, mem->size, mem->write, mem->align))
 			g = &tb->near.group[k];
 	if (!g) {
-		g = group_make(tb, m, off, tb->near.index, 0);
+		g = group_make(tb, m, off, tb->near.index, MAKE_HERE);
 		if (!g)
 			return 0;
 		if (!covers(g, m, off, mem->size, mem->write, mem->align)) {
@@ -462,128 +573,4 @@ _Bool tb_near_mem(struct tb *tb, struct tb_mem *mem)
 void tb_near_flags(struct tb *tb, const struct tb_mem *mem, int to)
 {
 	emit_op64(&tb->e, 0x8b, to, NEAR(mem->near->slot, flags));
-}
-
-/* Out of line */
-
-/* What lies behind a late piece of code, for trans_near_missed: offsets in code memory. */
-struct near_site {
-	struct soft_block *block;
-	uint32_t index; /* of its instruction before which the check is */
-	uint32_t check; /* where the check begins */
-	uint32_t out;	/* where it goes from when it is not worth it */
-	uint32_t plain; /* the jump from there, its displacement */
-	uint8_t maker;	/* struct tb_group */
-};
-enum { NEAR_OFTEN = 1 }; /* beside the site's offset: the check is not worth it */
-
-static uint8_t *late_missed(struct tb *tb, const struct late *l)
-{
-	struct emit *e = &tb->e;
-	uint8_t *site = e->at + 1;
-
-	emit_mov_imm(e, H_R11, 0x7fffffff);
-	emit_mov_imm(e, H_RAX, (uint64_t)l->at);
-	uint8_t *out = emit_jmp(e);
-	if (!e->full)
-		emit_patch(out, tb->t->rw + tb->t->exit_near);
-	return site + 1;
-}
-
-void tb_near_late(struct tb *tb, const struct late *l)
-{
-	struct emit *e = &tb->e;
-	uint8_t *back, *often, *plain, *missed, *site[2], *out;
-
-	emit_op64(e, 0x03, H_R11, NEAR(l->slot, base));
-	emit_mov_imm(e, H_RAX,
-		     (uint64_t)(offsetof(struct soft_cpu, near) - TRANS_BIAS +
-				l->slot * sizeof(struct soft_near)));
-	tb_stub_call(tb, tb->t->near[l->write]);
-	back = emit_jcc(e, CC_Z);
-	if (!e->full)
-		emit_patch(back, l->found);
-	often = emit_jcc(e, CC_B);
-	if (l->place_span)
-		emit_here(e, l->place_span);
-	if (l->place_align)
-		emit_here(e, l->place_align);
-	out = e->at;
-	tb_x87_pointers(tb, &l->x87);
-	plain = emit_jmp(e);
-	missed = e->at;
-	site[0] = late_missed(tb, l);
-	emit_here(e, often);
-	tb_x87_pointers(tb, &l->x87);
-	site[1] = late_missed(tb, l);
-	uint32_t here = (uint32_t)(ALIGN_UP((size_t)(e->at - tb->t->rw), 4));
-	while (!e->full && (uint32_t)(e->at - tb->t->rw) < here)
-		emit_byte(e, 0xcc);
-	struct near_site s = {.block = l->block,
-			      .index = l->index,
-			      .check = (uint32_t)(l->found - tb->t->rw),
-			      .out = (uint32_t)(out - tb->t->rw),
-			      .plain = (uint32_t)(plain - tb->t->rw),
-			      .maker = l->maker};
-	for (unsigned k = 0; k < sizeof(s); k++)
-		emit_byte(e, ((const uint8_t *)&s)[k]);
-	if (e->full)
-		return;
-	emit_patch(plain, missed);
-	for (uint32_t k = 0; k < 2; k++) {
-		uint32_t v = here | (k ? NEAR_OFTEN : 0);
-		memcpy(site[k], &v, 4);
-	}
-}
-
-static void jump_put(uint8_t *at, const uint8_t *to)
-{
-	*at = 0xe9;
-	emit_patch(at + 1, to);
-}
-
-/* A block has new host code, at rip: the old, which others go to, goes there. */
-static void block_replace(struct soft_cpu *cpu, struct soft_block *b, const uint8_t *code)
-{
-	struct soft_trans *t = cpu->trans;
-	struct soft_jump *j = soft_cache_jump(cpu->cache, cpu->s.rip);
-
-	jump_put(t->rw + (b->code - t->rx), t->rw + (code - t->rx));
-	b->code = code;
-	if (j->block == b)
-		j->code = code;
-}
-
-const uint8_t *trans_near_missed(struct soft_cpu *cpu)
-{
-	struct soft_trans *t = cpu->trans;
-	uint32_t what = cpu->near_missed;
-	struct near_site site;
-	struct soft_block *b;
-	const uint8_t *plain;
-
-	memcpy(&site, t->rw + (what & ~3u), sizeof(site));
-	b = site.block;
-	cpu->stats.near_plain++;
-	cpu->stats.near_given_up += what & NEAR_OFTEN;
-	if (what & NEAR_OFTEN) {
-		b->apart |= BIT64(site.maker);
-		plain = trans_block_from(cpu, b, site.index, 0);
-	} else {
-		plain = site.index ? NULL : b->plain;
-		if (!plain)
-			plain = trans_block_from(cpu, b, site.index, 1);
-	}
-	if (!plain)
-		return NULL;
-	/* Events have been looked at, or must not be: after STI. */
-	emit_patch(t->rw + site.plain, t->rw + (plain - t->rx) + TRANS_POLL_BYTES);
-	if (what & NEAR_OFTEN) {
-		jump_put(t->rw + site.check, t->rw + site.out);
-		if (!site.index)
-			block_replace(cpu, b, plain);
-	} else if (!site.index) {
-		b->plain = plain;
-	}
-	return plain;
 }

@@ -1,4 +1,6 @@
-/* trans_near_fill.c: the stubs that fill entries of soft_cpu.near from the TLB. */
+/* trans_near_fill.c: checks by soft_cpu.near that fail: the stubs that fill entries from the TLB,
+ * and the ways to code that does without. */
+#include <string.h>
 #include "engine/soft/trans_impl.h"
 
 #define CC_B	   2
@@ -77,10 +79,7 @@ void trans_stub_near(const struct soft_cpu *cpu, struct emit *e, _Bool write)
 	emit_op64(e, 0x3b, H_RAX, T_FIELD(tlb));
 	fail[1] = emit_jcc(e, CC_Z);
 	emit_op32(e, 0x8b, H_RAX, rm_reg(H_R11));
-	emit_op32(e, 0xc1, 5, rm_reg(H_RAX)); /* shr eax, 7 */
-	emit_byte(e, 12 - 5);
-	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_TLB_SIZE - 1) << 5, 0);
-	emit_op64(e, 0x03, H_RAX, T_FIELD(tlb));
+	trans_tlb_entry(e);
 	emit_alu_imm(e, ALU_AND, H_R11, -4096, 1);
 	emit_mov(e, H_RDX, H_R11);
 	emit_op64(e, 0x0b, H_R11, T_FIELD(asid));
@@ -136,4 +135,133 @@ void trans_stub_near(const struct soft_cpu *cpu, struct emit *e, _Bool write)
 	emit_byte(e, 0x5a);
 	emit_byte(e, 0x59);
 	emit_byte(e, 0xc3);
+}
+
+/* Out of line */
+
+/* What lies behind a late piece of code, for trans_near_missed: offsets in code memory. */
+struct near_site {
+	struct soft_block *block;
+	uint32_t index; /* of its instruction before which the check is */
+	uint32_t check; /* where the check begins */
+	uint32_t out;	/* where it goes from when it is not worth it */
+	uint32_t plain; /* the jump from there, its displacement */
+	uint8_t maker;	/* struct tb_group */
+};
+enum { NEAR_OFTEN = 1 }; /* beside the site's offset: the check is not worth it */
+
+static uint8_t *late_missed(struct tb *tb, const struct late *l)
+{
+	struct emit *e = &tb->e;
+	uint8_t *site = e->at + 1;
+
+	emit_mov_imm(e, H_R11, 0x7fffffff);
+	emit_mov_imm(e, H_RAX, (uint64_t)l->at);
+	uint8_t *out = emit_jmp(e);
+	if (!e->full)
+		emit_patch(out, tb->t->rw + tb->t->exit_near);
+	return site + 1;
+}
+
+void tb_near_late(struct tb *tb, const struct late *l)
+{
+	struct emit *e = &tb->e;
+	uint8_t *back, *often = NULL, *plain, *missed, *site[2], *out;
+
+	if (l->tlb) {
+		tb_mem_victim(tb, l);
+	} else {
+		emit_op64(e, 0x03, H_R11, TB_NEAR(l->slot, base));
+		emit_mov_imm(e, H_RAX,
+			     (uint64_t)(offsetof(struct soft_cpu, near) - TRANS_BIAS +
+					l->slot * sizeof(struct soft_near)));
+		tb_stub_call(tb, tb->t->near[l->write]);
+		back = emit_jcc(e, CC_Z);
+		if (!e->full)
+			emit_patch(back, l->found);
+		often = emit_jcc(e, CC_B);
+	}
+	if (l->place_span)
+		emit_here(e, l->place_span);
+	if (l->place_align)
+		emit_here(e, l->place_align);
+	out = e->at;
+	tb_x87_pointers(tb, &l->x87);
+	plain = emit_jmp(e);
+	missed = e->at;
+	site[0] = late_missed(tb, l);
+	if (often)
+		emit_here(e, often);
+	tb_x87_pointers(tb, &l->x87);
+	site[1] = late_missed(tb, l);
+	uint32_t here = (uint32_t)(ALIGN_UP((size_t)(e->at - tb->t->rw), 4));
+	while (!e->full && (uint32_t)(e->at - tb->t->rw) < here)
+		emit_byte(e, 0xcc);
+	struct near_site s = {.block = l->block,
+			      .index = l->index,
+			      .check = (uint32_t)(l->found - tb->t->rw),
+			      .out = (uint32_t)(out - tb->t->rw),
+			      .plain = (uint32_t)(plain - tb->t->rw),
+			      .maker = l->maker};
+	for (unsigned k = 0; k < sizeof(s); k++)
+		emit_byte(e, ((const uint8_t *)&s)[k]);
+	if (e->full)
+		return;
+	emit_patch(plain, missed);
+	for (uint32_t k = 0; k < 2; k++) {
+		uint32_t v = here | (k ? NEAR_OFTEN : 0);
+		memcpy(site[k], &v, 4);
+	}
+}
+
+static void jump_put(uint8_t *at, const uint8_t *to)
+{
+	*at = 0xe9;
+	emit_patch(at + 1, to);
+}
+
+/* A block has new host code, at rip: the old, which others go to, goes there. */
+static void block_replace(struct soft_cpu *cpu, struct soft_block *b, const uint8_t *code)
+{
+	struct soft_trans *t = cpu->trans;
+	struct soft_jump *j = soft_cache_jump(cpu->cache, cpu->s.rip);
+
+	jump_put(t->rw + (b->code - t->rx), t->rw + (code - t->rx));
+	b->code = code;
+	if (j->block == b)
+		j->code = code;
+}
+
+const uint8_t *trans_near_missed(struct soft_cpu *cpu)
+{
+	struct soft_trans *t = cpu->trans;
+	uint32_t what = cpu->near_missed;
+	struct near_site site;
+	struct soft_block *b;
+	const uint8_t *plain;
+
+	memcpy(&site, t->rw + (what & ~3u), sizeof(site));
+	b = site.block;
+	cpu->stats.near_plain++;
+	cpu->stats.near_given_up += what & NEAR_OFTEN;
+	if (what & NEAR_OFTEN) {
+		b->apart |= BIT64(site.maker);
+		plain = trans_block_from(cpu, b, site.index, 0);
+	} else {
+		plain = site.index ? NULL : b->plain;
+		if (!plain)
+			plain = trans_block_from(cpu, b, site.index, 1);
+	}
+	if (!plain)
+		return NULL;
+	/* Events have been looked at, or must not be: after STI. */
+	emit_patch(t->rw + site.plain, t->rw + (plain - t->rx) + TRANS_POLL_BYTES);
+	if (what & NEAR_OFTEN) {
+		jump_put(t->rw + site.check, t->rw + site.out);
+		if (!site.index)
+			block_replace(cpu, b, plain);
+	} else if (!site.index) {
+		b->plain = plain;
+	}
+	return plain;
 }
