@@ -3,7 +3,7 @@ BUILD   ?= build
 PREFIX  ?= /usr/local
 SECONDS_PER_FUZZER ?= 60
 
-.PHONY: all run test test-packages bench lint fuzz sanitize image image-packages install help clean deps guest-files
+.PHONY: all run test test-packages bench lint fuzz fuzz-again sanitize image image-packages install help clean deps guest-files
 .DEFAULT_GOAL := all
 
 all: deps $(BUILD)/build.ninja
@@ -50,6 +50,9 @@ lint: deps
 fuzz: deps
 	@fuzz/run.sh $(SECONDS_PER_FUZZER)
 
+fuzz-again: deps
+	@fuzz/run.sh --again $(SECONDS_PER_FUZZER)
+
 install: all
 	@meson install -C $(BUILD)
 
@@ -66,5 +69,6 @@ help:
 	@echo 'make bench      measure, side by side with peers where they are installed'
 	@echo 'make lint       layout, format, headers, static analysis'
 	@echo 'make fuzz       every fuzz target for SECONDS_PER_FUZZER (now $(SECONDS_PER_FUZZER)) seconds'
+	@echo 'make fuzz-again every fuzz target over the same ground each time, as continuous integration does (see fuzz/runs)'
 	@echo 'make install    to PREFIX (now $(PREFIX))'
 	@echo 'make clean      remove build directories'

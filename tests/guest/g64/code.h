@@ -36,7 +36,7 @@ void random_seed(uint32_t seed);
 /* Fewer rounds on an emulator of a million instructions a second. */
 static inline unsigned rounds(unsigned n)
 {
-	return cmdline_has("slow") ? (n + 19) / 20 : n;
+	return cmdline_has("slow") || cmdline_has("few") ? (n + 19) / 20 : n;
 }
 
 /* For what takes long: as many only with the word "long". */

@@ -2,7 +2,7 @@
 #include "g64.h"
 
 /* On an emulator of a million instructions a second a tenth has to do. */
-#define ROUNDS (cmdline_has("slow") ? 1000 : 20000)
+#define ROUNDS (cmdline_has("slow") || cmdline_has("few") ? 1000 : 20000)
 
 static volatile uint64_t counter __attribute__((aligned(64)));
 static volatile uint32_t lock_word __attribute__((aligned(64)));
