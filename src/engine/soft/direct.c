@@ -22,6 +22,7 @@ int direct_init(struct soft_cpu *cpu)
 	if (!d)
 		return -1;
 	d->code = -1;
+	d->lowest = direct_map_lowest();
 	d->core.slept = 1; /* there is no window yet */
 	d->always = cpu->engine->base.cfg.soft == SOFT_DIRECT_ALWAYS;
 	for (unsigned i = 0; i < DIRECT_SPACES; i++)

@@ -99,6 +99,7 @@ struct soft_direct {
 	struct direct_choose *choose;
 };
 
+	uint64_t lowest; /* linear address that the host lets a helper map */
 int direct_init(struct soft_cpu *cpu);
 void direct_fini(struct soft_cpu *cpu);
 /* Runs user code if it may and should. False: nothing was done; the layers below take over. May
@@ -135,7 +136,8 @@ int direct_regs_in(struct soft_cpu *cpu, struct direct_helper *h, struct direct_
 /* Segment registers that user code has loaded, through the guest's tables. May raise. */
 void direct_selectors_in(struct soft_cpu *cpu, const struct direct_helper *h);
 
-/* Mappings (direct_map.c) */
+/* Mappings (direct_map.c). _lowest: the lowest address that the host lets processes map. */
+uint64_t direct_map_lowest(void);
 struct direct_space *direct_space_get(struct soft_cpu *cpu);
 /* Guest code touched lin: maps it and what is around it. False: not for a helper. Raises the
  * guest's faults. */

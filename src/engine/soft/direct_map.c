@@ -11,15 +11,29 @@
  * all helpers first; a write to decoded code drops it first.
  */
 #include <sched.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include "engine/soft/direct.h"
 
 #define USER_TOP   UINT64_C(0x7ffffffff000)
-#define LOWEST	   UINT64_C(0x10000) /* vm.mmap_min_addr as Linux distributions set it */
+#define LOWEST	   UINT64_C(0x10000) /* vm.mmap_min_addr is no higher than that anywhere */
 #define VMAS_MAX   20000u
 #define LEAVES_MAX 4096u
 #define AROUND	   16u	/* pages */
 #define AROUND_BIG 512u /* in large pages, of data */
+
+uint64_t direct_map_lowest(void)
+{
+	unsigned long lowest = LOWEST;
+	FILE *f = fopen("/proc/sys/vm/mmap_min_addr", "re");
+
+	if (!f)
+		return LOWEST;
+	if (fscanf(f, "%lu", &lowest) != 1)
+		lowest = LOWEST;
+	fclose(f);
+	return MAX(ALIGN_UP(lowest, 4096), UINT64_C(4096));
+}
 
 static unsigned leaf_hash(uint64_t lin)
 {
@@ -222,8 +236,8 @@ static uint64_t page_peek(struct soft_cpu *cpu, uint64_t lin, uint64_t *offset, 
 	struct soft_engine *e = cpu->engine;
 	struct soft_view v;
 
-	if (lin < LOWEST || lin >= USER_TOP || !soft_mmu_peek(cpu, lin, &v) || !v.user ||
-	    !v.accessed)
+	if (lin < cpu->direct->lowest || lin >= USER_TOP || !soft_mmu_peek(cpu, lin, &v) ||
+	    !v.user || !v.accessed)
 		return 0;
 	const struct soft_slot *slot = soft_ram_slot(&e->ram, v.phys);
 	if (!slot || v.phys == cpu->mmu->apic_page)
@@ -401,7 +415,10 @@ _Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s)
 	direct_helper_run(cpu, h, op, n);
 	if (!h->pid || !h->shared->out_failed)
 		return 1;
-	/* Too many mappings, most likely. */
+	/* Too many mappings, most likely; or a security module has a lowest address of its own. */
+	for (unsigned i = 0; i < n; i++)
+		if (op[i].prot && op[i].addr < LOWEST)
+			cpu->direct->lowest = LOWEST;
 	space_clear(s);
 	return 0;
 }

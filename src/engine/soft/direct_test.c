@@ -350,6 +350,23 @@ static void a_kick_stops_user_code_that_never_ends(void **state)
 	assert_int_equal(b->cpu->s.rip, USER_CODE);
 }
 
+CODE(load_low, "mov 0xf000, %rax\nsyscall\n");
+static void the_lowest_pages_are_read_whatever_the_host_lets_helpers_map(void **state)
+{
+	struct board *b = *state;
+
+	assert_in_range(b->cpu->direct->lowest, 4096, 1u << 20);
+	board_write(b, 0xf000, 8, 4711);
+	/* As the host says; and where it refuses what it has said. */
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(RUN_USER(b, load_low), 0x80);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], 4711);
+		b->cpu->direct->lowest = 4096;
+		direct_forget_all(b->cpu);
+	}
+	assert_true(b->cpu->direct->lowest == 4096 || b->cpu->direct->lowest == 0x10000);
+}
+
 /* How many cores a thread may run on. */
 static unsigned cores(pid_t thread)
 {
@@ -623,6 +640,7 @@ int main(void)
 	    T(no_system_call_of_the_guest_is_the_hosts),
 	    T(who_jumps_into_the_stub_gets_a_page_fault),
 	    T(a_kick_stops_user_code_that_never_ends),
+	    T(the_lowest_pages_are_read_whatever_the_host_lets_helpers_map),
 	    T(a_thread_is_kept_on_its_core_only_while_it_runs_guest_code),
 	    cmocka_unit_test(a_core_that_others_want_too_is_let_go),
 	    T(a_killed_helper_ends_the_program_not_the_machine),
