@@ -48,6 +48,7 @@ void direct_fini(struct soft_cpu *cpu)
 	if (d->code >= 0)
 		close(d->code);
 	direct_choose_fini(d);
+	direct_large_fini(d);
 	free(d);
 	cpu->direct = NULL;
 }

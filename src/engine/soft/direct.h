@@ -76,6 +76,15 @@ struct direct_core {
 	uint64_t looked_ns, thread_ns; /* at the window's beginning */
 };
 
+/* Large pages of the guest that the host is to have as such, too (direct_large.c). */
+struct direct_large {
+	uint64_t wish[64]; /* guest-physical */
+	unsigned wishes;
+	unsigned failed;     /* in a row */
+	uint64_t not_before; /* TSC */
+	uint8_t *done;	     /* a bit for each 2 MiB of RAM that was a wish once; or NULL */
+};
+
 struct soft_direct {
 	struct direct_space space[DIRECT_SPACES];
 	_Atomic int running; /* pidfd of the helper that runs guest code, plus 1; 0: none */
@@ -90,16 +99,17 @@ struct soft_direct {
 	enum soft_access expect_access;
 	_Bool once; /* the next instruction is for the layers below */
 	uint64_t clock;
+	uint64_t lowest; /* linear address that the host lets a helper map */
 	/* Others' wishes; guarded by engine->code_lock, see soft_cache_take_pending. */
 	uint64_t revoke[32];
 	unsigned revokes;
 	_Bool revoke_all;
 	struct direct_core core;
+	struct direct_large large;
 	/* The chooser's: direct_choose.c */
 	struct direct_choose *choose;
 };
 
-	uint64_t lowest; /* linear address that the host lets a helper map */
 int direct_init(struct soft_cpu *cpu);
 void direct_fini(struct soft_cpu *cpu);
 /* Runs user code if it may and should. False: nothing was done; the layers below take over. May
@@ -125,6 +135,12 @@ void direct_core_rest(struct soft_direct *d);
 void direct_core_hold(struct soft_direct *d);
 void direct_core_release(struct soft_direct *d);
 _Bool direct_core_calm(uint64_t used_ns, uint64_t passed_ns);
+
+/* Large pages (direct_large.c): a helper has the 2 MiB at phys mapped as a whole; an interrupt
+ * comes, so that there is time to make one. */
+void direct_large_note(struct soft_cpu *cpu, uint64_t phys);
+void direct_large_take(struct soft_cpu *cpu);
+void direct_large_fini(struct soft_direct *d);
 
 /* Registers (direct_regs.c): from the CPU to the frame and back. -1: what the frame says cannot be
  * (a hostile helper). */

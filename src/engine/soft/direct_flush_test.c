@@ -204,6 +204,32 @@ static void a_large_page_is_flushed_whole(void **state)
 		assert_int_equal(user_reads(b, LARGE + off), 2000 + off);
 }
 
+static void the_host_is_asked_once_for_a_large_page_and_when_there_is_time(void **state)
+{
+	struct board *b = *state;
+	struct direct_large *l = &b->cpu->direct->large;
+
+	board_write(b, BOARD_PD + (LARGE >> 21) * 8, 8, USER_PTE(LARGE) | X86_PTE_PS | X86_PTE_NX);
+	l->not_before = UINT64_MAX;
+	assert_int_equal(user_reads(b, LARGE), 1000);
+	assert_int_equal(l->wishes, 1);
+	assert_int_equal(user_reads(b, LARGE + 0x5000), 1000 + 0x5000);
+	direct_large_take(b->cpu);
+	assert_int_equal(l->wishes, 1);
+	l->not_before = 0;
+	direct_large_take(b->cpu);
+	for (uint64_t off = 0; off < 0x200000; off += 0x35000)
+		assert_int_equal(user_reads(b, LARGE + off), 1000 + off);
+	assert_int_equal(l->wishes, 0);
+	assert_int_equal(b->cpu->stats.direct_large + l->failed, 1); /* old hosts refuse */
+	assert_true(l->not_before > 0);
+	/* Mapped anew, it is what it has become. */
+	KERNEL_RUNS(b, by_invlpg_in_the_large_page, 0);
+	assert_int_equal(user_reads(b, LARGE + 0x6000), 1000 + 0x6000);
+	assert_int_equal(l->wishes, 0);
+	assert_int_equal(b->cpu->stats.direct_large + l->failed, 1);
+}
+
 static void rights_that_were_taken_away_are_gone(void **state)
 {
 	static const struct {
@@ -252,6 +278,7 @@ int main(void)
 	    T(an_address_space_that_was_left_is_flushed_as_asked),
 	    T(address_spaces_do_not_see_each_others_pages),
 	    T(a_large_page_is_flushed_whole),
+	    T(the_host_is_asked_once_for_a_large_page_and_when_there_is_time),
 	    T(rights_that_were_taken_away_are_gone),
 	    T(code_that_may_no_longer_run_does_not),
 	};

@@ -348,6 +348,8 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 			at = last + 4096;
 		if (pages && !joins) {
 			op_add(s, run, pages * UINT64_C(4096), run_prot, run_offset);
+			if (pages == AROUND_BIG) /* of which `page` is one */
+				direct_large_note(cpu, page & ~UINT64_C(0x1fffff));
 			pages = 0;
 		}
 		if (at > last)

@@ -315,8 +315,10 @@ static int events_take(struct soft_cpu *cpu, uint32_t events)
 			cpu->s.activity = X86_RUNNING;
 			if (cpu->direct && cpu->cpl == 3)
 				direct_choose_kernel(cpu, 1);
-			if (cpu->direct)
+			if (cpu->direct) {
 				direct_core_rest(cpu->direct);
+				direct_large_take(cpu);
+			}
 			sys_interrupt(cpu, (unsigned)vector, X86_EVENT_INTR);
 		}
 	}
