@@ -44,23 +44,59 @@ static void emit_ret(struct emit *e)
 	emit_byte(e, 0xc3);
 }
 
-enum { VEC_READ = 0x10, VEC_WRITE = 0x11 };
-static void vectors_move(const struct soft_trans *t, struct emit *e, uint8_t opcode)
+static void emit_vzeroupper(struct emit *e)
+{
+	emit_byte(e, 0xc5);
+	emit_byte(e, 0xf8);
+	emit_byte(e, 0x77);
+}
+
+#define VECTOR(n) trans_at(offsetof(struct soft_cpu, s.fpu.vec) + (n)*64)
+#define UPPER(n)  trans_at(offsetof(struct soft_cpu, s.fpu.vec) + (n)*64 + 16)
+enum { VEC_READ = 0x10, VEC_WRITE = 0x11, VEC_OR = 0x56 };
+static void vectors_move(struct emit *e, uint8_t opcode, _Bool vex, _Bool ymm)
 {
 	for (unsigned n = 0; n < 16; n++)
+		emit_modrm(
+		    e,
+		    &(struct emit_op){
+			.map = 1, .opcode = opcode, .vex = vex, .vex256 = ymm, .reg = (uint8_t)n},
+		    VECTOR(n));
+}
+
+static void vectors_store(const struct soft_trans *t, struct emit *e)
+{
+	vectors_move(e, VEC_WRITE, t->avx, t->avx);
+}
+
+/* Upper halves that were loaded count as in use, be they 0, and then each SSE instruction waits for
+ * what its result was before, as it keeps the upper half: a loop may take more than twice as long.
+ * So they are loaded when there is anything in them. Flags are lost. */
+static void vectors_load(const struct soft_trans *t, struct emit *e)
+{
+	if (!t->avx) {
+		vectors_move(e, VEC_READ, 0, 0);
+		return;
+	}
+	for (unsigned n = 0; n < 16; n++)
 		emit_modrm(e,
-			   &(struct emit_op){.map = 1,
-					     .opcode = opcode,
-					     .vex = t->avx,
-					     .vex256 = t->avx,
-					     .reg = (uint8_t)n},
-			   trans_at(offsetof(struct soft_cpu, s.fpu.vec) + n * 64));
+			   &(struct emit_op){.map = 1, .opcode = n ? VEC_OR : VEC_READ, .vex = 1},
+			   UPPER(n));
+	emit_modrm(e, &(struct emit_op){.map = 2, .opcode = 0x17, .prefix = 0x66, .vex = 1},
+		   rm_reg(0)); /* vptest xmm0, xmm0 */
+	uint8_t *used = emit_jcc(e, CC_NZ);
+	emit_vzeroupper(e);
+	vectors_move(e, VEC_READ, 0, 0);
+	uint8_t *done = emit_jmp(e);
+	emit_here(e, used);
+	vectors_move(e, VEC_READ, 1, 1);
+	emit_here(e, done);
 }
 
 /* All general registers but RAX, RCX and R11 are kept. */
 static void stub_save(const struct soft_trans *t, struct emit *e)
 {
-	vectors_move(t, e, VEC_WRITE);
+	vectors_store(t, e);
 	emit_0fae(e, STMXCSR, MXCSR);
 	emit_test8(e, T_FIELD(vec_live), LIVE_X87);
 	uint8_t *no_x87 = emit_jcc(e, CC_Z);
@@ -83,11 +119,8 @@ static void stub_save(const struct soft_trans *t, struct emit *e)
 	emit_0fae(e, LDMXCSR, rm_mem(H_RSP, H_NONE, 0, 0));
 	emit_byte(e, 0x58); /* pop rax */
 	emit_here(e, same);
-	if (t->avx) { /* C may mix in instructions that are slow with upper halves in use */
-		emit_byte(e, 0xc5);
-		emit_byte(e, 0xf8);
-		emit_byte(e, 0x77);
-	}
+	if (t->avx) /* C may mix in instructions that are slow with upper halves in use */
+		emit_vzeroupper(e);
 	emit_modrm(e, &(struct emit_op){.opcode = 0xc6, .reg_is_op = 1}, T_FIELD(vec_live));
 	emit_byte(e, 0);
 	emit_ret(e);
@@ -113,7 +146,7 @@ static void stub_load(const struct soft_trans *t, struct emit *e)
 	emit_byte(e, 0xa9);		      /* test eax */
 	emit_32(e, HOST_MXCSR);
 	out[outs++] = emit_jcc(e, CC_NZ);
-	vectors_move(t, e, VEC_READ);
+	vectors_load(t, e);
 	emit_0fae(e, LDMXCSR, MXCSR);
 	emit_or_live(e, LIVE_SSE);
 	if (t->avx) {
@@ -147,10 +180,10 @@ static void stub_load_x87(const struct soft_trans *t, struct emit *e, const uint
 	emit_patch(emit_call(e), load);
 	emit_test8(e, T_FIELD(vec_live), LIVE_SSE);
 	out[2] = emit_jcc(e, CC_Z);
-	vectors_move(t, e, VEC_WRITE);
+	vectors_store(t, e);
 	emit_0fae(e, STMXCSR, MXCSR);
 	emit_0fae(e, FXRSTOR, FX(FCW));
-	vectors_move(t, e, VEC_READ);
+	vectors_load(t, e);
 	emit_or_live(e, LIVE_X87);
 	for (unsigned k = 0; k < ARRAY_SIZE(out); k++)
 		emit_here(e, out[k]);

@@ -202,12 +202,35 @@ static void a_misaligned_operand_is_not_taken_for_another_spaces(void **state)
 	assert_int_equal(board_run(b), X86_VEC_GP);
 }
 
+/* One after the other each register alone has an upper half, in one byte. */
+CODE(upper_code,
+     "mov $0xe000000, %ebx; mov $0x20000, %esi; .irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10,"
+     "11, 12, 13, 14, 15; vzeroall; vmovdqu (%rsi), %ymm\\n; mov (%rbx), %eax;"
+     "por %xmm3, %xmm3; vmovdqu %ymm\\n, 0x1000(%rsi); mov (%rbx), %eax; fld1;"
+     "por %xmm3, %xmm3; vmovdqu %ymm\\n, 0x2000(%rsi); fstp %st(0); add $32, %rsi; .endr;"
+     "hlt");
+static void upper_halves_survive_in_whatever_register_they_are(void **state)
+{
+	struct board *b = *state;
+
+	if (!cpuid_has(&b->cpuid, 7, 0, CPUID_EBX, 5))
+		skip();
+	for (unsigned n = 0; n < 16; n++)
+		board_write(b, 0x20000 + n * 32 + 16 + n, 1, 0x80 >> (n & 7));
+	assert_int_equal(RUN(b, upper_code), -1);
+	for (unsigned k = 0; k < 16 * 32; k++) {
+		assert_int_equal(board_read(b, 0x21000 + k, 1), board_read(b, 0x20000 + k, 1));
+		assert_int_equal(board_read(b, 0x22000 + k, 1), board_read(b, 0x20000 + k, 1));
+	}
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup_translate, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    T(floating_point_runs_as_host_code),
 	    T(vector_registers_survive_what_is_done_in_c),
+	    T(upper_halves_survive_in_whatever_register_they_are),
 	    T(rounding_is_the_guests_in_the_guest_and_the_hosts_in_c),
 	    T(an_unmasked_simd_exception_is_the_guests),
 	    T(an_unmasked_x87_exception_waits_for_the_next_instruction),
