@@ -10,7 +10,7 @@ import struct
 import subprocess
 import sys
 
-from harness import ENV, GUEST, KERNEL, RUNTIME, Vm, dial, main, polyvisor, test, wait_until
+from harness import ENV, GUEST, KERNEL, PATIENCE, RUNTIME, Vm, dial, main, polyvisor, test, wait_until
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "boot"))
 from boot import free_port  # noqa: E402
@@ -18,7 +18,7 @@ from boot import free_port  # noqa: E402
 SOCKET = f"{RUNTIME.name}/gdb"
 
 
-def gdb(*commands, timeout=60):
+def gdb(*commands, timeout=PATIENCE):
     """Runs gdb with these commands; its output, stderr with it."""
     args = ["gdb", "-nx", "-batch", "-ex", "set pagination off", "-ex", "set confirm off", "-ex", "set width 0"]
     for c in (f"target remote {SOCKET}", *commands):

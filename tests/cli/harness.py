@@ -12,6 +12,7 @@ POLYVISOR, GUEST = sys.argv[1], sys.argv[2]
 KERNEL, INITRD = f"{GUEST}/vmlinuz-cloud", f"{GUEST}/initrd.cpio"
 RUNTIME = tempfile.TemporaryDirectory()
 ENV = dict(os.environ, XDG_RUNTIME_DIR=RUNTIME.name)
+PATIENCE = 240  # seconds, for what hangs
 TESTS = []
 
 
@@ -20,7 +21,7 @@ def test(fn):
     return fn
 
 
-def polyvisor(*args, timeout=90):
+def polyvisor(*args, timeout=PATIENCE):
     return subprocess.run([POLYVISOR, *args], stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, text=True, env=ENV)
 
 
@@ -41,7 +42,7 @@ class Vm:
             self.p.kill()
         self.p.communicate()
 
-    def wait_for(self, what, timeout=90):
+    def wait_for(self, what, timeout=PATIENCE):
         end = time.monotonic() + timeout
         while what not in self.seen:
             assert time.monotonic() < end, f"no {what!r} in {self.seen[-1000:]!r}"
@@ -55,12 +56,12 @@ class Vm:
         self.p.stdin.write(text)
         self.p.stdin.flush()
 
-    def wait(self, timeout=60):
+    def wait(self, timeout=PATIENCE):
         self.p.communicate(timeout=timeout)
         return self.p.returncode
 
 
-def wait_until(condition, timeout=60):
+def wait_until(condition, timeout=PATIENCE):
     end = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < end
@@ -77,7 +78,7 @@ def dial(path):
             return False
 
     s = socket.socket(socket.AF_UNIX)
-    s.settimeout(60)
+    s.settimeout(PATIENCE)
     wait_until(connected)
     return s
 

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 
-from harness import GUEST, KERNEL, RUNTIME, Vm, dial, main, polyvisor, test, wait_until
+from harness import GUEST, KERNEL, PATIENCE, RUNTIME, Vm, dial, main, polyvisor, test, wait_until
 
 SOFT = ["--soft", os.environ.get("BOOT_SOFT", "direct")]
 MIB = 1 << 20
@@ -20,7 +20,7 @@ def guest(*args, kernel="cloud"):
     return Vm("--initrd", f"{GUEST}/modules-{kernel}.cpio", *SOFT, *args, shell=True, kernel=f"{GUEST}/vmlinuz-{kernel}")
 
 
-def run(vm, command, timeout=60):
+def run(vm, command, timeout=PATIENCE):
     """The output of a command in the guest's shell."""
     n = time.monotonic_ns()  # in the echo of what is typed there are quotes between the words and it
     vm.say(f"echo begin''{n}; {command}; echo end''{n}\n".encode())
@@ -72,7 +72,7 @@ def the_balloon_takes_memory_and_gives_it_back():
         before, full = meminfo(vm), resident(vm)
         assert balloon("bal")["actual_bytes"] == 0 and balloon("bal")["driver"]
         assert balloon("bal", "256M")["target_bytes"] == 256 * MIB
-        wait_until(lambda: balloon("bal")["actual_bytes"] == 256 * MIB, 60)
+        wait_until(lambda: balloon("bal")["actual_bytes"] == 256 * MIB)
         wait_until(lambda: resident(vm) < full - 200)
         inside, small = meminfo(vm), resident(vm)
         assert abs(before["MemTotal"] - inside["MemTotal"] - 256) <= 1, (before, inside)
@@ -98,7 +98,7 @@ def freed_pages_go_back_to_the_host():
         run(vm, "mkdir /mnt; mount -t tmpfs -o size=300m none /mnt; dd if=/dev/zero of=/mnt/fill bs=1M count=256 2>/dev/null")
         full = resident(vm)
         run(vm, "rm /mnt/fill")
-        wait_until(lambda: resident(vm) < full - 200, 60)
+        wait_until(lambda: resident(vm) < full - 200)
         small = resident(vm)
         assert balloon("fpr")["reported_bytes"] > 200 * MIB
         run(vm, "dd if=/dev/urandom of=/mnt/fill bs=1M count=4 2>/dev/null; sha256sum /mnt/fill >/tmp/s; sleep 3; sha256sum -c /tmp/s")
@@ -170,7 +170,7 @@ def named_ports_carry_both_ways():
         assert run(vm, "echo still''-here").strip() == "still-here"
         assert re.search(r"PCI-MSI.*virtio\d+-", drivers_are_content(vm))
         vm.say(b"poweroff -f\n")
-        assert vm.wait(30) == 0
+        assert vm.wait() == 0
     assert not os.path.exists(one) and not os.path.exists(two)
 
 
@@ -182,7 +182,7 @@ def the_terminal_can_be_a_virtio_console():
         assert "hvc0" in run(vm, "tty")
         assert len(run(vm, "seq 1 20000").split()) == 20000
         vm.say(b"poweroff -f\n")
-        assert vm.wait(30) == 0
+        assert vm.wait() == 0
 
 
 @test
