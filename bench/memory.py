@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""memory.py: resident memory of a VM's process at its shell that is not the guest's RAM (from /proc/PID/smaps).
+"""memory.py: resident memory of a VM's process at its shell that is not the guest's RAM (from /proc/PID/smaps), beside its bar.
 
 usage: memory.py POLYVISOR GUEST_DIR [OPTION OF run...]
 """
@@ -8,6 +8,8 @@ import re
 import subprocess
 import sys
 import time
+
+BAR_MIB = 25
 
 
 def resident_by_mapping(pid):
@@ -36,7 +38,7 @@ def main():
         for name, size in sorted(sizes.items(), key=lambda x: -x[1])[:12]:
             print(f"  {size:8} KiB  {name}")
         print(f"guest RAM resident: {ram / 1024:.1f} MiB")
-        print(f"everything else:    {rest / 1024:.1f} MiB")
+        print(f"everything else:    {rest / 1024:.1f} MiB (bar {BAR_MIB} MiB: {'met' if rest <= BAR_MIB * 1024 else 'missed'})")
     finally:
         p.kill()
         p.wait()

@@ -1,12 +1,11 @@
 /* cache.c: the decode cache, and what keeps it equal to memory.
  *
  * Each vCPU has a cache of its own: basic blocks of decoded instructions, keyed by guest-physical
- * address and mode, in an arena that is emptied whole when it is full. A block never leaves its
- * page. Blocks are found by linear address in a direct-mapped table (the "jump cache") whose key
- * holds the address space, the mode, the privilege and a generation: changing any of them makes all
- * entries miss. Within a page blocks are linked to each other directly; that is safe because a
- * page's blocks are always dropped together and a change of translations ends the block that makes
- * it.
+ * address and mode (block.c keeps them). A block never leaves its page. Blocks are found by linear
+ * address in a direct-mapped table (the "jump cache") whose key holds the address space, the mode,
+ * the privilege and a generation: changing any of them makes all entries miss. Within a page blocks
+ * are linked to each other directly; that is safe because a page's blocks are always dropped
+ * together and a change of translations ends the block that makes it.
  *
  * Code that changes. One byte per guest page says whether some cache holds instructions of it
  * (SOFT_PAGE_CODE), one bit per 64 bytes says which. A store first writes, then looks at the byte;
@@ -25,8 +24,8 @@
  * under a block that nobody will drop.
  *
  * The block under execution may be dropped by a store of its own: its remaining instructions then
- * become "stop", which looks the next one up anew. Memory of dropped blocks stays until the arena
- * is emptied, and that happens only between blocks.
+ * become "stop", which looks the next one up anew. Memory of dropped blocks stays as it is until
+ * another block is made, and that happens only between blocks.
  *
  * An instruction that lies across two pages is kept aside with its bytes and compared with memory
  * at every execution; so is what is fetched from a device.
@@ -42,17 +41,6 @@
 #include "engine/soft/sys.h"
 #include "engine/soft/trans.h"
 #include "engine/soft/vector.h"
-
-static unsigned block_hash(uint64_t phys, uint32_t mode)
-{
-	return (unsigned)(((phys ^ (uint64_t)mode << 50) * UINT64_C(0x9e3779b97f4a7c15)) >> 48) %
-	       SOFT_BLOCK_HASH;
-}
-
-static unsigned page_hash(uint64_t phys)
-{
-	return (unsigned)(((phys >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 51) % SOFT_PAGE_HASH;
-}
 
 int soft_cache_init(struct soft_cpu *cpu)
 {
@@ -71,10 +59,10 @@ int soft_cache_init(struct soft_cpu *cpu)
 
 	if (c == MAP_FAILED)
 		return -ENOMEM;
-	c->arena = mmap(NULL, SOFT_CACHE_BYTES, PROT_READ | PROT_WRITE,
-			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (c->arena == MAP_FAILED) {
+	cpu->cache = c;
+	if (soft_blocks_init(cpu)) {
 		munmap(c, sizeof(*c));
+		cpu->cache = NULL;
 		return -ENOMEM;
 	}
 	_Bool amd = __builtin_cpu_is("amd");
@@ -89,7 +77,6 @@ int soft_cache_init(struct soft_cpu *cpu)
 				       amd ? ZYAN_TRUE : ZYAN_FALSE);
 	}
 	c->jump_gen = 1;
-	cpu->cache = c;
 	return 0;
 }
 
@@ -97,7 +84,7 @@ void soft_cache_fini(struct soft_cpu *cpu)
 {
 	if (!cpu->cache)
 		return;
-	munmap(cpu->cache->arena, SOFT_CACHE_BYTES);
+	soft_blocks_fini(cpu);
 	munmap(cpu->cache, sizeof(*cpu->cache));
 	cpu->cache = NULL;
 }
@@ -141,61 +128,13 @@ void soft_cache_flush(struct soft_cpu *cpu)
 {
 	struct soft_cache *c = cpu->cache;
 
-	memset(c->hash, 0, sizeof(c->hash));
-	memset(c->pages, 0, sizeof(c->pages));
+	soft_blocks_empty(c);
 	for (unsigned i = 0; i < SOFT_CROSS_SIZE; i++)
 		c->cross[i].block = NULL;
-	c->used = 0;
 	c->emptied++;
 	c->current = NULL;
 	vec_flush(cpu);
 	trans_empty(cpu);
-	soft_cache_forget(cpu);
-}
-
-static void *arena_take(struct soft_cpu *cpu, size_t bytes)
-{
-	struct soft_cache *c = cpu->cache;
-
-	if (c->used + bytes > SOFT_CACHE_BYTES)
-		return NULL;
-	void *p = c->arena + c->used;
-	c->used += ALIGN_UP(bytes, 8);
-	return p;
-}
-
-static struct soft_code_page *page_find(struct soft_cache *c, uint64_t phys)
-{
-	struct soft_code_page *p = c->pages[page_hash(phys)];
-
-	while (p && p->phys != phys)
-		p = p->next;
-	return p;
-}
-
-/* Drops the blocks of one page from this vCPU's cache. */
-static void page_drop(struct soft_cpu *cpu, uint64_t phys)
-{
-	struct soft_cache *c = cpu->cache;
-	struct soft_code_page *page = page_find(c, phys);
-
-	if (!page || !page->blocks)
-		return;
-	for (struct soft_block *b = page->blocks; b; b = b->page_next) {
-		struct soft_block **at = &c->hash[block_hash(b->phys, b->mode)];
-		while (*at && *at != b)
-			at = &(*at)->hash_next;
-		if (*at)
-			*at = b->hash_next;
-		b->link[0] = b->link[1] = NULL;
-		b->flags |= INSN_STATE;
-		if (b == c->current)
-			for (unsigned i = 0; i < b->count; i++)
-				b->insn[i].fn = op_stop;
-	}
-	page->blocks = NULL;
-	cpu->code_stop |= STOP_CODE;
-	cpu->stats.invalidations++;
 	soft_cache_forget(cpu);
 }
 
@@ -239,7 +178,7 @@ void soft_code_changed(struct soft_engine *engine, struct soft_cpu *self, uint8_
 	__atomic_and_fetch(flags, (uint8_t)~SOFT_PAGE_CODE, __ATOMIC_ACQ_REL);
 	lock_drop(&engine->code_lock);
 	if (self)
-		page_drop(self, phys);
+		soft_cache_drop(self, phys);
 }
 
 void soft_tlb_shootdown(struct soft_engine *engine)
@@ -279,7 +218,7 @@ void soft_cache_take_pending(struct soft_cpu *cpu)
 	if (all)
 		soft_cache_flush(cpu);
 	for (unsigned i = 0; i < count; i++)
-		page_drop(cpu, list[i]);
+		soft_cache_drop(cpu, list[i]);
 }
 
 /* Says that [phys, phys+len) is being cached. Memory may have changed unseen until here: the caller
@@ -305,82 +244,42 @@ static void code_mark(struct soft_cpu *cpu, uint8_t *flags, uint64_t phys, unsig
 		direct_revoke(engine, cpu, phys & ~UINT64_C(0xfff));
 }
 
-/* Decodes a block at an offset in a page; 0 instructions when the first one crosses the page. The
- * instruction after STI ends it: nothing is looked at between the two, then interrupts are. */
-static unsigned block_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail,
-			     struct insn *insn, unsigned *used)
-{
-	unsigned n = 0, at = 0;
-
-	_Bool shadow = 0;
-
-	while (n < SOFT_BLOCK_MAX && at < avail) {
-		if (soft_decode(cpu, bytes + at, avail - at, &insn[n]))
-			break;
-		at += insn[n++].len;
-		if (shadow) {
-			insn[n - 2].fn = sys_insn_sti_within;
-			insn[n - 2].flags &= (uint16_t) ~(INSN_END | INSN_STATE);
-			break;
-		}
-		shadow = insn[n - 1].fn == sys_insn_sti;
-		if ((insn[n - 1].flags & (INSN_BRANCH | INSN_END)) && !shadow)
-			break;
-	}
-	*used = at;
-	return n;
-}
-
 #define MAKE_TRIES 8
 
 static struct soft_block *block_make(struct soft_cpu *cpu, const struct soft_itlb_entry *page,
 				     uint64_t phys)
 {
 	struct soft_cache *c = cpu->cache;
-	unsigned off = (unsigned)phys & 0xfff, used = 0, n;
+	unsigned off = (unsigned)phys & 0xfff, used = 0;
 	unsigned avail = MIN((unsigned)GMEM_PAGE_SIZE - off, SOFT_BLOCK_MAX * 15u);
 	uint8_t copy[SOFT_BLOCK_MAX * 15];
-	size_t need = sizeof(struct soft_block) + SOFT_BLOCK_MAX * sizeof(struct insn) +
-		      sizeof(struct soft_code_page);
+	struct soft_decoded *d;
 
-	if (c->used + need > SOFT_CACHE_BYTES)
+	if (UNLIKELY(!soft_blocks_room(c)))
 		soft_cache_flush(cpu);
-	struct soft_block *b = (void *)(c->arena + c->used);
 	for (unsigned tries = 0;; tries++) {
 		/* Another CPU writes here all the time: then it is not worth keeping. */
 		if (tries == MAKE_TRIES)
 			return NULL;
 		memcpy(copy, page->host + off, avail);
-		n = block_decode(cpu, copy, avail, b->insn, &used);
-		if (!n)
+		d = soft_pool_decode(cpu, copy, avail, &used);
+		if (!d->count)
 			return NULL;
 		code_mark(cpu, page->flags, phys, used);
 		if (!memcmp(copy, page->host + off, used))
 			break;
 	}
-	b = arena_take(cpu, sizeof(*b) + n * sizeof(struct insn));
-	b->phys = phys;
-	b->mode = cpu->mode;
-	b->off = (uint16_t)off;
-	b->bytes = (uint16_t)used;
-	b->count = (uint16_t)n;
-	b->flags = b->insn[n - 1].flags & (INSN_BRANCH | INSN_END | INSN_STATE);
-	b->link[0] = b->link[1] = NULL;
-	b->code = b->plain = NULL;
-	b->heat = 0;
-	struct soft_block **head = &c->hash[block_hash(phys, b->mode)];
-	b->hash_next = *head;
-	*head = b;
-	struct soft_code_page *p = page_find(c, page->phys);
-	if (!p) {
-		p = arena_take(cpu, sizeof(*p));
-		p->phys = page->phys;
-		p->blocks = NULL;
-		p->next = c->pages[page_hash(page->phys)];
-		c->pages[page_hash(page->phys)] = p;
-	}
-	b->page_next = p->blocks;
-	p->blocks = b;
+	struct soft_block *b = soft_block_new(c);
+	*b = (struct soft_block){
+	    .phys = phys,
+	    .insn = d->insn,
+	    .mode = (uint8_t)cpu->mode,
+	    .count = (uint8_t)d->count,
+	    .bytes = (uint16_t)used,
+	    .flags = d->insn[d->count - 1].flags & (INSN_BRANCH | INSN_END | INSN_STATE),
+	};
+	soft_pool_keep(c, d, soft_block_number(c, b));
+	soft_block_add(c, b);
 	cpu->stats.blocks++;
 	return b;
 }
@@ -428,25 +327,25 @@ static struct soft_block *cross_lookup(struct soft_cpu *cpu, uint64_t lin)
 		fetch_bytes(cpu, lin + have, bytes + have, 1);
 		have++;
 	}
-	/* Host code of a block keeps pointers to it. */
-	if (!b || b->code)
-		b = arena_take(cpu, sizeof(*b) + sizeof(struct insn));
-	if (!b) {
-		soft_cache_flush(cpu);
-		b = arena_take(cpu, sizeof(*b) + sizeof(struct insn));
+	/* Host code of a block names it. */
+	if (!b || b->code) {
+		if (UNLIKELY(!soft_blocks_room(c)))
+			soft_cache_flush(cpu);
+		b = soft_block_new(c);
 	}
 	memcpy(x->bytes, bytes, sizeof(x->bytes));
 	x->lin = lin;
 	x->mode = cpu->mode;
 	x->block = b;
+	x->insn = insn;
 	*b = (struct soft_block){
-	    .mode = cpu->mode,
-	    .off = (uint16_t)(lin & 0xfff),
+	    .phys = lin & 0xfff,
+	    .insn = &x->insn,
+	    .mode = (uint8_t)cpu->mode,
 	    .bytes = insn.len,
 	    .count = 1,
 	    .flags = (insn.flags & (INSN_BRANCH | INSN_END)) | INSN_STATE | BLOCK_ALONE,
 	};
-	b->insn[0] = insn;
 	return b;
 }
 
@@ -475,9 +374,7 @@ struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)
 	uint64_t phys = page->phys | (lin & 0xfff);
 	struct soft_block *b = NULL;
 	if (page->host) {
-		b = c->hash[block_hash(phys, cpu->mode)];
-		while (b && (b->phys != phys || b->mode != cpu->mode))
-			b = b->hash_next;
+		b = soft_block_find(c, phys, cpu->mode);
 		if (!b)
 			b = block_make(cpu, page, phys);
 	}

@@ -101,10 +101,14 @@ static inline uint8_t *soft_ram_flags(const struct soft_ram *ram, const struct s
 	return ram->flags + slot->first_page + ((phys - slot->base) >> 12);
 }
 
-/* The decode cache (cache.c) */
+/* The decode cache (cache.c, block.c) */
 
-#define SOFT_BLOCK_MAX	 48u /* instructions */
-#define SOFT_CACHE_BYTES (32u << 20)
+#define SOFT_BLOCK_MAX	 48u	    /* instructions */
+#define SOFT_BLOCKS	 (1u << 18) /* host code names them with 18 bits */
+#define SOFT_CODE_PAGES	 32768u
+#define SOFT_POOL_PARTS	 16u
+#define SOFT_POOL_BYTES	 (2u << 20)  /* with the translator, for what is not hot */
+#define SOFT_POOL_INTERP (32u << 20) /* without */
 #define SOFT_BLOCK_HASH	 65536u
 #define SOFT_PAGE_HASH	 8192u
 #define SOFT_JUMP_SIZE	 32768u
@@ -112,25 +116,30 @@ static inline uint8_t *soft_ram_flags(const struct soft_ram *ram, const struct s
 #define SOFT_PENDING_MAX 32u
 
 #define BLOCK_ALONE 0x8000 /* belongs to no page: never linked to */
+#define BLOCK_FREE  0x4000 /* dropped; it stays as it is until the next one is made */
+/* Blocks name each other by their numbers in soft_cache.blocks; 0: none. */
 struct soft_block {
-	uint64_t phys;
-	uint32_t mode;
-	uint16_t off;	/* in the page */
-	uint16_t bytes; /* of code */
-	uint16_t count; /* of instructions */
-	uint16_t flags; /* insn_flags of the last one; BLOCK_ALONE */
-	struct soft_block *hash_next, *page_next;
-	struct soft_block *link[2]; /* successors within the page */
-	const uint8_t *code;	    /* translated, or NULL */
-	const uint8_t *plain;	    /* likewise, without soft_cpu.near */
+	uint64_t phys;	      /* BLOCK_ALONE: the offset in the page */
+	struct insn *insn;    /* NULL: soft_block_ready decodes them again */
+	const uint8_t *code;  /* translated, or NULL */
+	const uint8_t *plain; /* likewise, without soft_cpu.near */
 	uint64_t apart; /* instructions, by bits, whose operands share no check; set with `code` */
-	uint32_t heat;	/* executions so far, for the translator */
-	struct insn insn[];
+	uint32_t hash_next, page_next;
+	uint32_t link[2];    /* successors within the page */
+	uint16_t bytes;	     /* of code */
+	uint16_t flags;	     /* insn_flags of the last one; BLOCK_ALONE, BLOCK_FREE */
+	uint16_t heat;	     /* executions so far, for the translator */
+	uint8_t mode, count; /* count: of instructions */
 };
+_Static_assert(sizeof(struct soft_block) == 64, "a cache line");
 struct soft_code_page {
 	uint64_t phys;
-	struct soft_code_page *next;
-	struct soft_block *blocks;
+	uint32_t next, blocks;
+};
+/* Instructions of a block in the pool: the latest ones that were decoded. */
+struct soft_decoded {
+	uint32_t block, count;
+	struct insn insn[];
 };
 struct soft_jump {
 	uint64_t lin, key;
@@ -138,25 +147,31 @@ struct soft_jump {
 	    *block; /* NULL: to be looked up; `code` looks for itself whether it is valid */
 	const uint8_t *code; /* what translated code jumps to */
 };
-/* An instruction that lies in two pages: valid when the bytes are still these. The block is in the
- * arena; translated code of it outlives its place here. */
+/* An instruction that lies in two pages: valid when the bytes are still these. Translated code of
+ * it outlives its place here, and has a copy of the instruction. */
 struct soft_cross {
 	uint64_t lin;
 	uint32_t mode;
 	uint8_t bytes[16];
 	struct soft_block *block; /* or NULL */
+	struct insn insn;
 };
 struct soft_cache {
-	uint8_t *arena;
-	size_t used;
+	struct soft_block *blocks;
+	uint32_t blocks_used, blocks_free; /* the first never used; a list by hash_next */
+	uint32_t pages_used;
+	uint8_t *pool;
+	size_t part_bytes, part_used[SOFT_POOL_PARTS];
+	unsigned part;
 	uint64_t jump_key, jump_gen;
 	uint64_t jump_pages[1024]; /* linear pages that the table may have blocks of, by a hash */
-	struct soft_block *hash[SOFT_BLOCK_HASH];
-	struct soft_code_page *pages[SOFT_PAGE_HASH];
+	uint32_t hash[SOFT_BLOCK_HASH];
+	uint32_t pages[SOFT_PAGE_HASH];
+	struct soft_code_page page[SOFT_CODE_PAGES];
 	struct soft_jump jump[SOFT_JUMP_SIZE];
 	struct soft_cross cross[SOFT_CROSS_SIZE];
 	struct soft_block *current; /* being executed, or NULL */
-	uint64_t emptied;	    /* how often */
+	uint64_t emptied;	    /* how often anything was, so that blocks went */
 	ZydisDecoder decoder[5];
 	struct soft_shape shape[SOFT_SHAPES];
 	/* Pages that others changed; guarded by engine->code_lock. */
@@ -169,6 +184,14 @@ static ALWAYS_INLINE struct soft_jump *soft_cache_jump(struct soft_cache *c, uin
 {
 	return &c->jump[(lin ^ lin >> 12) % SOFT_JUMP_SIZE];
 }
+static inline struct soft_block *soft_block_of(const struct soft_cache *c, uint32_t number)
+{
+	return &c->blocks[number];
+}
+static inline uint32_t soft_block_number(const struct soft_cache *c, const struct soft_block *b)
+{
+	return (uint32_t)(b - c->blocks);
+}
 int soft_cache_init(struct soft_cpu *cpu);
 void soft_cache_fini(struct soft_cpu *cpu);
 /* The bytes of a block in two pages that was just looked up at lin. */
@@ -178,6 +201,31 @@ static inline const uint8_t *soft_cache_cross_bytes(const struct soft_cache *c, 
 }
 /* The block at cpu->s.rip; raises fetch faults. */
 struct soft_block *soft_cache_lookup(struct soft_cpu *cpu);
+/* A block at cpu->s.rip, where `b` is, that has its decoded instructions. */
+struct soft_block *soft_block_ready(struct soft_cpu *cpu, struct soft_block *b);
+/* Decodes those of a block anew that has lost them. False: its code has changed, and was dropped.
+ */
+_Bool soft_block_again(struct soft_cpu *cpu, struct soft_block *b);
+/* Drops the blocks of one page from this vCPU's cache. */
+void soft_cache_drop(struct soft_cpu *cpu, uint64_t phys);
+
+/* block.c: for cache.c. */
+int soft_blocks_init(struct soft_cpu *cpu);
+void soft_blocks_fini(struct soft_cpu *cpu);
+void soft_blocks_empty(struct soft_cache *c);
+/* There are a few blocks left, and a page. */
+_Bool soft_blocks_room(const struct soft_cache *c);
+/* Memory that blocks and decoded instructions take, at most since all was emptied. */
+size_t soft_blocks_bytes(const struct soft_cache *c);
+/* An unused block, which stays one until soft_block_add. NULL: soft_blocks_room was not asked. */
+struct soft_block *soft_block_new(struct soft_cache *c);
+/* Finds it by phys and mode, and with its page. */
+struct soft_block *soft_block_find(struct soft_cache *c, uint64_t phys, uint32_t mode);
+void soft_block_add(struct soft_cache *c, struct soft_block *b);
+/* Decodes at most `avail` bytes into the pool, for the block of this number when that is kept. */
+struct soft_decoded *soft_pool_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail,
+				      unsigned *used);
+void soft_pool_keep(struct soft_cache *c, struct soft_decoded *d, uint32_t number);
 /* Host code finds the code of the block at rip, which lies in two pages, by itself. */
 void soft_cache_cross_jump(struct soft_cpu *cpu, const struct soft_block *b);
 /* Blocks found by linear address are looked up anew: mode, asid or translations changed. */

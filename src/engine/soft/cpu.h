@@ -86,12 +86,12 @@ enum soft_slow {
 struct soft_stats {
 	uint64_t retired, blocks, flushes, invalidations, tlb_misses, mmio, ports, interrupts,
 	    exceptions, single_steps, lookups, translated;
-	/* Of the translator: bytes of guest code translated and of host code made for them, blocks
-	 * that were interpreted, entries into host code and why it was left, branches linked, code
-	 * memory emptied, memory operands and branches left to handlers, stores that had to tell,
-	 * returns to elsewhere than the last call's. */
-	uint64_t guest_bytes, host_bytes, cold, entries, left_state, left_refused, linked, emptied,
-	    slow, told, strayed;
+	/* Of the translator: blocks that were decoded again, bytes of guest code translated and of
+	 * host code made for them, blocks that were interpreted, entries into host code and why it
+	 * was left, branches linked, code memory emptied, memory operands and branches left to
+	 * handlers, stores that had to tell, returns to elsewhere than the last call's. */
+	uint64_t decoded_again, guest_bytes, host_bytes, cold, entries, left_state, left_refused,
+	    linked, emptied, slow, told, strayed;
 	/* Of soft_cpu.near: entries filled, checks left for plain code by way of C, checks given
 	 * up, times that all were emptied. */
 	uint64_t near_fills, near_plain, near_given_up, near_emptied;

@@ -110,7 +110,7 @@ static struct soft_block *lookup(struct soft_cpu *cpu)
 /* Executes the instruction at rip alone. */
 static void insn_one(struct soft_cpu *cpu)
 {
-	struct soft_block *b = lookup(cpu);
+	struct soft_block *b = soft_block_ready(cpu, lookup(cpu));
 	const struct insn *i = &b->insn[0];
 
 	if (!(cpu->mode & SOFT_MODE_64) && cpu->s.rip + i->len - 1 > cpu->s.seg[X86_CS].limit)
@@ -190,6 +190,8 @@ static void blocks_run(struct soft_cpu *cpu)
 	_Bool linkable = wide || !cpu->s.seg[X86_CS].base;
 
 	for (;;) {
+		if (UNLIKELY(!b->insn))
+			b = soft_block_ready(cpu, b);
 		if (UNLIKELY(!wide) && !block_in_limit(cpu, b)) {
 			insn_one(cpu);
 			return;
@@ -216,14 +218,12 @@ static void blocks_run(struct soft_cpu *cpu)
 		unsigned off = (unsigned)now & 0xfff;
 		_Bool near = linkable && !((now ^ start) >> 12);
 		if (LIKELY(near)) {
-			if (from->link[0] && from->link[0]->off == off) {
-				b = from->link[0];
+			b = soft_block_of(c, from->link[0]);
+			if (from->link[0] && (b->phys & 0xfff) == off)
 				continue;
-			}
-			if (from->link[1] && from->link[1]->off == off) {
-				b = from->link[1];
+			b = soft_block_of(c, from->link[1]);
+			if (from->link[1] && (b->phys & 0xfff) == off)
 				continue;
-			}
 		}
 		const struct soft_jump *j = soft_cache_jump(c, now);
 		uint64_t emptied = c->emptied;
@@ -233,7 +233,7 @@ static void blocks_run(struct soft_cpu *cpu)
 		 * more targets finds them by the jump cache. */
 		if (near && !from->link[1] && c->emptied == emptied && !(b->flags & BLOCK_ALONE)) {
 			from->link[1] = from->link[0];
-			from->link[0] = b;
+			from->link[0] = soft_block_number(c, b);
 		}
 	}
 }
@@ -241,6 +241,8 @@ static void blocks_run(struct soft_cpu *cpu)
 _Bool soft_block_run(struct soft_cpu *cpu, struct soft_block *b)
 {
 	uint64_t rip = cpu->s.rip;
+
+	b = soft_block_ready(cpu, b);
 	const struct insn *i = b->insn, *end = i + b->count;
 
 	cpu->block_rip = rip;

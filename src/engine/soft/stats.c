@@ -22,6 +22,7 @@ static const struct row common[] = {
 };
 static const struct row translator[] = {
     ROW(translated),
+    ROW(decoded_again),
     ROW(guest_bytes),
     ROW(host_bytes),
     ROW(cold),
@@ -112,6 +113,7 @@ void soft_stats_write(const struct soft_cpu *cpu, struct wbuf *out)
 
 	put(out, cpu, all ? "retired" : "interpreted", cpu->stats.retired);
 	put_rows(out, cpu, common, ARRAY_SIZE(common));
+	put(out, cpu, "block_bytes", soft_blocks_bytes(cpu->cache));
 	if (cpu->lockstep) {
 		uint64_t blocks, repeated;
 

@@ -10,7 +10,7 @@
 /* Host code of one vCPU: one memfd, mapped once to write and once to execute. Only the vCPU's own
  * thread writes and runs it. Emptied whole, together with the decode cache. */
 #define TRANS_CODE_BYTES (48u << 20)
-#define TRANS_HOT	 6u    /* the default of `hot` */
+#define TRANS_HOT	 16u   /* the default of `hot` */
 #define TRANS_FRAMES	 1024u /* calls whose returns are known beforehand, see trans_flow.c */
 struct soft_trans {
 	uint8_t *rw, *rx;
@@ -19,8 +19,10 @@ struct soft_trans {
 	size_t fixed; /* what the stubs take */
 	/* Stubs: offsets from the start. */
 	uint32_t enter, handler, handler_state, stored, exit_rip, exit_off, exit_link, exit_state,
-	    exit_state_off, cold, exit_refused, no_frame, stack, near[2], exit_near, vec_save,
-	    vec_load, x87_load, str_stored, string[2][2][4];
+	    cold, exit_refused, no_frame, stack, near[2], exit_near, vec_save, vec_load, x87_load,
+	    str_stored, string[2][2][4];
+	/* For code out of line, see trans_late.c. */
+	uint32_t missed, missed_tlb[2], missed_stack[2][6], stored_at, link_at, stop_at;
 	unsigned near_next; /* the entry of soft_cpu.near that is given to host code next */
 	_Bool avx;	    /* the guest has AVX, and so has the host */
 };
@@ -81,6 +83,11 @@ void trans_stubs_live(struct soft_trans *t, struct emit *e);
 void trans_stubs_string(struct soft_trans *t, struct emit *e);
 /* trans_mem.c: the stub stack. */
 void trans_stub_stack(struct emit *e);
+/* trans_late.c: the stubs missed, missed_..., stored_at, link_at and stop_at. */
+void trans_stubs_late(struct soft_trans *t, struct emit *e);
+/* trans_stub.c: all guest registers to and from the state. */
+void trans_regs_spill(struct emit *e);
+void trans_regs_fill(struct emit *e);
 /* Calls vec_save when anything is live. */
 void trans_live_end(const struct soft_trans *t, struct emit *e);
 
@@ -93,9 +100,9 @@ const uint8_t *trans_near_missed(struct soft_cpu *cpu);
 
 /* trans_block.c: host code of a block (executable address), or NULL: no room, or memory is not
  * what was decoded any more.  */
-const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b);
+const uint8_t *trans_block(struct soft_cpu *cpu, struct soft_block *b);
 /* The same from its instruction number `from` on, at rip; `plain`: without soft_cpu.near. */
-const uint8_t *trans_block_from(struct soft_cpu *cpu, const struct soft_block *b, unsigned from,
+const uint8_t *trans_block_from(struct soft_cpu *cpu, struct soft_block *b, unsigned from,
 				_Bool plain);
 
 /* trans_trace.c: the stubs' line in the map for perf. */

@@ -1,4 +1,4 @@
-/* trans_block.c: host code of one block: instructions in order, code out of line. */
+/* trans_block.c: host code of one block: instructions in order. */
 #include <stdlib.h>
 #include <string.h>
 #include "engine/soft/trans_impl.h"
@@ -38,7 +38,7 @@ struct late *tb_late(struct tb *tb, enum late_kind kind, uint8_t *place)
 	return l;
 }
 
-static void stub_jmp(struct tb *tb, uint32_t stub)
+void tb_stub_jmp(struct tb *tb, uint32_t stub)
 {
 	uint8_t *place = emit_jmp(&tb->e);
 
@@ -53,15 +53,7 @@ void tb_stub_call(struct tb *tb, uint32_t stub)
 		emit_patch(place, tb->t->rw + stub);
 }
 
-static void handler_call(struct tb *tb, uint32_t stub, const struct insn *insn, int64_t at)
-{
-	emit_mov_imm(&tb->e, H_R11, (uint64_t)(uintptr_t)insn);
-	emit_mov_imm(&tb->e, H_RAX, (uint64_t)at);
-	tb_stub_call(tb, stub);
-}
-
-/* Adds one to a counter of the state; flags are lost. */
-static void count(struct tb *tb, size_t offset)
+void tb_count(struct tb *tb, size_t offset)
 {
 	emit_op64(&tb->e, 0xff, 0, trans_at(offset)); /* inc */
 }
@@ -80,8 +72,10 @@ static void handler_by(struct tb *tb, uint32_t stub)
 	tb_near_end(tb);
 	tb->vec = 0;
 	tb->loop.broken = 1;
-	count(tb, offsetof(struct soft_cpu, handled) + tb->mnemonic * sizeof(uint64_t));
-	handler_call(tb, stub, tb->insn, tb->at);
+	tb_count(tb, offsetof(struct soft_cpu, handled) + tb->mnemonic * sizeof(uint64_t));
+	tb->kept[tb->kepts++] = (struct tb_kept){emit_lea_rip(&tb->e, H_R11), tb->insn};
+	emit_mov_imm(&tb->e, H_RAX, (uint64_t)tb->at);
+	tb_stub_call(tb, stub);
 }
 
 void tb_handler(struct tb *tb)
@@ -110,137 +104,6 @@ static void block_end_handler(struct tb *tb)
 	} else {
 		tb_late(tb, LATE_STOP, emit_jcc(&tb->e, CC_NZ));
 		tb_exit_to(tb, tb->next);
-	}
-}
-
-static void exit_offset(struct tb *tb, int64_t offset)
-{
-	emit_mov_imm(&tb->e, H_RAX, (uint64_t)offset);
-	stub_jmp(tb, tb->t->exit_off);
-}
-
-static void late_far(struct tb *tb)
-{
-	emit_op64(&tb->e, 0x89, H_R11, T_FIELD(s.rip));
-	stub_jmp(tb, tb->t->exit_rip);
-}
-
-static void late_far_at(struct tb *tb)
-{
-	emit_op64(&tb->e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
-	late_far(tb);
-}
-
-/* On when code was not dropped (ZF), else out. */
-static void late_stop(struct tb *tb, const struct late *l)
-{
-	uint8_t *on = emit_jcc(&tb->e, CC_Z);
-
-	if (l->to_hit) {
-		emit_op64(&tb->e, 0x8b, H_RAX, T_FIELD(jump_hit));
-		late_far_at(tb);
-	} else {
-		exit_offset(tb, l->next);
-	}
-	emit_here(&tb->e, on);
-}
-
-/* Back into the block. */
-static void late_return(struct tb *tb, const struct late *l)
-{
-	late_stop(tb, l);
-	if (l->vec) {
-		uint8_t *live = tb_live_again(tb, l->vec);
-		exit_offset(tb, l->next);
-		emit_here(&tb->e, live);
-	}
-	if (l->reload)
-		trans_flags_load(&tb->e);
-	uint8_t *back = emit_jmp(&tb->e);
-	if (!tb->e.full)
-		emit_patch(back, l->back);
-}
-
-static void stored_call(struct tb *tb, uint8_t size)
-{
-	emit_modrm(&tb->e, &(struct emit_op){.opcode = 0xc6, .reg_is_op = 1}, T_FIELD(rmw_size));
-	emit_byte(&tb->e, size);
-	count(tb, offsetof(struct soft_cpu, stats.told));
-	tb_stub_call(tb, tb->t->stored);
-}
-
-static void late_stored(struct tb *tb, const struct late *l)
-{
-	struct emit *e = &tb->e;
-
-	if (l->simple) {
-		emit_lea(e, H_RAX, l->addr);
-		emit_op64(e, 0x87, H_RAX, rm_reg(H_R11));
-	}
-	stored_call(tb, l->size);
-	tb_x87_pointers(tb, &l->x87);
-	late_return(tb, l);
-}
-
-void tb_late_stored(struct tb *tb, const struct late *l, uint8_t size)
-{
-	stored_call(tb, size);
-	late_stop(tb, l);
-}
-
-static void late_live(struct tb *tb, const struct late *l)
-{
-	struct emit *e = &tb->e;
-	uint8_t *live = tb_live_again(tb, l->vec);
-
-	tb_x87_pointers(tb, &l->x87);
-	emit_mov_imm(e, H_RAX, (uint64_t)l->at);
-	stub_jmp(tb, tb->t->exit_refused);
-	if (!e->full)
-		emit_patch(live, l->back);
-}
-
-static void late_emit(struct tb *tb, const struct late *l)
-{
-	struct emit *e = &tb->e;
-
-	if (e->full)
-		return;
-	emit_here(e, l->place);
-	tb->insn = l->insn;
-	tb->at = l->at;
-	tb->next = l->insn ? l->at + l->insn->len : l->at;
-	switch (l->kind) {
-	case LATE_MISS:
-		tb_mem_victim(tb, l);
-		tb_x87_pointers(tb, &l->x87);
-		count(tb, offsetof(struct soft_cpu, stats.slow));
-		handler_call(tb, tb->t->handler, l->insn, l->at);
-		if (l->state) {
-			emit_mov_imm(e, H_RAX, (uint64_t)l->next);
-			stub_jmp(tb, tb->t->exit_state_off);
-		} else if (l->ends)
-			stub_jmp(tb, tb->t->exit_rip);
-		else
-			late_return(tb, l);
-		break;
-	case LATE_STORED: late_stored(tb, l); break;
-	case LATE_STOP: exit_offset(tb, l->next); break;
-	case LATE_LINK:
-		emit_mov_imm(e, H_R11, (uint64_t)(l->place - tb->t->rw));
-		emit_mov_imm(e, H_RAX, (uint64_t)l->next);
-		stub_jmp(tb, tb->t->exit_link);
-		break;
-	case LATE_CALL: tb_late_call(tb, l); break;
-	case LATE_CALLED: tb_late_called(tb, l); break;
-	case LATE_DEEP: tb_late_deep(tb, l); break;
-	case LATE_BACK: tb_late_back(tb, l); break;
-	case LATE_RETURN: tb_late_return(tb, l); break;
-	case LATE_FAR_AT: late_far_at(tb); break;
-	case LATE_FAR: late_far(tb); break;
-	case LATE_OUT: stub_jmp(tb, l->state ? tb->t->exit_state : tb->t->exit_rip); break;
-	case LATE_NEAR: tb_near_late(tb, l); break;
-	case LATE_LIVE: late_live(tb, l); break;
 	}
 }
 
@@ -320,10 +183,10 @@ static void fetch_compare(struct tb *tb, unsigned off, const uint8_t *bytes, uns
  */
 static void cross_check(struct tb *tb, const struct soft_block *b, const uint8_t *bytes)
 {
-	unsigned first = GMEM_PAGE_SIZE - b->off;
+	unsigned off = (unsigned)b->phys & 0xfff, first = GMEM_PAGE_SIZE - off;
 
 	fetch_entry(tb, 0);
-	fetch_compare(tb, b->off, bytes, first);
+	fetch_compare(tb, off, bytes, first);
 	fetch_entry(tb, GMEM_PAGE_SIZE);
 	fetch_compare(tb, 0, bytes + first, b->bytes - first);
 }
@@ -339,6 +202,22 @@ static uint8_t opcode_of(const struct tb *tb, const ZydisDecodedInstruction *zi)
 	if (tb->narrow && zi->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && zi->opcode == 0x82)
 		return 0x80;
 	return zi->opcode;
+}
+
+/* A copy of a decoded instruction in code memory; NULL: no room. */
+static uint8_t *insn_keep(struct tb *tb, const struct insn *insn)
+{
+	struct emit *e = &tb->e;
+
+	while ((e->at - tb->t->rw) % (ptrdiff_t)alignof(struct insn) && !e->full)
+		emit_byte(e, 0xcc);
+	if ((size_t)(e->end - e->at) < sizeof(*insn))
+		e->full = 1;
+	if (e->full)
+		return NULL;
+	memcpy(e->at, insn, sizeof(*insn));
+	e->at += sizeof(*insn);
+	return e->at - sizeof(*insn);
 }
 
 /* Instructions from number `from` to the end, at tb->at. False: memory is not what was decoded. */
@@ -415,17 +294,23 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 			return 0;
 	}
 	for (unsigned k = 0; k < tb->lates; k++)
-		late_emit(tb, &tb->late[k]);
+		tb_late_emit(tb, &tb->late[k]);
+	for (unsigned k = 0; k < tb->kepts && !tb->e.full; k++) {
+		uint8_t *at = insn_keep(tb, tb->kept[k].insn);
+		if (at)
+			emit_patch(tb->kept[k].place, at);
+	}
 	return 1;
 }
 
-static void tb_init(struct tb *tb, struct soft_cpu *cpu, const struct soft_block *b, unsigned from,
+static void tb_init(struct tb *tb, struct soft_cpu *cpu, struct soft_block *b, unsigned from,
 		    _Bool plain)
 {
 	struct soft_trans *t = cpu->trans;
 
 	tb->cpu = cpu;
 	tb->t = t;
+	tb->block = b;
 	tb->lin = cpu->s.rip & ~UINT64_C(0xfff);
 	tb->insn = NULL;
 	tb->bytes = NULL;
@@ -440,12 +325,12 @@ static void tb_init(struct tb *tb, struct soft_cpu *cpu, const struct soft_block
 	tb->from = from;
 	tb->x87.set = 0;
 	tb->loop.on = tb->loop.tail = 0;
-	tb->lates = 0;
+	tb->lates = tb->kepts = 0;
 	tb->e = (struct emit){.at = t->rw + t->used, .end = t->rw + TRANS_CODE_BYTES};
 }
 
-static const uint8_t *block_translate(struct soft_cpu *cpu, const struct soft_block *b,
-				      unsigned from, _Bool plain)
+static const uint8_t *block_translate(struct soft_cpu *cpu, struct soft_block *b, unsigned from,
+				      _Bool plain)
 {
 	struct soft_trans *t = cpu->trans;
 	const struct soft_itlb_entry *page = soft_mmu_fetch(cpu, cpu->s.rip);
@@ -455,27 +340,35 @@ static const uint8_t *block_translate(struct soft_cpu *cpu, const struct soft_bl
 	struct tb tb; /* large: what is out of line is filled in as it comes */
 	unsigned skip = 0;
 
+	if (!b->insn && !soft_block_again(cpu, b))
+		return NULL;
 	for (unsigned k = 0; k < from; k++)
 		skip += b->insn[k].len;
 	if (!page->host)
 		return NULL;
 	if (b->flags & BLOCK_ALONE) {
-		if (b->off + b->bytes <= GMEM_PAGE_SIZE ||
+		if ((b->phys & 0xfff) + b->bytes <= GMEM_PAGE_SIZE ||
 		    !soft_mmu_fetch(cpu, wide ? last : (uint32_t)last)->host)
 			return NULL;
 		memcpy(bytes, soft_cache_cross_bytes(cpu->cache, cpu->s.rip), b->bytes);
 	} else {
 		if ((page->phys | (cpu->s.rip & 0xfff)) != b->phys + skip)
 			return NULL;
-		memcpy(bytes, page->host + b->off, b->bytes);
+		memcpy(bytes, page->host + (b->phys & 0xfff), b->bytes);
 	}
 	tb.loop = (struct tb_loop){.off = 0};
 	do {
 		tb_init(&tb, cpu, b, from, plain);
-		tb.at = tb.next = b->off + skip;
+		tb.at = tb.next = (int64_t)(b->phys & 0xfff) + skip;
 		if (!block_emit(&tb, b, bytes + skip) || tb.e.full)
 			return NULL;
 	} while (tb_loop_again(&tb));
+	/* Its place in the cache will be another's. */
+	const uint8_t *alone = tb.alone ? insn_keep(&tb, b->insn) : NULL;
+	if (tb.e.full)
+		return NULL;
+	if (alone)
+		b->insn = (struct insn *)(uintptr_t)(t->rx + (alone - t->rw));
 	const uint8_t *code = t->rx + t->used;
 	cpu->stats.loops += tb.loop.on;
 	cpu->stats.guest_bytes += b->bytes - skip;
@@ -485,12 +378,12 @@ static const uint8_t *block_translate(struct soft_cpu *cpu, const struct soft_bl
 	return code;
 }
 
-const uint8_t *trans_block(struct soft_cpu *cpu, const struct soft_block *b)
+const uint8_t *trans_block(struct soft_cpu *cpu, struct soft_block *b)
 {
 	return block_translate(cpu, b, 0, 0);
 }
 
-const uint8_t *trans_block_from(struct soft_cpu *cpu, const struct soft_block *b, unsigned from,
+const uint8_t *trans_block_from(struct soft_cpu *cpu, struct soft_block *b, unsigned from,
 				_Bool plain)
 {
 	return block_translate(cpu, b, from, plain);

@@ -129,6 +129,7 @@ struct tb {
 	struct soft_cpu *cpu;
 	struct soft_trans *t;
 	struct emit e;
+	struct soft_block *block;
 	const struct insn *insn; /* the one at work */
 	const uint8_t *bytes;	 /* its bytes */
 	int64_t at, next;	 /* its offset from the page, and its successor's */
@@ -146,6 +147,13 @@ struct tb {
 	struct tb_loop loop;
 	unsigned lates;
 	struct late late[TB_LATES];
+	/* Instructions that handlers in line are given: copies behind the block, by displacements
+	 * that are to be filled in. */
+	unsigned kepts;
+	struct tb_kept {
+		uint8_t *place;
+		const struct insn *insn;
+	} kept[SOFT_BLOCK_MAX + TB_LOOP_TAIL];
 	/* Where the host code of each instruction begins; of what follows the last; out of line. */
 	const uint8_t *host[SOFT_BLOCK_MAX + 2];
 };
@@ -169,6 +177,12 @@ void tb_flags_save(struct tb *tb); /* af is right afterwards; uses RAX */
 void tb_flags_host(struct tb *tb); /* host flags are right afterwards; uses RAX */
 /* Calls the instruction's handler; everything is in the state afterwards. */
 void tb_handler(struct tb *tb);
+void tb_stub_jmp(struct tb *tb, uint32_t stub);
+/* Adds one to a counter of the state; flags are lost. */
+void tb_count(struct tb *tb, size_t offset);
+
+/* trans_late.c: what is out of line. */
+void tb_late_emit(struct tb *tb, const struct late *l);
 
 /* trans_trace.c: tells whoever wants to know of a block, at cpu->s.rip, that was translated. */
 void trans_trace(const struct tb *tb, const struct soft_block *b, const uint8_t *bytes);
@@ -188,7 +202,7 @@ void tb_late_called(struct tb *tb, const struct late *l);
 void tb_late_deep(struct tb *tb, const struct late *l);
 void tb_late_back(struct tb *tb, const struct late *l);
 void tb_late_return(struct tb *tb, const struct late *l);
-/* trans_block.c: tells of `size` bytes at R11, the page's flags being in RAX; out when code was
+/* trans_late.c: tells of `size` bytes at R11, the page's flags being in RAX; out when code was
  * dropped. */
 void tb_late_stored(struct tb *tb, const struct late *l, uint8_t size);
 
@@ -224,7 +238,10 @@ void tb_mem_flags(struct tb *tb, const struct tb_mem *mem, int to);
 _Bool tb_mem_simple(const struct tb *tb, const struct insn *m);
 /* The handler, where it takes over, ends the block. */
 void tb_mem_ends(struct tb_mem *mem);
-/* Out of line: the second place to look, before the miss is one. */
+/* Out of line: the second place to look, before the miss is one, by the stub that is given back,
+ * which comes back with ZF when it was there, else when the handler was called. */
+uint32_t tb_mem_again(struct tb *tb, const struct late *l);
+/* The same of an entry of the TLB in line, on when it is not there. */
 void tb_mem_victim(struct tb *tb, const struct late *l);
 /* After a write, all registers but the scratch ones being as after the instruction: looks at the
  * page's flags. `moved`: how much the base register has grown since. Flags are saved, then lost. */

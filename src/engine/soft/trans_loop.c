@@ -93,7 +93,7 @@ static void look_begin(struct tb *tb, int64_t at)
 	*l = (struct tb_loop){
 	    .off = l->off, .flags = l->flags, .vec = l->vec, .start = at, .guard = SOFT_BLOCK_MAX};
 	if (tb->from || !(last->flags & INSN_BRANCH) ||
-	    b->off + b->bytes - last->len + (int64_t)last->imm != at)
+	    (int64_t)(b->phys & 0xfff) + b->bytes - last->len + (int64_t)last->imm != at)
 		l->off = 1;
 }
 

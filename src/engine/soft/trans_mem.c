@@ -119,32 +119,6 @@ static void stack_find(struct tb *tb, struct tb_mem *mem)
 		emit_op64(e, 0x8b, H_R11, STACK(flags));
 }
 
-/* Out of line: the entry is fetched from the TLB. */
-static void stack_again(struct tb *tb, const struct late *l)
-{
-	struct emit *e = &tb->e;
-
-	tb_lea(tb, H_R11, rm_mem(T_GRSP, H_NONE, 0, l->disp));
-	tb_lea(tb, H_RAX, rm_mem(T_GRSP, H_NONE, 0, l->disp + l->size - 1));
-	tb_stub_call(tb, tb->t->stack);
-	if (l->write) {
-		/* Not there, or there without the right to write. */
-		uint8_t *miss = emit_jcc(e, CC_NZ);
-		emit_modrm(
-		    e, &(struct emit_op){.opcode = 0x83, .wide = 1, .reg_is_op = 1, .reg = ALU_CMP},
-		    STACK(write));
-		emit_byte(e, (uint8_t)-1);
-		uint8_t *found = emit_jcc(e, CC_NZ);
-		if (!e->full)
-			emit_patch(found, l->found);
-		emit_here(e, miss);
-		return;
-	}
-	uint8_t *found = emit_jcc(e, CC_Z);
-	if (!e->full)
-		emit_patch(found, l->found);
-}
-
 #define ENTRY(f) rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_tlb_entry, f))
 _Static_assert(sizeof(struct soft_tlb_entry) == 32, "the index is shifted for it");
 
@@ -233,16 +207,20 @@ void tb_mem(struct tb *tb, struct tb_mem *mem)
 	mem_address(tb, mem, ENTRY(addend));
 }
 
+uint32_t tb_mem_again(struct tb *tb, const struct late *l)
+{
+	if (!l->stack)
+		return tb->t->missed_tlb[l->write];
+	unsigned log = (unsigned)__builtin_ctz(l->size);
+	assert(log < ARRAY_SIZE(tb->t->missed_stack[0]));
+	tb_lea(tb, H_R11, rm_mem(T_GRSP, H_NONE, 0, l->disp));
+	return tb->t->missed_stack[l->write][log];
+}
+
 void tb_mem_victim(struct tb *tb, const struct late *l)
 {
 	struct emit *e = &tb->e;
 
-	if (!l->found)
-		return;
-	if (l->stack) {
-		stack_again(tb, l);
-		return;
-	}
 	emit_alu_imm(e, ALU_ADD, H_RAX, offsetof(struct soft_tlb, victim), 1);
 	emit_op64(e, 0x3b, H_R11, l->write ? ENTRY(write) : ENTRY(read));
 	uint8_t *found = emit_jcc(e, CC_Z);

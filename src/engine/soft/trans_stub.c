@@ -26,11 +26,11 @@ static void regs_move(struct emit *e, uint8_t opcode)
 		if (trans_host(r) != H_NONE)
 			emit_op64(e, opcode, trans_host(r), trans_gpr(r));
 }
-static void regs_spill(struct emit *e)
+void trans_regs_spill(struct emit *e)
 {
 	regs_move(e, 0x89);
 }
-static void regs_fill(struct emit *e)
+void trans_regs_fill(struct emit *e)
 {
 	regs_move(e, 0x8b);
 }
@@ -72,14 +72,14 @@ static void stub_enter(const struct soft_trans *t, struct emit *e)
 	emit_lea(e, H_RAX, rm_mem(H_RSP, H_NONE, 0, -(int32_t)TRANS_FRAMES * 16));
 	emit_op64(e, 0x89, H_RAX, T_FIELD(frame_limit));
 	emit_mov(e, H_RAX, H_RSI);
-	regs_fill(e);
+	trans_regs_fill(e);
 	emit_byte(e, 0xff); /* jmp rax */
 	emit_byte(e, 0xe0);
 }
 
 static void stub_leave(const struct soft_trans *t, struct emit *e, enum trans_exit why)
 {
-	regs_spill(e);
+	trans_regs_spill(e);
 	emit_op64(e, 0x8b, H_RSP, T_FIELD(frame_host));
 	trans_live_end(t, e);
 	emit_mov_imm(e, H_RAX, why);
@@ -91,7 +91,7 @@ static void stub_leave(const struct soft_trans *t, struct emit *e, enum trans_ex
 /* After a C function: registers back, ZF says whether code was dropped meanwhile. */
 static void stub_return(struct emit *e)
 {
-	regs_fill(e);
+	trans_regs_fill(e);
 	emit_modrm(e, &(struct emit_op){.opcode = 0x80, .reg_is_op = 1, .reg = 7},
 		   T_FIELD(code_stop));
 	emit_byte(e, 0);
@@ -122,7 +122,7 @@ void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *
 	}
 	/* RAX: the instruction's offset from the page; R11: its struct insn. */
 	t->handler = (uint32_t)(e->at - start);
-	regs_spill(e);
+	trans_regs_spill(e);
 	rip_from_offset(e);
 	state_arg(e);
 	emit_mov(e, H_RSI, H_R11);
@@ -131,7 +131,7 @@ void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *
 	emit_byte(e, 0x16);
 	stub_return(e);
 	t->handler_state = (uint32_t)(e->at - start);
-	regs_spill(e);
+	trans_regs_spill(e);
 	rip_from_offset(e);
 	state_arg(e);
 	emit_mov(e, H_RSI, H_R11);
@@ -149,7 +149,7 @@ void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *
 	stub_return(e);
 	/* RAX: the page's flags; R11: the host address that was written. */
 	t->stored = (uint32_t)(e->at - start);
-	regs_spill(e);
+	trans_regs_spill(e);
 	state_arg(e);
 	emit_mov(e, H_RSI, H_RAX);
 	emit_mov(e, H_RDX, H_R11);
@@ -161,7 +161,7 @@ void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *
 	stub_return(e);
 	/* RAX: the page's flags; R11: an address in it. */
 	t->str_stored = (uint32_t)(e->at - start);
-	regs_spill(e);
+	trans_regs_spill(e);
 	state_arg(e);
 	emit_mov(e, H_RSI, H_RAX);
 	emit_mov(e, H_RDX, H_R11);
@@ -186,10 +186,9 @@ void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *
 	emit_patch(emit_jmp(e), start + t->exit_rip);
 	t->enter = (uint32_t)(e->at - start);
 	stub_enter(t, e);
-	t->exit_state_off = (uint32_t)(e->at - start);
-	rip_from_offset(e);
 	t->exit_state = (uint32_t)(e->at - start);
 	stub_leave(t, e, TRANS_STATE);
+	trans_stubs_late(t, e);
 	t->exit_refused = (uint32_t)(e->at - start);
 	rip_from_offset(e);
 	stub_leave(t, e, TRANS_REFUSED);

@@ -1,0 +1,181 @@
+/* block_test.c: tests of where blocks and their decoded instructions are kept. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include "engine/soft/testcode.h"
+#include "engine/soft/trans.h"
+
+#define LONG_CODE 0x400000u
+#define BLOCKS	  60000u
+
+/* So many blocks in a row, each adding its number to RCX; then HLT. */
+static uint64_t code_put(struct board *b, uint64_t at, unsigned count)
+{
+	uint64_t sum = 0;
+
+	for (uint32_t k = 1; k <= count; k++) {
+		uint8_t code[] = {0x48, 0x81, 0xc1, 0, 0, 0, 0, 0xeb, 0}; /* add rcx, k; jmp */
+
+		memcpy(code + 3, &k, 4);
+		board_load(b, at, code, sizeof(code));
+		at += sizeof(code);
+		sum += k;
+	}
+	board_load(b, at, "\xf4", 1);
+	return sum;
+}
+
+static unsigned live_blocks(const struct board *b)
+{
+	const struct soft_cache *c = b->cpu->cache;
+	unsigned n = c->blocks_used - 1;
+
+	for (uint32_t k = c->blocks_free; k; k = soft_block_of(c, k)->hash_next)
+		n--;
+	return n;
+}
+
+static void run_at(struct board *b, uint64_t rip)
+{
+	board_long(b, rip);
+	b->cpu->s.gpr[X86_RCX] = 0;
+	assert_int_equal(board_run(b), -1);
+}
+
+static void code_that_runs_once_leaves_nothing_behind(void **state)
+{
+	struct board *b = *state;
+	uint64_t sum = code_put(b, LONG_CODE, BLOCKS);
+
+	b->cpu->trans->hot = 1000;
+	for (unsigned i = 0; i < 2; i++) {
+		run_at(b, LONG_CODE);
+		assert_int_equal(b->cpu->s.gpr[X86_RCX], sum);
+		assert_in_range(live_blocks(b), 1, SOFT_POOL_BYTES / (2 * sizeof(struct insn)));
+		assert_in_range(b->cpu->cache->blocks_used, 1, BLOCKS / 2);
+	}
+	assert_int_equal(b->cpu->stats.translated, 0);
+	assert_true(b->cpu->stats.blocks > BLOCKS + BLOCKS / 2);
+}
+
+static void links_lead_to_live_blocks_of_the_page(const struct board *b)
+{
+	const struct soft_cache *c = b->cpu->cache;
+
+	for (uint32_t n = 1; n < c->blocks_used; n++) {
+		const struct soft_block *from = soft_block_of(c, n);
+
+		for (unsigned k = 0; k < 2; k++) {
+			const struct soft_block *to = soft_block_of(c, from->link[k]);
+
+			if ((from->flags & BLOCK_FREE) || !from->link[k])
+				continue;
+			assert_false(to->flags & BLOCK_FREE);
+			assert_int_equal(to->phys >> 12, from->phys >> 12);
+		}
+	}
+}
+
+/* The first half of the blocks is decoded after the second, which goes before it. */
+static void a_block_that_went_is_linked_to_no_more(void **state)
+{
+	struct board *b = *state;
+	struct soft_cache *c = b->cpu->cache;
+	size_t bytes = c->part_bytes;
+
+	c->part_bytes = 8192;
+	code_put(b, BOARD_CODE, 40);
+	for (unsigned i = 0; i < 60; i++)
+		code_put(b, LONG_CODE + i * 0x1000, 50);
+	run_at(b, BOARD_CODE + 20 * 9);
+	for (unsigned i = 0; i < 60; i++) {
+		run_at(b, LONG_CODE + i * 0x1000);
+		assert_int_equal(b->cpu->s.gpr[X86_RCX], 50 * 51 / 2);
+		if (i == 10)
+			run_at(b, BOARD_CODE);
+		links_lead_to_live_blocks_of_the_page(b);
+	}
+	run_at(b, BOARD_CODE);
+	assert_int_equal(b->cpu->s.gpr[X86_RCX], 40 * 41 / 2);
+	c->part_bytes = bytes;
+}
+
+/* Its decoded instructions go while its host code stays. */
+CODE(load_code, "mov (%rdi), %rax; jmp *%rsi");
+static void load_then_long_code(struct board *b)
+{
+	code_put(b, LONG_CODE, BLOCKS);
+	board_load(b, BOARD_CODE, load_code, (size_t)(load_code_end - load_code));
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RDI] = BOARD_DATA;
+	b->cpu->s.gpr[X86_RSI] = LONG_CODE;
+	assert_int_equal(board_run(b), -1);
+	assert_true(b->cpu->stats.translated >= BLOCKS);
+}
+
+static void a_translated_block_is_decoded_again_for_a_fault(void **state)
+{
+	struct board *b = *state;
+
+	load_then_long_code(b);
+	assert_null(soft_block_find(b->cpu->cache, BOARD_CODE, b->cpu->mode)->insn);
+	uint64_t before = b->cpu->stats.decoded_again;
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RDI] = UINT64_C(0x5000000000);
+	assert_int_equal(board_run(b), X86_VEC_PF);
+	assert_int_equal(board_stack(b, 1), BOARD_CODE);
+	assert_int_equal(b->cpu->s.cr2, UINT64_C(0x5000000000));
+	assert_true(b->cpu->stats.decoded_again > before);
+}
+
+static void a_translated_block_is_decoded_again_for_single_steps(void **state)
+{
+	struct board *b = *state;
+
+	load_then_long_code(b);
+	board_write(b, BOARD_DATA, 8, 77);
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RDI] = BOARD_DATA;
+	assert_int_equal(soft_run_steps(&b->cpu->base, 1), RUN_KICKED);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 77);
+	assert_int_equal(b->cpu->s.rip, BOARD_CODE + 3);
+}
+
+/* As another CPU's store is whose event is on its way. */
+static void code_that_was_changed_meanwhile_is_what_it_is_now(void **state)
+{
+	struct board *b = *state;
+	const struct soft_slot *slot;
+
+	load_then_long_code(b);
+	slot = soft_ram_slot(&b->cpu->engine->ram, BOARD_CODE);
+	memcpy(slot->host + (BOARD_CODE - slot->base), "\x90\x90\xf4", 3);
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RDI] = UINT64_C(0x5000000000);
+	assert_int_equal(board_run(b), -1);
+	assert_int_equal(b->cpu->s.rip, BOARD_CODE + 3);
+}
+
+static int setup_interp(void **state)
+{
+	unsetenv("BOARD_SOFT");
+	return board_setup(state);
+}
+
+#define T(f) cmocka_unit_test_setup_teardown(f, board_setup_translate, board_teardown)
+#define I(f) cmocka_unit_test_setup_teardown(f, setup_interp, board_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    T(code_that_runs_once_leaves_nothing_behind),
+	    I(a_block_that_went_is_linked_to_no_more),
+	    T(a_translated_block_is_decoded_again_for_a_fault),
+	    T(a_translated_block_is_decoded_again_for_single_steps),
+	    T(code_that_was_changed_meanwhile_is_what_it_is_now),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
