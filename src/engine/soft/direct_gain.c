@@ -2,8 +2,9 @@
  *
  * Stretches are counted in windows of WINDOW. Most windows are run in the way that is best so far;
  * now and then one is run in another, and takes its place when its stretches took 1/16 less in the
- * mean. How long one stretch may count is capped: a computation's length says nothing of the way,
- * and one of them would outweigh its window.
+ * mean. The longest stretch of a window does not count, and none counts more than CAP_US: a
+ * computation's length says nothing of the way, nor does the time that the host gives to somebody
+ * else, and one of either would outweigh its window.
  *
  * Trials cost little: what one has lost against the best way has to be outweighed DEBT times by
  * time that the best way runs before the next. A trial that has cost twice its window's worth is
@@ -86,7 +87,7 @@ static enum gain_news window_end(struct gain *g, const struct gain_unit *u, uint
 	uint64_t *known = &g->mean[g->best];
 	_Bool odd = mean > *known * 2 || mean < *known / 2;
 
-	g->apart = g->beyond > 0;
+	g->apart = g->beyond > 1;
 	*known = *known ? *known - *known / 4 + mean / 4 : mean;
 	if (!g->apart && g->best != GAIN_AT_ONCE)
 		g->mean[GAIN_STAY] = g->mean[GAIN_SOON] = *known;
@@ -104,15 +105,17 @@ enum gain_news gain_ended(struct gain *g, const struct gain_unit *u, uint64_t cy
 	enum gain_news news;
 	_Bool trial = g->now != g->best;
 
-	g->spent += MIN(cycles, CAP_US * u->us);
+	uint64_t counted = MIN(cycles, CAP_US * u->us);
+	g->spent += counted;
+	g->most = MAX(g->most, counted);
 	g->beyond += cycles > u->cost;
 	g->count++;
 	if (g->count < WINDOW &&
-	    !(trial && g->count >= LEAST && g->spent > 2 * WINDOW * g->mean[g->best]))
+	    !(trial && g->count >= LEAST && g->spent - g->most > 2 * WINDOW * g->mean[g->best]))
 		return GAIN_NOTHING;
-	uint64_t mean = MAX(g->spent / g->count, 1u);
+	uint64_t mean = MAX((g->spent - g->most) / (g->count - 1), 1u);
 	news = trial ? trial_end(g, mean) : window_end(g, u, mean);
 	g->count = g->beyond = 0;
-	g->spent = 0;
+	g->spent = g->most = 0;
 	return news;
 }

@@ -28,6 +28,7 @@ struct gain {
 	_Bool apart;		  /* were there any of these in best's last window? */
 	uint16_t rest, pause;	  /* windows before the next trial, and before the one after it */
 	uint64_t spent;		  /* in this window */
+	uint64_t most;		  /* of it in one stretch */
 	uint64_t debt;		  /* time that best has to run before the next trial */
 	uint64_t mean[GAIN_WAYS]; /* of a stretch; 0: not known */
 };

@@ -105,7 +105,7 @@ static void code_that_is_nearly_as_fast_translated_stays_there(void **state)
 static void of_short_and_long_stretches_only_the_long_ones_go(void **state)
 {
 	const struct program gcc = {
-	    .native = US, .slower = 64, .rare = 4, .tail = 300 * US, .noise = 90};
+	    .native = US / 2, .slower = 64, .rare = 8, .tail = 100 * US, .noise = 90};
 	struct world w;
 
 	(void)state;
@@ -166,6 +166,19 @@ static void computations_now_and_then_say_nothing_of_the_rest(void **state)
 	assert_in_range(w.total - tails, 1, 2 * (w.translated - 2 * tails));
 }
 
+static void time_that_the_host_takes_away_says_nothing(void **state)
+{
+	/* 20 ms, once in 48 stretches. */
+	const struct program getpid = {
+	    .native = US / 10, .slower = 16, .rare = 48, .tail = 20000 * (uint64_t)US};
+	struct world w;
+
+	(void)state;
+	world_init(&w);
+	run(&w, &getpid, 100000);
+	assert_int_equal(w.trials, 0);
+}
+
 static void trials_get_rare(void **state)
 {
 	const struct program even = {.native = 40 * US, .slower = 16, .noise = 30};
@@ -188,6 +201,7 @@ int main(void)
 	    cmocka_unit_test(a_few_stretches_cost_twice_the_better_way_at_most),
 	    cmocka_unit_test(a_program_that_changes_is_followed),
 	    cmocka_unit_test(computations_now_and_then_say_nothing_of_the_rest),
+	    cmocka_unit_test(time_that_the_host_takes_away_says_nothing),
 	    cmocka_unit_test(trials_get_rare),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
