@@ -11,6 +11,10 @@
  * and then (trans_near_fill.c, trans_run.c), so that a stretch that does no memory accesses to
  * speak of can be late, until the next interrupt.
  *
+ * A helper that has nothing of an address space yet costs many crossings, one for the pages around
+ * each place that is touched. So a new address space, or one whose translations were dropped (both
+ * have a new soft_cpu.asid_user), is translated until it has run for as long as that takes.
+ *
  * A stretch whose instruction was one for the layers below goes on there for a while, which
  * doubles as long as helpers do not get far: it may be a loop around such an instruction.
  *
@@ -22,13 +26,16 @@
 #include "engine/soft/direct.h"
 #include "engine/soft/direct_gain.h"
 
-#define COST_US	    8u /* of a crossing, before any was seen */
+#define COST_US	    8u	/* of a crossing, before any was seen */
+#define FILL	    24u /* crossings, for the pages that a helper has to be given first */
 #define WAIT_MAX_US 400u
 #define SPACES	    256u
 
 struct space {
 	uint64_t cr3;
 	uint64_t carried; /* of the stretch, before an interrupt came between */
+	uint64_t asid;
+	uint64_t fill; /* how long it is still translated because a helper has nothing of it */
 	struct gain gain;
 };
 struct direct_choose {
@@ -80,6 +87,12 @@ void direct_choose_user(struct soft_cpu *cpu)
 	struct space *s = c->now = space_of(c, cpu->s.cr3);
 	uint64_t alone = d->always ? 0 : gain_limit(&s->gain, &c->unit);
 	c->at_once = !alone;
+	if (s->asid != cpu->asid_user) {
+		s->asid = cpu->asid_user;
+		s->fill = FILL * c->unit.cost;
+	}
+	if (!d->always)
+		alone += s->fill;
 	if (alone > s->carried)
 		c->limit += alone - s->carried;
 	c->wait = c->unit.cost;
@@ -101,6 +114,7 @@ void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted)
 		return;
 	}
 	c->now->carried = 0;
+	c->now->fill -= MIN(c->now->fill, length);
 	enum gain_news news = gain_ended(&c->now->gain, &c->unit, length);
 	cpu->stats.direct_trials += news == GAIN_TRIAL;
 	cpu->stats.direct_verdicts += news == GAIN_VERDICT;
@@ -111,6 +125,8 @@ _Bool direct_choose_wants(struct soft_cpu *cpu)
 	const struct direct_choose *c = cpu->direct->choose;
 	_Bool wanted = c->limit == c->begin || __rdtsc() >= c->limit;
 
+	if (wanted)
+		c->now->fill = 0;
 	cpu->stats.direct_kept += !wanted;
 	cpu->stats.direct_at_once += wanted && c->at_once;
 	cpu->stats.direct_by_length += wanted && !c->at_once;

@@ -620,6 +620,12 @@ static void the_chooser_takes_user_code_by_how_long_it_runs(void **state)
 	assert_true(cpu->stats.direct_trials > 0);
 	enter_space(cpu, 0x4000);
 	assert_true(cpu->direct_at == UINT64_MAX);
+	/* One that helpers have nothing of is translated for longer (a crossing costs 1000 here).
+	 */
+	cpu->asid_user = 7;
+	before = __builtin_ia32_rdtsc();
+	direct_choose_user(cpu);
+	assert_in_range(cpu->direct_at, before + 20000, UINT64_MAX - 1);
 	/* "Always" is always. */
 	d.always = 1;
 	enter_space(cpu, 0x4000);
