@@ -51,6 +51,7 @@ enum option_code {
 	OPT_PERF_MAP,
 	OPT_SHARE,
 	OPT_VSOCK,
+	OPT_CPU_FEATURES,
 };
 
 static const struct option options[] = {
@@ -76,6 +77,7 @@ static const struct option options[] = {
     {"vsock", required_argument, NULL, OPT_VSOCK},
     {"memory", required_argument, NULL, 'm'},
     {"cpus", required_argument, NULL, OPT_CPUS},
+    {"cpu-features", required_argument, NULL, OPT_CPU_FEATURES},
     {"engine", required_argument, NULL, OPT_ENGINE},
     {"soft", required_argument, NULL, OPT_SOFT},
     {"personality", required_argument, NULL, OPT_PERSONALITY},
@@ -171,6 +173,10 @@ static void print_help(void)
 	    "  --rng rate=SIZE|none random numbers of this host's at most so many bytes a second\n"
 	    "                       (default: no limit), or not at all\n"
 	    "  --cpus N             1 to 64 virtual CPUs (default 1)\n"
+	    "  --cpu-features LIST  +avx512: the guest has AVX-512, if this CPU does, or the VM is "
+	    "not\n"
+	    "                       started; -avx512: it has not (default: only with the kvm "
+	    "engine)\n"
 	    "  --engine NAME        auto (default) looks at this host and says what it chose;\n"
 	    "                       kvm needs /dev/kvm; soft runs anywhere\n"
 	    "  --soft KIND          the soft engine's way: direct (default), which turns guest\n"
@@ -412,6 +418,10 @@ static int apply_option(struct vm_spec *spec, int code, char *text)
 		if (spec_parse_number("--cpus", text, 1, SPEC_MAX_CPUS, &n, &err))
 			return cli_usage_error("run", "%s", err.text);
 		spec->cpus = (unsigned)n;
+		return 0;
+	case OPT_CPU_FEATURES:
+		if (spec_parse_cpu_features(text, &spec->avx512, &err))
+			return cli_usage_error("run", "%s", err.text);
 		return 0;
 	case OPT_NAME:
 		if (rundir_check_name(text, &err))

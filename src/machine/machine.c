@@ -52,11 +52,20 @@ static int make_cpuid(struct machine *m, struct error *err)
 	const struct engine_ops *ops = m->cfg.engine;
 	enum cpuid_hypervisor hv =
 	    m->cfg.spec->personality == PERSONALITY_KVM ? CPUID_HV_KVM : CPUID_HV_NONE;
+	enum spec_feature avx512 = m->cfg.spec->avx512;
 	struct cpuid_caps caps;
+	int rc;
 
 	memset(&caps, 0, sizeof(caps));
 	ops->caps(&caps);
-	return cpuid_policy_init(&m->cpuid, &caps, m->cfg.spec->cpus, ops->tsc_khz(), hv, err);
+	if (avx512 == SPEC_FEATURE_OFF || (avx512 == SPEC_FEATURE_AUTO && caps.avx512_on_request))
+		caps.avx512 = 0;
+	rc = cpuid_policy_init(&m->cpuid, &caps, m->cfg.spec->cpus, ops->tsc_khz(), hv, err);
+	if (!rc && avx512 == SPEC_FEATURE_ON && !cpuid_has(&m->cpuid, 7, 0, CPUID_EBX, 16))
+		return error_set(err, -ENOTSUP,
+				 "This host's CPU has no AVX-512 (F, BW, DQ and VL) for the guest: "
+				 "leave +avx512 out.");
+	return rc;
 }
 
 /* What SMBIOS says of the CPU, from the guest's own CPUID. */

@@ -60,6 +60,27 @@ int spec_parse_memory(const char *text, uint64_t *bytes, struct error *err)
 	return 0;
 }
 
+int spec_parse_cpu_features(const char *text, enum spec_feature *avx512, struct error *err)
+{
+	enum spec_feature now = *avx512;
+
+	for (const char *p = text;; p++) {
+		size_t len = strcspn(p, ",");
+
+		if (len != strlen("+avx512") || (*p != '+' && *p != '-') ||
+		    memcmp(p + 1, "avx512", len - 1) != 0)
+			return error_set(err, -EINVAL,
+					 "--cpu-features '%s': '%.*s' is not +avx512 or -avx512",
+					 text, (int)len, p);
+		now = *p == '+' ? SPEC_FEATURE_ON : SPEC_FEATURE_OFF;
+		p += len;
+		if (!*p)
+			break;
+	}
+	*avx512 = now;
+	return 0;
+}
+
 int spec_parse_number(const char *what, const char *text, uint64_t min, uint64_t max, uint64_t *out,
 		      struct error *err)
 {

@@ -26,6 +26,8 @@ enum spec_boot {
 	SPEC_BOOT_PVH,
 	SPEC_BOOT_MULTIBOOT
 };
+/* A feature of the host's CPU for the guest: as the engine thinks best, or as asked for. */
+enum spec_feature { SPEC_FEATURE_AUTO, SPEC_FEATURE_ON, SPEC_FEATURE_OFF };
 enum spec_unpack { SPEC_UNPACK_HOST, SPEC_UNPACK_GUEST };
 
 #define SPEC_MAX_DISKS	     16
@@ -143,6 +145,7 @@ struct vm_spec {
 	uint64_t memory_bytes;
 	unsigned cpus;
 	const char *engine; /* "auto", "soft", "kvm" */
+	enum spec_feature avx512;
 	enum spec_soft soft;
 	_Bool soft_named; /* asked for, not the default: what of it cannot be had is said */
 	enum spec_personality personality;
@@ -193,6 +196,9 @@ NODISCARD int spec_parse_disk(char *text, struct spec_disk *disk, struct error *
 NODISCARD int spec_parse_trace_blocks(char *text, struct vm_spec *spec, struct error *err);
 /* "vhost-user=SOCKET,tag=TAG[,queues=N]", in the same way. */
 NODISCARD int spec_parse_fs(char *text, struct spec_fs *fs, struct error *err);
+/* "+avx512" or "-avx512", with commas between several; the last one counts. */
+NODISCARD int spec_parse_cpu_features(const char *text, enum spec_feature *avx512,
+				      struct error *err);
 /* A whole decimal number in [min, max]. */
 NODISCARD int spec_parse_number(const char *what, const char *text, uint64_t min, uint64_t max,
 				uint64_t *out, struct error *err);

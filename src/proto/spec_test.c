@@ -154,6 +154,22 @@ static void reads_what_other_processes_serve(void **state)
 		assert_int_equal(spec_parse_fs(bad_fs[i], &fs, &err), -EINVAL);
 }
 
+static void cpu_features_are_asked_for_by_name(void **state)
+{
+	static const char *const bad[] = {"", "avx512", "+avx", "+avx512,", "+avx512f", "*avx512"};
+	enum spec_feature f = SPEC_FEATURE_AUTO;
+	struct error err;
+
+	(void)state;
+	assert_int_equal(spec_parse_cpu_features("+avx512", &f, &err), 0);
+	assert_int_equal(f, SPEC_FEATURE_ON);
+	assert_int_equal(spec_parse_cpu_features("+avx512,-avx512", &f, &err), 0);
+	assert_int_equal(f, SPEC_FEATURE_OFF);
+	for (size_t k = 0; k < sizeof(bad) / sizeof(bad[0]); k++)
+		assert_int_equal(spec_parse_cpu_features(bad[k], &f, &err), -EINVAL);
+	assert_int_equal(f, SPEC_FEATURE_OFF);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -164,6 +180,7 @@ int main(void)
 	    cmocka_unit_test(refuses_a_machine_without_kernel_or_memory),
 	    cmocka_unit_test(reads_whole_numbers_in_a_range),
 	    cmocka_unit_test(reads_disks_with_options_and_doubled_commas),
+	    cmocka_unit_test(cpu_features_are_asked_for_by_name),
 	    cmocka_unit_test(reads_what_other_processes_serve),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

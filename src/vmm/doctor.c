@@ -124,7 +124,9 @@ static void examine_vectors(struct examination *x)
 		      "them.",
 	       "%s%s%s%s", __builtin_cpu_supports("sse4.2") ? "SSE4.2" : "no SSE4.2",
 	       avx2 ? ", AVX2" : "", __builtin_cpu_supports("fma") ? ", FMA" : "",
-	       __builtin_cpu_supports("avx512f") ? ", AVX-512 (not offered to guests yet)" : "");
+	       __builtin_cpu_supports("avx512f")
+		   ? ", AVX-512 (for guests with --cpu-features +avx512)"
+		   : "");
 	if (getauxval(AT_HWCAP2) & AT_HWCAP2_FSGSBASE)
 		report(x, "fsgsbase", DOCTOR_GOOD, "", "user programs may set the FS and GS bases");
 }

@@ -37,7 +37,8 @@ enum cpuid_hypervisor { CPUID_HV_NONE, CPUID_HV_KVM };
  * tsc_deadline, x2apic, mtrr, mce, vme, monitor) the engine's word is enough.
  */
 struct cpuid_caps {
-	_Bool avx, avx2, fma, avx512; /* vector sets */
+	_Bool avx, avx2, fma, avx512, vp2intersect; /* vector sets */
+	_Bool avx512_on_request; /* better left out unless somebody asks; the caller's to see to */
 	_Bool pcid, invpcid, smep, smap, umip, fsgsbase, la57, pku;
 	_Bool tsc_deadline, x2apic;
 	_Bool rdrand, rdseed, sha, aes, bmi, adx;

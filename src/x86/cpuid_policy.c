@@ -113,10 +113,17 @@ static void put_topology(struct build *b, uint32_t leaf)
 		 (struct cpuid_regs){.eax = b->id_bits, .ebx = b->p->cpus, .ecx = 2 << 8 | 1});
 }
 
+/* AVX-512: F, DQ, IFMA, CD, BW, VL. All CPUs of today that have any have F, DQ, BW and VL. */
+#define EBX7_512      (EBX7_512_NEED | BIT32(21) | BIT32(28))
+#define EBX7_512_NEED (BIT32(16) | BIT32(17) | BIT32(30) | BIT32(31))
+/* VBMI, VBMI2, VNNI, BITALG, VPOPCNTDQ; these are nothing without it. */
+#define ECX7_512  (BIT32(1) | BIT32(6) | BIT32(11) | BIT32(12) | BIT32(14))
+#define EAX71_512 BIT32(5) /* BF16 */
+
 static void put_leaf7(struct build *b)
 {
 	const struct cpuid_caps *c = b->caps;
-	struct cpuid_regs h = host(b, 7, 0), r = {0};
+	struct cpuid_regs h = host(b, 7, 0), r = {0}, r1 = {0};
 	/* FDP_EXCPTN_ONLY, ERMS, FCS_FDS, CLFLUSHOPT, CLWB */
 	uint32_t ebx = BIT32(6) | BIT32(9) | BIT32(13) | BIT32(23) | BIT32(24);
 	uint32_t ecx = BIT32(22); /* RDPID */
@@ -126,13 +133,13 @@ static void put_leaf7(struct build *b)
 		ebx |= BIT32(3) | BIT32(8);
 	ebx |= bit_if(c->avx && c->avx2, 5) | bit_if(c->rdseed, 18) | bit_if(c->adx, 19) |
 	       bit_if(c->sha, 29);
-	if (c->avx && c->avx2 && c->avx512) {
-		/* F, DQ, IFMA, CD, BW, VL */
-		ebx |= BIT32(16) | BIT32(17) | BIT32(21) | BIT32(28) | BIT32(30) | BIT32(31);
-		/* VBMI, VBMI2, GFNI, VAES, VPCLMULQDQ, VNNI, BITALG, VPOPCNTDQ */
-		ecx |= BIT32(1) | BIT32(6) | BIT32(8) | bit_if(c->aes, 9) | BIT32(10) | BIT32(11) |
-		       BIT32(12) | BIT32(14);
-		edx |= BIT32(8); /* VP2INTERSECT */
+	if (c->avx && c->avx2 && c->avx512 && (h.ebx & EBX7_512_NEED) == EBX7_512_NEED) {
+		ebx |= EBX7_512;
+		/* with GFNI, VAES, VPCLMULQDQ */
+		ecx |= ECX7_512 | BIT32(8) | bit_if(c->aes, 9) | BIT32(10);
+		edx |= bit_if(c->vp2intersect, 8);
+		if (h.eax >= 1)
+			r1.eax = host(b, 7, 1).eax & EAX71_512;
 	}
 	if (!b->p->amd) /* MD_CLEAR, IBRS+IBPB, STIBP, SSBD; AMD has its own in 0x80000008 */
 		edx |= BIT32(10) | BIT32(26) | BIT32(27) | BIT32(31);
@@ -140,7 +147,10 @@ static void put_leaf7(struct build *b)
 		bit_if(c->smep, 7) | bit_if(c->invpcid, 10) | bit_if(c->smap, 20);
 	r.ecx = (h.ecx & (ecx | bit_if(c->pku, 3))) | bit_if(c->umip, 2) | bit_if(c->la57, 16);
 	r.edx = h.edx & edx;
+	r.eax = r1.eax ? 1 : 0;
 	leaf_put(b, 7, 0, r);
+	if (r1.eax)
+		leaf_put(b, 7, 1, r1);
 }
 
 static void put_xsave(struct build *b)
@@ -188,13 +198,19 @@ static void drop_orphans(struct build *b)
 		ecx1 |= BIT32(12) | BIT32(28) | BIT32(29);
 		ebx7 |= BIT32(5);
 	}
-	if (!(b->p->xcr0_allowed & X86_XCR0_AVX512))
-		ebx7 |= BIT32(16) | BIT32(17) | BIT32(21) | BIT32(28) | BIT32(30) | BIT32(31);
+	_Bool avx512 = (b->p->xcr0_allowed & X86_XCR0_AVX512) == X86_XCR0_AVX512;
+	if (!avx512)
+		ebx7 |= EBX7_512;
 	for (l = b->p->leaf; l < b->p->leaf + b->p->count; l++) {
 		if (l->leaf == 1)
 			l->ecx &= ~ecx1;
-		if (l->leaf == 7 && l->subleaf == 0)
+		if (l->leaf == 7 && l->subleaf == 0) {
 			l->ebx &= ~ebx7;
+			if (!avx512)
+				l->ecx &= ~ECX7_512;
+		}
+		if (l->leaf == 7 && l->subleaf == 1 && !avx512)
+			l->eax &= ~EAX71_512;
 	}
 }
 

@@ -134,6 +134,45 @@ static void needs_no_branch_mitigations_without_branches(void **state)
 	(void)state;
 }
 
+/* A host whose AVX-512 is that of the first CPUs that had any: no BW, DQ and VL. */
+static void no_short_vectors(void *opaque, uint32_t leaf, uint32_t subleaf, struct cpuid_regs *out)
+{
+	everything(opaque, leaf, subleaf, out);
+	if (leaf == 7)
+		out->ebx &= ~(BIT32(17) | BIT32(30) | BIT32(31));
+}
+/* One whose kernel does not save its registers. */
+static void no_zmm_state(void *opaque, uint32_t leaf, uint32_t subleaf, struct cpuid_regs *out)
+{
+	everything(opaque, leaf, subleaf, out);
+	if (leaf == 0xd && subleaf == 0)
+		out->eax &= ~0xe0u;
+}
+
+static void offers_avx512_whole_or_not_at_all(void **state)
+{
+	cpuid_source *const sources[] = {everything, everything, no_short_vectors, no_zmm_state};
+	struct cpuid_caps caps = all;
+	struct cpuid_policy p;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(sources); i++) {
+		caps.avx512 = i != 1;
+		assert_int_equal(cpuid_policy_init_from(&p, sources[i], (void *)"AuthenticAMD",
+							&caps, 1, 2500000, CPUID_HV_NONE, NULL),
+				 0);
+		for (unsigned bit = 16; bit < 32; bit++)
+			if (0xd0230000u >> bit & 1)
+				assert_int_equal(cpuid_has(&p, 7, 0, CPUID_EBX, bit), i == 0);
+		for (unsigned bit = 1; bit < 15; bit++)
+			if (0x5842u >> bit & 1)
+				assert_int_equal(cpuid_has(&p, 7, 0, CPUID_ECX, bit), i == 0);
+		assert_int_equal(cpuid_has(&p, 7, 1, CPUID_EAX, 5), i == 0);
+		assert_int_equal(p.xcr0_allowed & X86_XCR0_AVX512, i == 0 ? X86_XCR0_AVX512 : 0);
+		assert_true(cpuid_has(&p, 7, 0, CPUID_EBX, 5));
+	}
+	(void)state;
+}
+
 static void xsave_sizes_follow_xcr0(void **state)
 {
 	struct cpuid_policy p = make("AuthenticAMD", &all, 1, CPUID_HV_NONE);
@@ -264,6 +303,7 @@ int main(void)
 	    cmocka_unit_test(hides_what_no_engine_has),
 	    cmocka_unit_test(follows_the_caps),
 	    cmocka_unit_test(needs_no_branch_mitigations_without_branches),
+	    cmocka_unit_test(offers_avx512_whole_or_not_at_all),
 	    cmocka_unit_test(xsave_sizes_follow_xcr0),
 	    cmocka_unit_test(state_bits_are_filled_in),
 	    cmocka_unit_test(topology_agrees_with_the_number_of_cpus),

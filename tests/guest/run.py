@@ -12,6 +12,12 @@ import sys
 SKIP = 77
 
 
+def host_has_avx512():
+    with open("/proc/cpuinfo") as f:
+        flags = next((line.split() for line in f if line.startswith("flags")), [])
+    return {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags)
+
+
 def main():
     polyvisor, engine, image, cpus, words = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4], sys.argv[5:]
     if engine == "kvm":
@@ -28,6 +34,8 @@ def main():
         print("fewer rounds: CPUs that wait for each other take turns on this host")
         words = [*words, "few"]
     engine_words = ["--engine", "kvm"] if engine == "kvm" else ["--engine", "soft", "--soft", engine]
+    if engine != "kvm" and host_has_avx512():
+        engine_words += ["--cpu-features", "+avx512"]
     cmd = [polyvisor, "run", "--quiet", *engine_words, "--debug-exit", "--no-reboot", "--cpus", cpus, "-m", "256M",
            "--kernel", image, "--append", " ".join(words)]
     p = subprocess.run(cmd, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -108,7 +108,9 @@ static _Bool excused(const struct ri_case *c, const struct ri_result *a, const s
 		return 0;
 	if (a->vector == X86_VEC_DB)
 		return a->vector != b->vector
-			   ? zi.meta.isa_set == ZYDIS_ISA_SET_AVX2GATHER
+			   ? zi.meta.isa_set == ZYDIS_ISA_SET_AVX2GATHER ||
+				 zi.meta.category == ZYDIS_CATEGORY_GATHER ||
+				 zi.meta.category == ZYDIS_CATEGORY_SCATTER
 			   : zi.mnemonic == ZYDIS_MNEMONIC_INT1 && b->state.rip == a->state.rip + 1;
 	return b->vector == X86_VEC_PF && (zi.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ||
 					   zi.mnemonic == ZYDIS_MNEMONIC_MASKMOVDQU ||
@@ -138,9 +140,13 @@ void ri_compare(const struct ri_case *c, const struct ri_result *a, const struct
 			add(&l, "%s", gpr_name[i]);
 	}
 	compare_x87(&l, a->state.fx, b->state.fx);
-	for (unsigned i = 0; i < 16; i++) {
-		if (memcmp(a->state.vec[i], b->state.vec[i], 32) != 0)
-			add(&l, "ymm%u", i);
+	for (unsigned i = 0; i < 32; i++) {
+		if (memcmp(a->state.vec[i], b->state.vec[i], 64) != 0)
+			add(&l, "%cmm%u", c->avx512 ? 'z' : 'y', i);
+	}
+	for (unsigned i = 0; i < 8; i++) {
+		if (a->state.k[i] != b->state.k[i])
+			add(&l, "k%u", i);
 	}
 	if (memcmp(a->data, b->data, RI_PAGE) != 0)
 		add(&l, "memory");
@@ -243,10 +249,18 @@ void ri_show(const struct ri_case *c, const struct ri_result *a, const struct ri
 			printf("  %s: native %016llx guest %016llx\n", gpr_name[i],
 			       (unsigned long long)a->state.gpr[i],
 			       (unsigned long long)b->state.gpr[i]);
-		snprintf(name, sizeof(name), "ymm%u", i);
-		if (memcmp(a->state.vec[i], b->state.vec[i], 32) != 0)
-			show_pair(name, c->state.vec[i], a->state.vec[i], b->state.vec[i], 32);
 	}
+	for (unsigned i = 0; i < 32; i++) {
+		snprintf(name, sizeof(name), "%cmm%u", c->avx512 ? 'z' : 'y', i);
+		if (memcmp(a->state.vec[i], b->state.vec[i], 64) != 0)
+			show_pair(name, c->state.vec[i], a->state.vec[i], b->state.vec[i],
+				  c->avx512 ? 64 : 32);
+	}
+	for (unsigned i = 0; c->avx512 && i < 8; i++)
+		printf("  k%u=%016llx native %016llx guest %016llx%s\n", i,
+		       (unsigned long long)c->state.k[i], (unsigned long long)a->state.k[i],
+		       (unsigned long long)b->state.k[i],
+		       a->state.k[i] != b->state.k[i] ? " <--" : "");
 	show_x87(c, a, b);
 	for (unsigned i = 0, shown = 0; i < RI_PAGE && shown < 4; i += 16) {
 		if (memcmp(a->data + i, b->data + i, 16) == 0)

@@ -135,6 +135,33 @@ static void make_x87(struct gen *g)
 	}
 }
 
+/* Indexes of gathers are mostly small. */
+static void make_avx512(struct gen *g)
+{
+	struct ri_state *s = &g->c->state;
+	struct ri_random *r = &g->r;
+
+	for (unsigned i = 0; i < 32; i++) {
+		unsigned from = i < 16 ? 4 : 0;
+		_Bool index = ri_chance(r, 25);
+
+		for (unsigned k = from; k < 8 && (!g->c->mode32 || i < 8); k++) {
+			uint64_t v =
+			    index ? (uint64_t)ri_below(r, 512) << 32 | ri_below(r, 512) : number(r);
+
+			memcpy(s->vec[i] + k * 8, &v, 8);
+		}
+	}
+	for (unsigned i = 0; i < 8; i++) {
+		unsigned kind = ri_below(r, 4);
+
+		s->k[i] = kind == 0   ? ri_next(r)
+			  : kind == 1 ? ri_next(r) & ri_next(r) & ri_next(r)
+			  : kind == 2 ? UINT64_MAX << ri_below(r, 64)
+				      : BIT64(ri_below(r, 64)) | special(r);
+	}
+}
+
 static void make_state(struct gen *g)
 {
 	struct ri_state *s = &g->c->state;
@@ -182,13 +209,15 @@ static void make_state(struct gen *g)
 
 		memcpy(g->c->data + i, &v, 8);
 	}
+	if (g->c->avx512)
+		make_avx512(g);
 }
 
 /* Instructions */
 
 /* Sets that the interpreter offers whatever the host is, or that the host has been asked for by the
  * policy. */
-static _Bool allowed_set(ZydisISASet set)
+static _Bool allowed_set(ZydisISASet set, _Bool avx512)
 {
 	static const uint8_t table[] = {
 	    ZYDIS_ISA_SET_I86,	     ZYDIS_ISA_SET_I186,	 ZYDIS_ISA_SET_I386,
@@ -207,9 +236,24 @@ static _Bool allowed_set(ZydisISASet set)
 	    ZYDIS_ISA_SET_BMI1,	     ZYDIS_ISA_SET_AVX2,	 ZYDIS_ISA_SET_AVX2GATHER,
 	    ZYDIS_ISA_SET_BMI2,	     ZYDIS_ISA_SET_ADOX_ADCX,	 ZYDIS_ISA_SET_SHA,
 	    ZYDIS_ISA_SET_LZCNT};
+	static const struct {
+		uint8_t first, last;
+	} wide[] = {{ZYDIS_ISA_SET_AVX512BW_128, ZYDIS_ISA_SET_AVX512DQ_SCALAR},
+		    {ZYDIS_ISA_SET_AVX512F_128, ZYDIS_ISA_SET_AVX512F_SCALAR},
+		    {ZYDIS_ISA_SET_AVX512_BF16_128, ZYDIS_ISA_SET_AVX512_BITALG_512},
+		    {ZYDIS_ISA_SET_AVX512_GFNI_128, ZYDIS_ISA_SET_AVX512_VNNI_512},
+		    {ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_128, ZYDIS_ISA_SET_AVX512_VPOPCNTDQ_512},
+		    {ZYDIS_ISA_SET_AVX_GFNI, ZYDIS_ISA_SET_AVX_GFNI},
+		    {ZYDIS_ISA_SET_GFNI, ZYDIS_ISA_SET_GFNI},
+		    {ZYDIS_ISA_SET_VAES, ZYDIS_ISA_SET_VAES},
+		    {ZYDIS_ISA_SET_VPCLMULQDQ, ZYDIS_ISA_SET_VPCLMULQDQ}};
 
 	for (size_t i = 0; i < sizeof(table); i++) {
 		if (table[i] == set)
+			return 1;
+	}
+	for (size_t i = 0; avx512 && i < ARRAY_SIZE(wide); i++) {
+		if (set >= wide[i].first && set <= wide[i].last)
 			return 1;
 	}
 	return 0;
@@ -268,12 +312,14 @@ static _Bool allowed_operands(const ZydisDecodedInstruction *zi, const ZydisDeco
 	return 1;
 }
 
-static _Bool allowed(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops)
+static _Bool allowed(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
+		     _Bool avx512)
 {
 	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-	    zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+	    zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX &&
+	    zi->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
 		return 0;
-	if (!allowed_set(zi->meta.isa_set) || !allowed_mnemonic(zi->mnemonic))
+	if (!allowed_set(zi->meta.isa_set, avx512) || !allowed_mnemonic(zi->mnemonic))
 		return 0;
 	switch (zi->meta.category) {
 	case ZYDIS_CATEGORY_CALL:
@@ -416,17 +462,72 @@ static uint8_t *put_vex(struct gen *g, uint8_t *out, const struct prefix *p, _Bo
 	return out;
 }
 
+/* A displacement of one byte counts operands, so it is small. */
+static uint8_t *put_evex(struct gen *g, uint8_t *out, struct prefix *p, _Bool vsib)
+{
+	static const uint8_t masks[] = {0, 0, 0, 1, 2, 3, 4, 5, 6, 7};
+	struct ri_random *r = &g->r;
+	unsigned map = vsib ? 2 : 1 + ri_below(r, 3), high = ri_below(r, 4);
+	_Bool m32 = g->c->mode32, mem = p->modrm[0] < 0xc0;
+
+	if (!mem)
+		p->x = ri_chance(r, 50);
+	*out++ = 0x62;
+	*out++ = (uint8_t)((p->r && !m32 ? 0 : 0x80) | (p->x && !m32 ? 0 : 0x40) |
+			   (p->b && (!m32 || ri_chance(r, 5)) ? 0 : 0x20) |
+			   ((high & 1) && !m32 ? 0 : 0x10) | map);
+	*out++ = (uint8_t)(p->w << 7 | (ri_chance(r, 30) ? 15 : ri_below(r, 16)) << 3 | 4 |
+			   (vsib ? 1 : ri_below(r, 4)));
+	*out++ = (uint8_t)(ri_chance(r, vsib ? 2 : 30) << 7 |
+			   (ri_chance(r, 3) ? 3 : ri_below(r, 3)) << 5 |
+			   ri_chance(r, vsib ? 2 : 25) << 4 |
+			   ((high & 2) && (!m32 || ri_chance(r, 5)) ? 0 : 8) |
+			   (vsib ? 1 + ri_below(r, 7) : masks[ri_below(r, ARRAY_SIZE(masks))]));
+	*out++ =
+	    vsib ? (uint8_t)(0x90 + ri_below(r, 4) + ri_below(r, 2) * 16) : (uint8_t)ri_next(r);
+	if (mem && p->modrm[0] >> 6 == 1 && ri_chance(r, 90))
+		p->modrm[p->len - 1] = (uint8_t)(ri_below(r, 6) - 2);
+	return out;
+}
+
+/* Instructions on opmask registers, of which random opcodes give few. */
+static uint8_t *put_mask(struct gen *g, uint8_t *out, const struct prefix *p)
+{
+	static const uint8_t opcodes[] = {0x41, 0x42, 0x44, 0x45, 0x46, 0x47, 0x4a, 0x4b, 0x90,
+					  0x91, 0x92, 0x93, 0x98, 0x99, 0x30, 0x31, 0x32, 0x33};
+	uint8_t opcode = opcodes[ri_below(&g->r, ARRAY_SIZE(opcodes))];
+	_Bool m32 = g->c->mode32;
+
+	*out++ = 0xc4;
+	*out++ = (uint8_t)((p->r && !m32 && ri_chance(&g->r, 20) ? 0 : 0x80) |
+			   (p->x && !m32 ? 0 : 0x40) | (p->b && !m32 ? 0 : 0x20) |
+			   (opcode < 0x40 ? 3 : 1));
+	*out++ = (uint8_t)(p->w << 7 |
+			   (opcode >= 0x90 || opcode < 0x40
+				? 15
+				: ri_below(&g->r, 8) + (ri_chance(&g->r, 95) ? 8 : 0))
+			       << 3 |
+			   ri_below(&g->r, 2) << 2 | ri_below(&g->r, 4));
+	*out++ = opcode;
+	return out;
+}
+
 static _Bool make_insn(struct gen *g, struct ri_insn *out)
 {
 	uint8_t bytes[40], *p = bytes;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction zi;
 	unsigned kind = ri_below(&g->r, 100);
-	_Bool vsib = kind < 1;
+	unsigned wide = g->c->avx512 ? ri_below(&g->r, 100) : 100;
+	_Bool vsib = wide < 100 ? wide < 4 : kind < 1;
 	struct prefix x;
 
 	make_modrm(g, &x, vsib);
-	if (kind < 22)
+	if (wide < 62)
+		p = put_evex(g, p, &x, vsib);
+	else if (wide < 76)
+		p = put_mask(g, p, &x);
+	else if (kind < 22)
 		p = put_vex(g, p, &x, vsib);
 	else
 		p = put_legacy(g, p, &x, kind < 60 ? 0 : kind < 84 ? 1 : kind < 93 ? 2 : 3);
@@ -436,7 +537,16 @@ static _Bool make_insn(struct gen *g, struct ri_insn *out)
 		*p++ =
 		    ri_chance(&g->r, 50) ? (uint8_t)ri_below(&g->r, 40) : (uint8_t)ri_next(&g->r);
 	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&g->decoder, bytes, 15, &zi, ops)) ||
-	    !allowed(&zi, ops))
+	    !allowed(&zi, ops, g->c->avx512))
+		return 0;
+	/* With X, which does not count for general registers, Zen 4 takes RSP without what pushes
+	 * and pops have done to it since it was last used. */
+	if (zi.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX && !g->c->mode32 &&
+	    !(bytes[zi.raw.evex.offset + 1] & 0x40) && (bytes[zi.raw.modrm.offset] & 0xc7) == 0xc4)
+		return 0;
+	/* In 32-bit code AMD's CPUs take W, and leave an RSP that no exception shows. */
+	if (g->c->mode32 && zi.mnemonic == ZYDIS_MNEMONIC_KMOVD &&
+	    ops[0].reg.value == ZYDIS_REGISTER_ESP)
 		return 0;
 	if (zi.mnemonic == ZYDIS_MNEMONIC_VZEROALL) {
 		if (g->xsave)
@@ -611,6 +721,8 @@ static void make_xsave(struct gen *g, struct ri_insn *out)
 	memset(out, 0, sizeof(*out));
 	*p++ = 0xb8;
 	*p = (uint8_t)ri_below(&g->r, 8);
+	if (g->c->avx512)
+		*p |= (uint8_t)ri_next(&g->r) & 0xe0;
 	p += 4;
 	*p++ = 0x99;
 	if (!g->c->mode32)
@@ -633,7 +745,9 @@ static _Bool make_invalid(struct gen *g, struct ri_insn *out)
 	memset(out, 0, sizeof(*out));
 	for (unsigned n = ri_below(&g->r, 4); n; n--)
 		*p++ = prefix[ri_below(&g->r, ARRAY_SIZE(prefix))];
-	if (ri_chance(&g->r, 60))
+	if (g->c->avx512)
+		*p++ = 0x62;
+	else if (ri_chance(&g->r, 60))
 		*p++ = 0x0f;
 	while (p < out->bytes + sizeof(out->bytes))
 		*p++ = (uint8_t)ri_next(&g->r);
@@ -650,17 +764,23 @@ static _Bool make_invalid(struct gen *g, struct ri_insn *out)
 	case ZYDIS_STATUS_ILLEGAL_LOCK:
 	case ZYDIS_STATUS_ILLEGAL_LEGACY_PFX:
 	case ZYDIS_STATUS_ILLEGAL_REX: return 1;
+	case ZYDIS_STATUS_DECODING_ERROR:
+	case ZYDIS_STATUS_BAD_REGISTER:
+	case ZYDIS_STATUS_MALFORMED_EVEX:
+	case ZYDIS_STATUS_INVALID_MAP:
+	case ZYDIS_STATUS_INVALID_MASK: return g->c->avx512;
 	default: return 0;
 	}
 }
 
-void ri_generate(struct ri_case *c, uint64_t seed, _Bool program)
+void ri_generate(struct ri_case *c, uint64_t seed, _Bool program, _Bool avx512)
 {
 	struct gen g = {.c = c, .program = program};
 
 	memset(c, 0, sizeof(*c));
 	ri_seed(&g.r, seed);
 	c->seed = seed;
+	c->avx512 = avx512;
 	c->mode32 = ri_chance(&g.r, 20);
 	ri_decoder(&g.decoder, c->mode32);
 	make_state(&g);

@@ -157,7 +157,7 @@ static void guest_alarm(int sig)
 		cpu_link_raise(&alarm_vcpu->link, CPU_EVENT_KICK);
 }
 
-int ri_guest_new(struct ri_guest **out, _Bool translate)
+int ri_guest_new(struct ri_guest **out, _Bool translate, _Bool avx512)
 {
 	struct ri_guest *g = aligned_alloc(64, ALIGN_UP(sizeof(*g), 64));
 	struct gmem_config mc = {.ram_bytes = 1 << 20, .low_limit = 1 << 30};
@@ -173,6 +173,7 @@ int ri_guest_new(struct ri_guest **out, _Bool translate)
 	memset(g, 0, sizeof(*g));
 	memset(&caps, 0, sizeof(caps));
 	engine_soft.caps(&caps);
+	caps.avx512 = avx512;
 	g->env = (struct engine_env){
 	    .cpuid = &g->cpuid, .doors = &g->doors, .cpus = 1, .event = guest_event, .opaque = g};
 	if (gmem_new(&g->mem, &mc, &err) < 0 || space_new(&g->env.ports, "ports", 65536) < 0 ||
@@ -234,8 +235,8 @@ static void guest_load(struct ri_guest *g, const struct ri_case *c)
 	s->activity = X86_RUNNING;
 	segment(&s->seg[X86_CS], c->mode32 ? RI_CS32 : RI_CS64, c->mode32 ? 0xc0fb : 0xa0fb);
 	memcpy(s->fpu.fx, c->state.fx, RI_FX_BYTES);
-	for (unsigned i = 0; i < 16; i++)
-		memcpy(s->fpu.vec[i], c->state.vec[i], 32);
+	memcpy(s->fpu.vec, c->state.vec, sizeof(s->fpu.vec));
+	memcpy(s->fpu.k, c->state.k, sizeof(s->fpu.k));
 }
 
 /* What the CPU pushed: with or without an error code, by where the stack pointer is. */
@@ -262,8 +263,8 @@ static void guest_store(struct ri_guest *g, struct ri_result *out)
 	out->state.gpr[X86_RSP] = f[3];
 	memcpy(out->state.fx, s.fpu.fx, RI_FX_BYTES);
 	memset(out->state.fx + X86_FX_MASK, 0, 4);
-	for (unsigned i = 0; i < 16; i++)
-		memcpy(out->state.vec[i], s.fpu.vec[i], 32);
+	memcpy(out->state.vec, s.fpu.vec, sizeof(s.fpu.vec));
+	memcpy(out->state.k, s.fpu.k, sizeof(s.fpu.k));
 	if (gmem_read(g->mem, gpa(P_DATA << 12), out->data, RI_PAGE) < 0 ||
 	    gmem_read(g->mem, gpa(P_CODE << 12), out->code, RI_CODE_BYTES) < 0)
 		abort();

@@ -9,7 +9,7 @@
 struct run {
 	struct ri_native *native;
 	struct ri_guest *guest;
-	_Bool shrink, verbose, translate, programs;
+	_Bool shrink, verbose, translate, programs, avx512;
 	unsigned differences, max_shown;
 	const char *seeds_path;
 	uint64_t lost;
@@ -71,7 +71,10 @@ static void shrink_state(struct run *r, struct ri_case *c)
 		t.state.gpr[i] = 0;
 		try_case(r, c, &t);
 		t = *c;
-		memset(t.state.vec[i], 0, 32);
+		memset(t.state.vec[i], 0, 64);
+		try_case(r, c, &t);
+		t = *c;
+		memset(t.state.vec[16 + i], 0, 64);
 		try_case(r, c, &t);
 	}
 	t = *c;
@@ -148,7 +151,7 @@ static void run_batch(struct run *r, uint64_t seed, unsigned count)
 	static struct ri_result guest[RI_BATCH], native[RI_BATCH];
 
 	for (unsigned i = 0; i < count; i++)
-		ri_generate(&cases[i], seed + i, r->programs);
+		ri_generate(&cases[i], seed + i, r->programs, r->avx512);
 	ri_native_start(r->native, cases, count);
 	for (unsigned i = 0; i < count; i++)
 		ri_guest_run(r->guest, &cases[i], &guest[i]);
@@ -177,6 +180,7 @@ static void usage(FILE *f)
 		"--translate takes the translator instead of the interpreter.\n"
 		"--programs makes sequences that also loop, branch more, write into their own\n"
 		"code and lie across pages.\n"
+		"--avx512 makes mostly instructions of AVX-512; without it in the host, nothing.\n"
 		"--verbose shows every sequence.\n\n"
 		"Plants, bugs put into the interpreter on purpose:\n");
 	ri_plant_list();
@@ -200,14 +204,20 @@ static uint64_t replay(struct run *r, const char *path)
 
 int main(int argc, char **argv)
 {
-	static const struct option options[] = {
-	    {"seed", 1, NULL, 's'},	 {"count", 1, NULL, 'n'},
-	    {"shrink", 0, NULL, 'S'},	 {"plant", 1, NULL, 'p'},
-	    {"show", 1, NULL, 'm'},	 {"verbose", 0, NULL, 'v'},
-	    {"seeds", 1, NULL, 'f'},	 {"replay", 1, NULL, 'r'},
-	    {"translate", 0, NULL, 't'}, {"programs", 0, NULL, 'P'},
-	    {"help", 0, NULL, 'h'},	 {"expect-difference", 0, NULL, 'x'},
-	    {NULL, 0, NULL, 0}};
+	static const struct option options[] = {{"seed", 1, NULL, 's'},
+						{"count", 1, NULL, 'n'},
+						{"shrink", 0, NULL, 'S'},
+						{"plant", 1, NULL, 'p'},
+						{"show", 1, NULL, 'm'},
+						{"verbose", 0, NULL, 'v'},
+						{"seeds", 1, NULL, 'f'},
+						{"replay", 1, NULL, 'r'},
+						{"translate", 0, NULL, 't'},
+						{"programs", 0, NULL, 'P'},
+						{"avx512", 0, NULL, 'w'},
+						{"help", 0, NULL, 'h'},
+						{"expect-difference", 0, NULL, 'x'},
+						{NULL, 0, NULL, 0}};
 	struct run r = {.max_shown = 5};
 	uint64_t seed = 1, count = 100000, done = 0;
 	const char *replay_path = NULL;
@@ -225,6 +235,7 @@ int main(int argc, char **argv)
 		case 'x': expect = 1; break;
 		case 't': r.translate = 1; break;
 		case 'P': r.programs = 1; break;
+		case 'w': r.avx512 = 1; break;
 		case 'p':
 			if (ri_plant(optarg))
 				break;
@@ -235,7 +246,11 @@ int main(int argc, char **argv)
 		}
 	}
 	setvbuf(stdout, NULL, _IOLBF, 0);
-	if (ri_native_new(&r.native) < 0 || ri_guest_new(&r.guest, r.translate) < 0) {
+	if (r.avx512 && !ri_native_avx512()) {
+		printf("skipped: this host has no AVX-512, or not with all lengths\n");
+		return 77; /* meson: skipped */
+	}
+	if (ri_native_new(&r.native) < 0 || ri_guest_new(&r.guest, r.translate, r.avx512) < 0) {
 		fprintf(stderr, "randinsn: cannot set up\n");
 		return 2;
 	}

@@ -1,6 +1,7 @@
 /* native.c: a child process whose signal handler loads one case after another into the CPU. */
 #include "randinsn.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <poll.h>
 #include <setjmp.h>
@@ -45,6 +46,25 @@ static sigjmp_buf child_out;
 #define XSTATE_YMM    576
 #define XSTATE_HEADER 512
 
+/* Where AVX-512's components are: opmask, upper halves, the upper 16 registers. */
+static unsigned xstate_at[8];
+
+_Bool ri_native_avx512(void)
+{
+	unsigned a, b, c, d;
+
+	/* DQ, BW and VL besides, as the guest needs them. */
+	if (!__builtin_cpu_supports("avx512f") || !__builtin_cpu_supports("avx512vl") ||
+	    !__builtin_cpu_supports("avx512bw") || !__builtin_cpu_supports("avx512dq"))
+		return 0;
+	for (unsigned i = 5; i < 8; i++) {
+		if (!__get_cpuid_count(0xd, i, &a, &b, &c, &d) || !a)
+			return 0;
+		xstate_at[i] = b;
+	}
+	return 1;
+}
+
 static const int gpr_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
 			       REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
 			       REG_R12, REG_R13, REG_R14, REG_R15};
@@ -70,6 +90,14 @@ static void child_load(ucontext_t *uc, const struct ri_case *c)
 		memcpy(fp + XSTATE_YMM + i * 16, c->state.vec[i] + 16, 16);
 	}
 	bv = 7;
+	if (c->avx512) {
+		bv = 0xe7;
+		memcpy(fp + xstate_at[5], c->state.k, 64);
+		for (unsigned i = 0; i < 16; i++) {
+			memcpy(fp + xstate_at[6] + i * 32, c->state.vec[i] + 32, 32);
+			memcpy(fp + xstate_at[7] + i * 64, c->state.vec[16 + i], 64);
+		}
+	}
 	memcpy(fp + XSTATE_HEADER, &bv, 8);
 }
 
@@ -85,6 +113,7 @@ static void child_store(const ucontext_t *uc, struct ri_result *out)
 	out->state.rip = (uint64_t)r[REG_RIP];
 	out->state.rflags = (uint64_t)r[REG_EFL];
 	memset(out->state.vec, 0, sizeof(out->state.vec));
+	memset(out->state.k, 0, sizeof(out->state.k));
 	memset(out->state.fx, 0, sizeof(out->state.fx));
 	if (bv & 1)
 		memcpy(out->state.fx, fp, RI_FX_BYTES);
@@ -97,7 +126,13 @@ static void child_store(const ucontext_t *uc, struct ri_result *out)
 			memcpy(out->state.vec[i], fp + 160 + i * 16, 16);
 		if (bv & 4)
 			memcpy(out->state.vec[i] + 16, fp + XSTATE_YMM + i * 16, 16);
+		if (xstate_at[6] && (bv & 64))
+			memcpy(out->state.vec[i] + 32, fp + xstate_at[6] + i * 32, 32);
+		if (xstate_at[7] && (bv & 128))
+			memcpy(out->state.vec[16 + i], fp + xstate_at[7] + i * 64, 64);
 	}
+	if (xstate_at[5] && (bv & 32))
+		memcpy(out->state.k, fp + xstate_at[5], 64);
 	out->vector = (uint32_t)r[REG_TRAPNO];
 	out->error = (uint32_t)r[REG_ERR];
 	out->cr2 = (uint64_t)r[REG_CR2];

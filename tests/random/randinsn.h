@@ -34,7 +34,8 @@
 struct ri_state {
 	uint64_t gpr[16];
 	uint64_t rip, rflags;
-	uint8_t vec[16][32];
+	uint8_t vec[32][64];
+	uint64_t k[8];
 	uint8_t fx[RI_FX_BYTES]; /* FXSAVE image up to the x87 registers */
 };
 
@@ -54,7 +55,7 @@ struct ri_insn {
 /* One test: what is run and from which state. */
 struct ri_case {
 	uint64_t seed;
-	_Bool mode32;
+	_Bool mode32, avx512;
 	unsigned start; /* of the code in its pages */
 	unsigned count;
 	struct ri_insn insn[RI_MAX_INSNS];
@@ -90,8 +91,9 @@ static inline _Bool ri_chance(struct ri_random *r, unsigned percent)
 void ri_const_page(uint8_t page[RI_PAGE]);
 
 /* generate.c */
-/* `program`: also loops, stores into the code, code and data across pages. */
-void ri_generate(struct ri_case *c, uint64_t seed, _Bool program);
+/* `program`: also loops, stores into the code, code and data across pages. `avx512`: mostly its
+ * instructions, and random values in all of its registers. */
+void ri_generate(struct ri_case *c, uint64_t seed, _Bool program, _Bool avx512);
 /* Bytes of the code pages from c->start on: displacements of branches are worked out here. Returns
  * the length; the rest of the pages is INT3. */
 unsigned ri_assemble(const struct ri_case *c, uint8_t code[RI_CODE_BYTES]);
@@ -99,6 +101,8 @@ void ri_decoder(ZydisDecoder *decoder, _Bool mode32);
 
 /* native.c: a child process that runs cases on the CPU itself. */
 struct ri_native;
+/* Does the host have AVX-512, with all lengths? */
+_Bool ri_native_avx512(void);
 NODISCARD int ri_native_new(struct ri_native **n);
 void ri_native_free(struct ri_native *n);
 /* Starts `count` (at most RI_BATCH) cases; wait gives the results. */
@@ -107,7 +111,7 @@ const struct ri_result *ri_native_wait(struct ri_native *n);
 
 /* guest.c: the interpreter with a minimal machine around it. */
 struct ri_guest;
-NODISCARD int ri_guest_new(struct ri_guest **g, _Bool translate);
+NODISCARD int ri_guest_new(struct ri_guest **g, _Bool translate, _Bool avx512);
 void ri_guest_free(struct ri_guest *g);
 void ri_guest_run(struct ri_guest *g, const struct ri_case *c, struct ri_result *out);
 

@@ -47,14 +47,14 @@ struct cap_bit {
 		offsetof(struct cpuid_caps, field), bit_, CPUID_##reg_, leaf_                      \
 	}
 static const struct cap_bit cap_bits[] = {
-    CAP(monitor, 1, ECX, 3), CAP(fma, 1, ECX, 12),     CAP(pcid, 1, ECX, 17),
-    CAP(x2apic, 1, ECX, 21), CAP(aes, 1, ECX, 25),     CAP(avx, 1, ECX, 28),
-    CAP(rdrand, 1, ECX, 30), CAP(vme, 1, EDX, 1),      CAP(mce, 1, EDX, 7),
-    CAP(mtrr, 1, EDX, 12),   CAP(fsgsbase, 7, EBX, 0), CAP(bmi, 7, EBX, 8),
-    CAP(avx2, 7, EBX, 5),    CAP(smep, 7, EBX, 7),     CAP(invpcid, 7, EBX, 10),
-    CAP(avx512, 7, EBX, 16), CAP(rdseed, 7, EBX, 18),  CAP(adx, 7, EBX, 19),
-    CAP(smap, 7, EBX, 20),   CAP(sha, 7, EBX, 29),     CAP(umip, 7, ECX, 2),
-    CAP(pku, 7, ECX, 3),     CAP(la57, 7, ECX, 16),
+    CAP(monitor, 1, ECX, 3), CAP(fma, 1, ECX, 12),	   CAP(pcid, 1, ECX, 17),
+    CAP(x2apic, 1, ECX, 21), CAP(aes, 1, ECX, 25),	   CAP(avx, 1, ECX, 28),
+    CAP(rdrand, 1, ECX, 30), CAP(vme, 1, EDX, 1),	   CAP(mce, 1, EDX, 7),
+    CAP(mtrr, 1, EDX, 12),   CAP(fsgsbase, 7, EBX, 0),	   CAP(bmi, 7, EBX, 8),
+    CAP(avx2, 7, EBX, 5),    CAP(smep, 7, EBX, 7),	   CAP(invpcid, 7, EBX, 10),
+    CAP(avx512, 7, EBX, 16), CAP(vp2intersect, 7, EDX, 8), CAP(rdseed, 7, EBX, 18),
+    CAP(adx, 7, EBX, 19),    CAP(smap, 7, EBX, 20),	   CAP(sha, 7, EBX, 29),
+    CAP(umip, 7, ECX, 2),    CAP(pku, 7, ECX, 3),	   CAP(la57, 7, ECX, 16),
 };
 
 static uint32_t entry_reg(const struct kvm_cpuid_entry2 *e, enum cpuid_reg reg)

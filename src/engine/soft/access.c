@@ -150,7 +150,7 @@ void soft_io_breakpoint(struct soft_cpu *cpu, uint16_t port, unsigned size)
 
 void soft_align_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned len)
 {
-	unsigned align = len == 10 ? 8 : len > 32 || (len & (len - 1)) ? 1 : MIN(len, 16u);
+	unsigned align = len == 10 ? 8 : len > 64 || (len & (len - 1)) ? 1 : MIN(len, 16u);
 
 	if (!(lin & (align - 1)))
 		return;

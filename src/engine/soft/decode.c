@@ -78,9 +78,11 @@ static void mem_operand(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 	/* A vector index (VSIB) is not ours to read. */
 	out->index = ea_unit(m->index);
 	out->scale = (uint8_t)(m->scale <= 1 ? 0 : m->scale == 2 ? 1 : m->scale == 4 ? 2 : 3);
-	out->disp = zi->raw.disp.size	       ? zi->raw.disp.value
-		    : m->disp.has_displacement ? m->disp.value
-					       : 0;
+	/* EVEX scales it. */
+	out->disp = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ? m->disp.value
+		    : zi->raw.disp.size				    ? zi->raw.disp.value
+		    : m->disp.has_displacement			    ? m->disp.value
+								    : 0;
 	if (out->base == SOFT_EA_RIP)
 		out->disp += zi->length;
 	out->segbase = SOFT_EA_ZERO;
@@ -237,6 +239,23 @@ static _Bool xop_too_long(const struct soft_cpu *cpu, const uint8_t *bytes, unsi
 	return n + (map == 10 ? 4 : 0) > 15;
 }
 
+/* Outside of 64-bit mode there are eight registers, and EVEX's bits for more are ignored. Zydis
+ * wants them to be 1. False: they are, or it is something else. */
+static _Bool evex_ignore(const struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail,
+			 uint8_t copy[15])
+{
+	unsigned n = 0, count = MIN(avail, 15u);
+
+	while (n < count && is_prefix(bytes[n]))
+		n++;
+	if (soft_is64(cpu) || n + 4 > count || bytes[n] != 0x62 || (bytes[n + 1] & 0xc0) != 0xc0)
+		return 0;
+	memcpy(copy, bytes, count);
+	copy[n + 1] |= 0x30;
+	copy[n + 3] |= 0x08;
+	return memcmp(copy, bytes, count) != 0;
+}
+
 /* Instructions that Zydis decodes with LOCK where the CPU does not allow it, and those that it
  * knows from CPUs that the host is not, are left to the parts. */
 int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, struct insn *out)
@@ -245,6 +264,7 @@ int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, stru
 	ZyanStatus status = ZYAN_STATUS_SUCCESS;
 	const struct tb_insn *i;
 	struct tb_insn room;
+	uint8_t copy[15];
 
 	if (LIKELY(shape != NULL)) {
 		if (LIKELY(shape->whole)) {
@@ -256,6 +276,11 @@ int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, stru
 		i = &room;
 		status = ZydisDecoderDecodeFull(soft_decoder(cpu), bytes, MIN(avail, 15u), &room.zi,
 						room.ops);
+		if (UNLIKELY(!ZYAN_SUCCESS(status)) && evex_ignore(cpu, bytes, avail, copy)) {
+			bytes = copy;
+			status = ZydisDecoderDecodeFull(soft_decoder(cpu), bytes, MIN(avail, 15u),
+							&room.zi, room.ops);
+		}
 		if (ZYAN_SUCCESS(status))
 			shape = soft_shape_keep(cpu, bytes, avail, i);
 	}

@@ -104,7 +104,7 @@ static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
 	for (unsigned tries = 0; !s->helper.pid; tries++) {
 		if (tries == 4)
 			return 0;
-		if (direct_helper_start(&s->helper, cpu->engine->ram.fd, &d->code, &why)) {
+		if (direct_helper_start(cpu, &s->helper, cpu->engine->ram.fd, &d->code, &why)) {
 			d->refused = 1;
 			cpu->stats.direct_refused = 1;
 			d->why = why;
@@ -246,7 +246,7 @@ const char *soft_direct_probe(void)
 
 	if (ram < 0)
 		return "no memory file";
-	if (!direct_helper_start(&h, ram, &code, &why)) {
+	if (!direct_helper_start(NULL, &h, ram, &code, &why)) {
 		direct_helper_kill(&h);
 		why = NULL;
 	}

@@ -119,7 +119,8 @@ _Bool direct_run(struct soft_cpu *cpu);
 /* Helper processes (direct_host.c). `ram` is the memory file that they may map; `code` that of
  * their program, made when it is -1. Returns 0 or a negative errno; *why is set to a constant then.
  */
-int direct_helper_start(struct direct_helper *h, int ram, int *code, const char **why);
+int direct_helper_start(const struct soft_cpu *cpu, struct direct_helper *h, int ram, int *code,
+			const char **why);
 void direct_helper_kill(struct direct_helper *h);
 /* Lets the helper do `ops`, take over the registers in its frame and run, until it stops. */
 void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
@@ -147,7 +148,7 @@ void direct_large_fini(struct soft_direct *d);
 void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h);
 /* Notes of the first frame of a helper what guest code must not change later. -1: it has not got
  * the vector state that is needed. */
-int direct_regs_learn(struct direct_helper *h);
+int direct_regs_learn(const struct soft_cpu *cpu, struct direct_helper *h);
 int direct_regs_in(struct soft_cpu *cpu, struct direct_helper *h, struct direct_exit *exit);
 /* Segment registers that user code has loaded, through the guest's tables. May raise. */
 void direct_selectors_in(struct soft_cpu *cpu, const struct direct_helper *h);

@@ -278,7 +278,8 @@ static uint64_t base_choose(void)
 	return (UINT64_C(64) + r % 80) << 39 | ((r >> 16) & 0x3fffff) << 12;
 }
 
-int direct_helper_start(struct direct_helper *h, int ram, int *code, const char **why)
+int direct_helper_start(const struct soft_cpu *cpu, struct direct_helper *h, int ram, int *code,
+			const char **why)
 {
 	struct direct_shared *s;
 	struct filter filter;
@@ -331,8 +332,8 @@ int direct_helper_start(struct direct_helper *h, int ram, int *code, const char 
 	}
 	memset(s->filter, 0, sizeof(s->filter));
 	h->frame = s->out_frame - h->base - DIRECT_CODE_SIZE;
-	if (direct_regs_learn(h)) {
-		*why = "this CPU, or its kernel, has no AVX";
+	if (direct_regs_learn(cpu, h)) {
+		*why = "this CPU, or its kernel, does not have all vector registers of the guest";
 		direct_helper_kill(h);
 		return -ENOTSUP;
 	}

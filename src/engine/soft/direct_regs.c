@@ -10,6 +10,7 @@
 #include <ucontext.h>
 #include "engine/soft/direct.h"
 #include "engine/soft/sys.h"
+#include "engine/soft/vec.h"
 
 #define XSAVE_BV   512u
 #define XSAVE_YMM  576u
@@ -28,8 +29,8 @@ static const unsigned greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP
 				     REG_R12, REG_R13, REG_R14, REG_R15};
 
 /* The frame's parts, if they lie in the shared part. */
-static _Bool frame_find(const struct direct_helper *h, ucontext_t **uc, siginfo_t **info,
-			uint8_t **xsave)
+static _Bool frame_find(const struct direct_helper *h, uint64_t size, ucontext_t **uc,
+			siginfo_t **info, uint8_t **xsave)
 {
 	uint8_t *shared = (uint8_t *)h->shared;
 	uint64_t low = h->base + DIRECT_CODE_SIZE, at;
@@ -37,15 +38,82 @@ static _Bool frame_find(const struct direct_helper *h, ucontext_t **uc, siginfo_
 	const uint64_t head = 8 + offsetof(ucontext_t, uc_sigmask) + 8;
 
 	if (h->frame < DIRECT_STACK ||
-	    h->frame > DIRECT_SHARED_SIZE - head - sizeof(siginfo_t) - XSAVE_SIZE || h->frame & 7)
+	    h->frame > DIRECT_SHARED_SIZE - head - sizeof(siginfo_t) - size || h->frame & 7)
 		return 0;
 	*uc = (ucontext_t *)(void *)(shared + h->frame + 8);
 	*info = (siginfo_t *)(void *)(shared + h->frame + head);
 	at = (uint64_t)(uintptr_t)(*uc)->uc_mcontext.fpregs - low;
-	if (at < DIRECT_STACK || at > DIRECT_SHARED_SIZE - XSAVE_SIZE || at & 63)
+	if (at < DIRECT_STACK || at > DIRECT_SHARED_SIZE - size || at & 63)
 		return 0;
 	*xsave = shared + at;
 	return 1;
+}
+
+/*
+ * AVX-512's components are at the offsets that CPUID gives to guest and host alike. Most programs
+ * leave them in their initial state, for which a bit of the header is enough.
+ */
+enum { COMP_OPMASK = 5, COMP_ZMM_HI, COMP_ZMM_16 };
+
+static uint32_t comp_offset(const struct soft_cpu *cpu, unsigned n)
+{
+	return cpu->vec->xsave[n].offset;
+}
+
+/* May the guest's user code use them? Else they are as after reset in each frame. */
+static _Bool avx512_used(const struct soft_cpu *cpu)
+{
+	return cpu->vec->avx512 && (cpu->s.xcr0 & X86_XCR0_AVX512) == X86_XCR0_AVX512;
+}
+
+static uint64_t avx512_out(const struct soft_cpu *cpu, uint8_t *xsave)
+{
+	const struct x86_fpu *f = &cpu->s.fpu;
+	uint64_t used;
+
+	if (!avx512_used(cpu))
+		return 0;
+	used = vec_in_use(cpu) & X86_XCR0_AVX512;
+	if (used & BIT64(COMP_OPMASK))
+		memcpy(xsave + comp_offset(cpu, COMP_OPMASK), f->k, sizeof(f->k));
+	for (unsigned i = 0; i < 16 && (used & BIT64(COMP_ZMM_HI)); i++)
+		memcpy(xsave + comp_offset(cpu, COMP_ZMM_HI) + (size_t)i * 32, f->vec[i] + 32, 32);
+	if (used & BIT64(COMP_ZMM_16))
+		memcpy(xsave + comp_offset(cpu, COMP_ZMM_16), f->vec[16], sizeof(f->vec) / 2);
+	return used;
+}
+
+static void avx512_in(struct soft_cpu *cpu, const uint8_t *xsave, uint64_t bv)
+{
+	struct x86_fpu *f = &cpu->s.fpu;
+
+	if (!avx512_used(cpu))
+		return;
+	if (bv & BIT64(COMP_OPMASK))
+		memcpy(f->k, xsave + comp_offset(cpu, COMP_OPMASK), sizeof(f->k));
+	else
+		memset(f->k, 0, sizeof(f->k));
+	for (unsigned i = 0; i < 16; i++) {
+		if (bv & BIT64(COMP_ZMM_HI))
+			memcpy(f->vec[i] + 32,
+			       xsave + comp_offset(cpu, COMP_ZMM_HI) + (size_t)i * 32, 32);
+		else
+			memset(f->vec[i] + 32, 0, 32);
+	}
+	if (bv & BIT64(COMP_ZMM_16))
+		memcpy(f->vec[16], xsave + comp_offset(cpu, COMP_ZMM_16), sizeof(f->vec) / 2);
+	else
+		memset(f->vec[16], 0, sizeof(f->vec) / 2);
+}
+
+/* How much of the image is read or written. */
+static uint64_t xsave_size(const struct soft_cpu *cpu)
+{
+	uint64_t size = XSAVE_SIZE;
+
+	for (unsigned n = COMP_OPMASK; cpu && cpu->vec->avx512 && n <= COMP_ZMM_16; n++)
+		size = MAX(size, (uint64_t)cpu->vec->xsave[n].offset + cpu->vec->xsave[n].size);
+	return size;
 }
 
 void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h)
@@ -57,7 +125,7 @@ void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h)
 	uint8_t *xsave;
 	uint64_t bv;
 
-	if (!frame_find(h, &uc, &info, &xsave))
+	if (!frame_find(h, xsave_size(cpu), &uc, &info, &xsave))
 		return; /* found when it was read in */
 	for (unsigned i = 0; i < 16; i++)
 		uc->uc_mcontext.gregs[greg_of[i]] = (greg_t)x->gpr[i];
@@ -82,26 +150,28 @@ void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h)
 	/* Whatever else the host has is as after reset, but for the protection keys. */
 	memcpy(&bv, xsave + XSAVE_BV, 8);
 	bv = (bv & BIT64(9)) | X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
+	bv |= avx512_out(cpu, xsave);
 	memcpy(xsave + XSAVE_BV, &bv, 8);
 	s->fs_base = x->seg[X86_FS].base;
 	s->gs_base = x->seg[X86_GS].base;
 }
 
-int direct_regs_learn(struct direct_helper *h)
+int direct_regs_learn(const struct soft_cpu *cpu, struct direct_helper *h)
 {
+	uint64_t need = X86_XCR0_AVX | (cpu && cpu->vec->avx512 ? X86_XCR0_AVX512 : 0);
 	ucontext_t *uc;
 	siginfo_t *info;
 	uint8_t *xsave;
 	uint32_t magic;
 	uint64_t features;
 
-	if (!frame_find(h, &uc, &info, &xsave))
+	if (!frame_find(h, xsave_size(cpu), &uc, &info, &xsave))
 		return -1;
 	h->uc_flags = uc->uc_flags;
 	memcpy(h->software, xsave + XSAVE_SW, sizeof(h->software));
 	memcpy(&magic, h->software, 4);
 	memcpy(&features, h->software + 8, 8);
-	return magic == SW_MAGIC && features & X86_XCR0_AVX ? 0 : -1;
+	return magic == SW_MAGIC && (features & need) == need ? 0 : -1;
 }
 
 static void vectors_in(struct soft_cpu *cpu, const uint8_t *xsave)
@@ -123,6 +193,7 @@ static void vectors_in(struct soft_cpu *cpu, const uint8_t *xsave)
 		else
 			memset(f->vec[i] + 16, 0, 16);
 	}
+	avx512_in(cpu, xsave, bv);
 }
 
 /* User code loaded another code segment: a far jump or return. */
@@ -172,7 +243,7 @@ int direct_regs_in(struct soft_cpu *cpu, struct direct_helper *h, struct direct_
 	uint8_t *xsave;
 
 	h->frame = __atomic_load_n(&s->out_frame, __ATOMIC_ACQUIRE) - h->base - DIRECT_CODE_SIZE;
-	if (!frame_find(h, &uc, &info, &xsave))
+	if (!frame_find(h, xsave_size(cpu), &uc, &info, &xsave))
 		return -1;
 	memcpy(g, uc->uc_mcontext.gregs, sizeof(g));
 	for (unsigned i = 0; i < 16; i++)

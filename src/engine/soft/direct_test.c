@@ -13,6 +13,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 #include "engine/soft/direct.h"
+#include "engine/soft/vec.h"
 #include "engine/soft/direct_testing.h"
 #include "engine/soft/testcode.h"
 
@@ -75,6 +76,39 @@ static void user_code_runs_in_a_helper_and_its_registers_come_back(void **state)
 	uint16_t exponent;
 	memcpy(&exponent, s->fpu.fx + X86_FX_ST + 8, 2);
 	assert_int_equal(exponent, 0x4000); /* 2.0 */
+}
+
+CODE(wide, "vpaddd %zmm1, %zmm1, %zmm1{%k1}\n"
+	   "vpaddd %zmm30, %zmm30, %zmm30\n"
+	   "kmovq %k1, %rax\n"
+	   "kaddq %k1, %k1, %k7\n"
+	   "syscall\n");
+static void avx512_registers_go_to_a_helper_and_come_back(void **state)
+{
+	struct board *b = *state;
+	struct x86_fpu *f = &b->cpu->s.fpu;
+	_Bool offered = b->cpu->vec->avx512;
+
+	if (!__builtin_cpu_supports("avx512bw") || !offered) {
+		print_message("skipped: this host has no AVX-512\n");
+		skip();
+	}
+	for (unsigned enabled = 0; enabled < 2; enabled++) {
+		board_load(b, USER_CODE, wide, (size_t)(wide_end - wide));
+		user_state(b, USER_CODE);
+		b->cpu->s.xcr0 = enabled ? 0xe7 : 7;
+		memset(f->vec, 1, sizeof(f->vec));
+		f->k[1] = 0x8001;
+		f->k[7] = 5;
+		assert_int_equal(board_run(b), 0x80);
+		ran(b);
+		/* Else what the guest's kernel keeps is neither seen nor changed. */
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], enabled ? 0x8001 : 0);
+		assert_int_equal(f->vec[1][63], enabled ? 2 : 1);
+		assert_int_equal(f->vec[1][59], 1);
+		assert_int_equal(f->vec[30][0], enabled ? 2 : 1);
+		assert_int_equal(f->k[7], enabled ? 0x10002 : 5);
+	}
 }
 
 CODE(store, "mov $0x50000, %edi\n"
@@ -640,6 +674,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup_direct, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    T(user_code_runs_in_a_helper_and_its_registers_come_back),
+	    T(avx512_registers_go_to_a_helper_and_come_back),
 	    T(a_write_to_a_readonly_page_faults_as_on_hardware),
 	    T(accessed_and_dirty_are_set_when_a_cpu_would_set_them),
 	    T(a_flushed_page_is_read_through_its_new_entry),

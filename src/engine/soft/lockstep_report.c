@@ -72,17 +72,21 @@ static void show_registers(FILE *f, const struct ls_state *before, const struct 
 
 static void show_vector(FILE *f, const struct x86_fpu *host, const struct x86_fpu *interp)
 {
-	for (unsigned i = 0; i < 16; i++) {
-		if (!memcmp(host->vec[i], interp->vec[i], 32))
+	for (unsigned i = 0; i < 32; i++) {
+		if (!memcmp(host->vec[i], interp->vec[i], 64))
 			continue;
-		fprintf(f, "ymm%-13u ", i);
-		for (unsigned k = 32; k-- > 0;)
+		fprintf(f, "zmm%-13u ", i);
+		for (unsigned k = 64; k-- > 0;)
 			fprintf(f, "%02x", host->vec[i][k]);
 		fprintf(f, " host code\n%-16s ", "");
-		for (unsigned k = 32; k-- > 0;)
+		for (unsigned k = 64; k-- > 0;)
 			fprintf(f, "%02x", interp->vec[i][k]);
 		fprintf(f, " interpreter   <-- differs\n");
 	}
+	for (unsigned i = 0; i < 8; i++)
+		if (host->k[i] != interp->k[i])
+			fprintf(f, "k%-15u %016" PRIx64 "   %016" PRIx64 "   <-- differs\n", i,
+				host->k[i], interp->k[i]);
 	for (unsigned k = 0; k < 160; k += 8)
 		if (k != X86_FX_MXCSR && memcmp(host->fx + k, interp->fx + k, 8)) {
 			uint64_t h, n;

@@ -37,6 +37,8 @@ static void engine_caps(struct cpuid_caps *caps)
 	    .avx = 1,
 	    .avx2 = 1,
 	    .fma = 1,
+	    .avx512 = 1,
+	    .avx512_on_request = 1, /* docs/decisions/0008 */
 	    .pcid = 1,
 	    .invpcid = 1,
 	    .own_branches = 1,

@@ -297,8 +297,17 @@ static void xsetbv_takes_only_combinations_that_exist(void **state)
 	static const struct {
 		uint64_t value;
 		int vector;
-	} cases[] = {{1, -1},	      {3, -1},	       {0, X86_VEC_GP},
-		     {2, X86_VEC_GP}, {5, X86_VEC_GP}, {BIT64(62) | 1, X86_VEC_GP}};
+	} cases[] = {{1, -1},
+		     {3, -1},
+		     {0, X86_VEC_GP},
+		     {2, X86_VEC_GP},
+		     {5, X86_VEC_GP},
+		     {BIT64(62) | 1, X86_VEC_GP},
+		     /* AVX-512's three only together, and with AVX */
+		     {0x27, X86_VEC_GP},
+		     {0x67, X86_VEC_GP},
+		     {0xc7, X86_VEC_GP},
+		     {0xe3, X86_VEC_GP}};
 	struct fixture *f = *state;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++) {

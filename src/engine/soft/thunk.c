@@ -9,6 +9,7 @@
 #include <sys/mman.h>
 #include <ucontext.h>
 #include <unistd.h>
+#include "engine/soft/cpu.h"
 #include "engine/soft/thunk_plan.h"
 #include "x86/regs.h"
 
@@ -21,6 +22,7 @@
 struct thunk_entry {
 	struct thunk_plan plan;
 	uint32_t start, insn, fault;
+	_Bool refused; /* by the host's CPU */
 	uint32_t next; /* index + 1 in the bucket's chain */
 };
 
@@ -30,6 +32,12 @@ struct thunk_cache {
 	uint32_t count, max;
 	uint32_t bucket[THUNK_BUCKETS];
 	struct thunk_entry *entry; /* in order of `start` */
+	/* AVX-512: pages to touch, which are open, and a state to try instructions on. */
+	_Bool avx512;
+	uint8_t *guard;
+	_Bool guard_open[THUNK_GUARD_PAGES];
+	unsigned guard_hit;
+	struct soft_cpu *scratch;
 };
 
 /* The cache whose thunks this thread runs. A signal handler has no other way to know. */
@@ -72,12 +80,24 @@ static void thunk_signal_other(int sig, siginfo_t *info, void *ctx)
 		signal(sig, SIG_DFL); /* the instruction is executed again and ends the process */
 }
 
+/* A page fault in the pages to touch. */
+static _Bool thunk_guard_fault(struct thunk_cache *c, uint64_t address)
+{
+	uint64_t off = address - (uint64_t)(uintptr_t)c->guard;
+
+	if (!c->guard || off >= THUNK_GUARD_PAGES * 4096)
+		return 0;
+	c->guard_hit = (unsigned)off;
+	return 1;
+}
+
 static void thunk_signal(int sig, siginfo_t *info, void *ctx)
 {
 	greg_t *regs = ((ucontext_t *)ctx)->uc_mcontext.gregs;
 	const struct thunk_entry *e = NULL;
 
-	if (thunk_current && (sig != SIGSEGV || regs[REG_TRAPNO] == X86_VEC_GP))
+	if (thunk_current && (sig != SIGSEGV || regs[REG_TRAPNO] == X86_VEC_GP ||
+			      thunk_guard_fault(thunk_current, (uint64_t)regs[REG_CR2])))
 		e = thunk_find_code(thunk_current, (uint64_t)regs[REG_RIP]);
 	if (!e) {
 		thunk_signal_other(sig, info, ctx);
@@ -86,7 +106,7 @@ static void thunk_signal(int sig, siginfo_t *info, void *ctx)
 	if (sig == SIGILL)
 		regs[REG_RAX] = THUNK_UD;
 	else if (sig == SIGSEGV)
-		regs[REG_RAX] = THUNK_GP;
+		regs[REG_RAX] = regs[REG_TRAPNO] == X86_VEC_GP ? THUNK_GP : THUNK_PF;
 	else
 		regs[REG_RAX] = regs[REG_TRAPNO] == X86_VEC_MF ? THUNK_MF : THUNK_XM;
 	regs[REG_RIP] += e->fault - e->insn;
@@ -164,8 +184,47 @@ void thunk_cache_free(struct thunk_cache *c)
 		munmap(c->rw, c->size);
 	if (c->rx != MAP_FAILED)
 		munmap(c->rx, c->size);
+	if (c->guard)
+		munmap(c->guard, THUNK_GUARD_PAGES * 4096);
+	free(c->scratch);
 	free(c->entry);
 	free(c);
+}
+
+int thunk_cache_avx512(struct thunk_cache *c)
+{
+	size_t size = ALIGN_UP(sizeof(*c->scratch), 64);
+	void *guard =
+	    mmap(NULL, THUNK_GUARD_PAGES * 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	if (guard == MAP_FAILED)
+		return -ENOMEM;
+	c->guard = guard;
+	c->scratch = aligned_alloc(64, size);
+	if (!c->scratch)
+		return -ENOMEM;
+	memset(c->scratch, 0, size);
+	c->avx512 = 1;
+	return 0;
+}
+
+uint8_t *thunk_guard(struct thunk_cache *c)
+{
+	return c->guard;
+}
+
+void thunk_guard_open(struct thunk_cache *c, unsigned page, _Bool open)
+{
+	if (c->guard_open[page] == open)
+		return;
+	if (mprotect(c->guard + page * 4096, 4096, open ? PROT_READ | PROT_WRITE : PROT_NONE) < 0)
+		abort(); /* the limit on mappings: two pages of our own do not change it */
+	c->guard_open[page] = open;
+}
+
+unsigned thunk_guard_hit(const struct thunk_cache *c)
+{
+	return c->guard_hit;
 }
 
 void thunk_cache_attach(struct thunk_cache *c)
@@ -190,8 +249,8 @@ static uint32_t thunk_hash(const struct thunk_plan *plan)
 	return h % THUNK_BUCKETS;
 }
 
-static const struct thunk_entry *thunk_add(struct thunk_cache *c, const struct thunk_plan *plan,
-					   uint32_t hash)
+static struct thunk_entry *thunk_add(struct thunk_cache *c, const struct thunk_plan *plan,
+				     uint32_t hash)
 {
 	struct thunk_entry *e;
 	struct thunk_code code;
@@ -205,20 +264,37 @@ static const struct thunk_entry *thunk_add(struct thunk_cache *c, const struct t
 	e->start = (uint32_t)c->used;
 	e->insn = code.insn;
 	e->fault = code.fault;
+	e->refused = 0;
 	e->next = c->bucket[hash];
 	c->bucket[hash] = ++c->count;
 	c->used += ALIGN_UP(code.size, THUNK_ALIGN);
 	return e;
 }
 
+/*
+ * The translator emits instructions as themselves, where a refusal would be the end. So those of
+ * AVX-512, whose rules differ between CPUs more than others', are executed once beforehand.
+ */
+static void thunk_try(struct thunk_cache *c, struct thunk_entry *e)
+{
+	struct x86_fpu *fpu = &c->scratch->s.fpu;
+	const uint32_t mxcsr = THUNK_HOST_MXCSR;
+	thunk_fn *fn = (thunk_fn *)(uintptr_t)(c->rx + e->start);
+
+	thunk_cache_attach(c);
+	memcpy(fpu->fx + X86_FX_MXCSR, &mxcsr, sizeof(mxcsr));
+	e->refused = fn(c->scratch, fpu->vec) == THUNK_UD;
+}
+
 int thunk_get(struct thunk_cache *c, const ZydisDecodedInstruction *insn,
 	      const ZydisDecodedOperand *ops, const uint8_t *bytes, struct thunk *out)
 {
-	const struct thunk_entry *e = NULL;
+	struct thunk_entry *e = NULL;
 	struct thunk_plan plan;
 	uint32_t hash;
 
-	if (!thunk_plan_make(&plan, insn, ops, bytes))
+	if (!thunk_plan_make(&plan, insn, ops, bytes, c->avx512) ||
+	    ((plan.evex || plan.k_used) && !c->avx512))
 		return -EINVAL;
 	hash = thunk_hash(&plan);
 	for (uint32_t i = c->bucket[hash]; i; i = c->entry[i - 1].next) {
@@ -227,10 +303,15 @@ int thunk_get(struct thunk_cache *c, const ZydisDecodedInstruction *insn,
 			break;
 		}
 	}
-	if (!e)
+	if (!e) {
 		e = thunk_add(c, &plan, hash);
+		if (e && (plan.evex || plan.k_used))
+			thunk_try(c, e);
+	}
 	if (!e)
 		return -ENOSPC;
+	if (e->refused)
+		return -EINVAL;
 	out->fn = (thunk_fn *)(uintptr_t)(c->rx + e->start);
 	out->at = c->rx + e->start + e->insn;
 	return 0;

@@ -20,12 +20,24 @@ enum thunk_status {
 	THUNK_MF, /* an x87 exception was pending; nothing changed */
 	THUNK_UD, /* the host's CPU refuses the instruction; nothing changed */
 	THUNK_GP, /* its operand is not aligned; nothing changed */
+	THUNK_PF, /* it touched a guard page; nothing changed */
 };
 
 struct soft_cpu;
+struct thunk_cache;
 /* `mem` is where the operand is, aligned as the instruction asks; NULL when there is none. It is
  * read and written exactly as the instruction does. */
 typedef unsigned thunk_fn(struct soft_cpu *cpu, void *mem);
+
+/*
+ * Two pages side by side, for operands of which the CPU itself is to say what it touches: a thunk
+ * that touches one that is not open comes back with THUNK_PF, and thunk_guard_hit says where.
+ */
+#define THUNK_GUARD_PAGES 2u
+uint8_t *thunk_guard(struct thunk_cache *cache);
+void thunk_guard_open(struct thunk_cache *cache, unsigned page, _Bool open);
+/* The offset from thunk_guard of what the last THUNK_PF was about. */
+unsigned thunk_guard_hit(const struct thunk_cache *cache);
 
 /* What vec_decode learns about a thunk besides its code. */
 struct thunk {
@@ -38,10 +50,11 @@ struct thunk {
  * one. It belongs to one thread (a vCPU's); nothing is locked. A thunk stays until the cache is
  * emptied.
  */
-struct thunk_cache;
 #define THUNK_CACHE_BYTES (2u << 20)
 NODISCARD int thunk_cache_new(struct thunk_cache **cache, size_t bytes, struct error *err);
 void thunk_cache_free(struct thunk_cache *cache);
+/* Before the first thunk: the guest has AVX-512. -ENOMEM. */
+NODISCARD int thunk_cache_avx512(struct thunk_cache *cache);
 void thunk_cache_empty(struct thunk_cache *cache);
 
 /* The calling thread will run this cache's thunks (NULL: none any more). Exceptions inside them
@@ -51,8 +64,9 @@ void thunk_cache_attach(struct thunk_cache *cache);
 
 /*
  * The thunk of a decoded instruction. `ops`: all operands, hidden ones too. -EINVAL when it cannot
- * be executed this way (EVEX, no such form), -ENOSPC when the cache is full. Instructions whose
- * memory access is not one plain operand (gathers, masked moves, state saving) are the caller's.
+ * be executed this way (no such form; AVX-512 that the host's CPU refuses), -ENOSPC when the cache
+ * is full. Instructions whose memory access is not one plain operand (gathers, masked moves, state
+ * saving) are the caller's.
  */
 NODISCARD int thunk_get(struct thunk_cache *cache, const ZydisDecodedInstruction *insn,
 			const ZydisDecodedOperand *ops, const uint8_t *bytes, struct thunk *out);

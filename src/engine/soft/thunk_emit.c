@@ -56,16 +56,26 @@ static void emit_gpr(struct emit *e, uint8_t opcode, uint8_t host, size_t off)
 	emit_state_operand(e, host, off);
 }
 
-/* movups, or a 256-bit vmovups; opcode 10 loads, 11 stores. */
-static void emit_vec(struct emit *e, _Bool vex, uint8_t opcode, uint8_t n)
+/* movups, or a 256-bit or 512-bit vmovups; opcode 10 loads, 11 stores. */
+static void emit_vec(struct emit *e, _Bool vex, _Bool evex, uint8_t opcode, uint8_t n)
 {
 	size_t off = offsetof(struct soft_cpu, s.fpu.vec) + n * 64u;
 
-	if (vex)
+	if (evex)
+		EMIT(e, 0x62, (uint8_t)(0x41 | (n & 8 ? 0 : 0x80) | (n & 16 ? 0 : 0x10)), 0x7c,
+		     0x48, opcode);
+	else if (vex)
 		EMIT(e, 0xc4, (uint8_t)(0x41 | (n >> 3 ? 0 : 0x80)), 0x7c, opcode);
 	else
 		EMIT(e, (uint8_t)(0x41 | (n >> 3) << 2), 0x0f, opcode);
 	emit_state_operand(e, n, off);
+}
+
+/* kmovq; opcode 90 loads, 91 stores. */
+static void emit_mask(struct emit *e, uint8_t opcode, uint8_t n)
+{
+	EMIT(e, 0xc4, 0xc1, 0xf8, opcode);
+	emit_state_operand(e, n, offsetof(struct soft_cpu, s.fpu.k) + n * 8u);
 }
 
 /* 0F AE /digit [state + off], with REX.W for the 64-bit FXSAVE forms. */
@@ -131,9 +141,13 @@ static void emit_load(struct emit *e, const struct thunk_plan *p)
 		emit_mov(e, p->mem_reg, X86_RSI);
 	if (p->x87)
 		emit_fpu(e, FXRSTOR, offsetof(struct soft_cpu, s.fpu.fx));
-	for (uint8_t i = 0; i < 16; i++) {
+	for (uint8_t i = 0; i < 32; i++) {
 		if (p->vec_used & (1u << i))
-			emit_vec(e, p->vex, 0x10, i);
+			emit_vec(e, p->vex, p->evex, 0x10, i);
+	}
+	for (uint8_t i = 0; i < 8; i++) {
+		if (p->k_used & (1u << i))
+			emit_mask(e, 0x90, i);
 	}
 	if (p->mxcsr)
 		emit_fpu(e, LDMXCSR, offsetof(struct soft_cpu, s.fpu.fx) + X86_FX_MXCSR);
@@ -147,7 +161,7 @@ static void emit_host_fpu(struct emit *e, const struct thunk_plan *p, uint64_t h
 	}
 	if (p->x87)
 		EMIT(e, 0xdb, 0xe3); /* fninit: the control word that C expects */
-	if (p->vex)
+	if (p->vex || p->evex)
 		EMIT(e, 0xc5, 0xf8, 0x77); /* vzeroupper */
 }
 
@@ -160,9 +174,13 @@ static void emit_store(struct emit *e, const struct thunk_plan *p)
 	}
 	if (p->flags_out)
 		emit_flags_store(e);
-	for (uint8_t i = 0; i < 16; i++) {
+	for (uint8_t i = 0; i < 32; i++) {
 		if (p->vec_written & (1u << i))
-			emit_vec(e, p->vex, 0x11, i);
+			emit_vec(e, p->vex, p->wide, 0x11, i);
+	}
+	for (uint8_t i = 0; i < 8; i++) {
+		if (p->k_written & (1u << i))
+			emit_mask(e, 0x91, i);
 	}
 	if (p->mxcsr)
 		emit_fpu(e, STMXCSR, offsetof(struct soft_cpu, s.fpu.fx) + X86_FX_MXCSR);

@@ -27,10 +27,17 @@ static void plan_register(struct thunk_plan *p, const ZydisDecodedOperand *op, _
 		break;
 	case ZYDIS_REGCLASS_XMM:
 	case ZYDIS_REGCLASS_YMM:
+	case ZYDIS_REGCLASS_ZMM:
 		id = (unsigned)ZydisRegisterGetId(reg);
 		p->vec_used |= 1u << id;
 		if (write)
 			p->vec_written |= 1u << id;
+		break;
+	case ZYDIS_REGCLASS_MASK:
+		id = (unsigned)ZydisRegisterGetId(reg);
+		p->k_used |= (uint8_t)(1u << id);
+		if (write)
+			p->k_written |= (uint8_t)(1u << id);
 		break;
 	case ZYDIS_REGCLASS_MMX:
 	case ZYDIS_REGCLASS_X87: p->x87 = 1; break;
@@ -50,7 +57,13 @@ static _Bool plan_mxcsr(const struct thunk_plan *p, const ZydisDecodedInstructio
 	case ZYDIS_MNEMONIC_VRCPPS:
 	case ZYDIS_MNEMONIC_VRCPSS:
 	case ZYDIS_MNEMONIC_VRSQRTPS:
-	case ZYDIS_MNEMONIC_VRSQRTSS: return 1;
+	case ZYDIS_MNEMONIC_VRSQRTSS:
+	case ZYDIS_MNEMONIC_VRCP14PS:
+	case ZYDIS_MNEMONIC_VRCP14PD:
+	case ZYDIS_MNEMONIC_VRSQRT14PS:
+	case ZYDIS_MNEMONIC_VRSQRT14PD:
+	case ZYDIS_MNEMONIC_VFPCLASSPS:
+	case ZYDIS_MNEMONIC_VFPCLASSPD: return 1;
 	default: break;
 	}
 	switch (insn->meta.exception_class) {
@@ -62,7 +75,19 @@ static _Bool plan_mxcsr(const struct thunk_plan *p, const ZydisDecodedInstructio
 	case ZYDIS_EXCEPTION_CLASS_AVX4:
 	case ZYDIS_EXCEPTION_CLASS_AVX5:
 	case ZYDIS_EXCEPTION_CLASS_AVX6:
-	case ZYDIS_EXCEPTION_CLASS_AVX7: return 0;
+	case ZYDIS_EXCEPTION_CLASS_AVX7:
+	case ZYDIS_EXCEPTION_CLASS_E1:
+	case ZYDIS_EXCEPTION_CLASS_E1NF:
+	case ZYDIS_EXCEPTION_CLASS_E4:
+	case ZYDIS_EXCEPTION_CLASS_E4NF:
+	case ZYDIS_EXCEPTION_CLASS_E5:
+	case ZYDIS_EXCEPTION_CLASS_E5NF:
+	case ZYDIS_EXCEPTION_CLASS_E6:
+	case ZYDIS_EXCEPTION_CLASS_E6NF:
+	case ZYDIS_EXCEPTION_CLASS_E7NM:
+	case ZYDIS_EXCEPTION_CLASS_E9NF:
+	case ZYDIS_EXCEPTION_CLASS_K20:
+	case ZYDIS_EXCEPTION_CLASS_K21: return 0;
 	case ZYDIS_EXCEPTION_CLASS_NONE: return p->vec_used != 0;
 	default: return 1;
 	}
@@ -124,7 +149,11 @@ _Bool thunk_plan_w_is_gpr(const ZydisDecodedInstruction *insn, const ZydisDecode
 	case ZYDIS_MNEMONIC_VPCMPESTRI:
 	case ZYDIS_MNEMONIC_VPCMPESTRM:
 	case ZYDIS_MNEMONIC_VCVTSI2SS:
-	case ZYDIS_MNEMONIC_VCVTSI2SD: return 1;
+	case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VCVTUSI2SS:
+	case ZYDIS_MNEMONIC_VCVTUSI2SD: return 1;
+	/* AMD's CPUs do not ignore it here, whatever the upper halves of registers are good for. */
+	case ZYDIS_MNEMONIC_KMOVD: return 0;
 	default: break;
 	}
 	for (unsigned i = 0; i < insn->operand_count_visible; i++) {
@@ -247,6 +276,29 @@ static uint8_t *plan_vex(uint8_t *out, const struct thunk_plan *p,
 	return out;
 }
 
+/* An EVEX prefix (SDM2 2.7.1). As with VEX: inverted bits, eight registers outside 64-bit mode. */
+static uint8_t *plan_evex(uint8_t *out, const struct thunk_plan *p,
+			  const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops,
+			  const uint8_t *bytes)
+{
+	uint8_t prefix[3];
+
+	memcpy(prefix, bytes + insn->raw.evex.offset + 1, 3);
+	if (insn->machine_mode != ZYDIS_MACHINE_MODE_LONG_64) {
+		prefix[0] |= 0xf0;
+		prefix[1] |= 0x40;
+		prefix[2] |= 0x08;
+		if (thunk_plan_w_is_gpr(insn, ops))
+			prefix[1] &= 0x7f;
+	}
+	if (p->mem_reg != NONE)
+		prefix[0] |= 0x60;
+	*out++ = 0x62;
+	memcpy(out, prefix, 3);
+	out[3] = insn->opcode;
+	return out + 4;
+}
+
 static uint8_t *plan_modrm(uint8_t *out, const struct thunk_plan *p,
 			   const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops)
 {
@@ -275,6 +327,8 @@ static void plan_bytes(struct thunk_plan *p, const ZydisDecodedInstruction *insn
 
 	if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX) {
 		out = plan_vex(out, p, insn, ops, bytes);
+	} else if (insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
+		out = plan_evex(out, p, insn, ops, bytes);
 	} else {
 		out = plan_prefixes(out, insn, ops);
 		if (insn->attributes & ZYDIS_ATTRIB_HAS_REX)
@@ -303,13 +357,14 @@ static void plan_bytes(struct thunk_plan *p, const ZydisDecodedInstruction *insn
 }
 
 _Bool thunk_plan_make(struct thunk_plan *p, const ZydisDecodedInstruction *insn,
-		      const ZydisDecodedOperand *ops, const uint8_t *bytes)
+		      const ZydisDecodedOperand *ops, const uint8_t *bytes, _Bool zmm)
 {
 	_Bool has_mem = 0, rsp = 0;
 
 	memset(p, 0, sizeof(*p));
 	if (insn->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-	    insn->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX)
+	    insn->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX &&
+	    insn->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX)
 		return 0;
 	if (insn->opcode_map > ZYDIS_OPCODE_MAP_0F3A)
 		return 0;
@@ -317,12 +372,15 @@ _Bool thunk_plan_make(struct thunk_plan *p, const ZydisDecodedInstruction *insn,
 		if (ops[i].type == ZYDIS_OPERAND_TYPE_REGISTER)
 			plan_register(p, &ops[i], &rsp);
 		else if (ops[i].type == ZYDIS_OPERAND_TYPE_MEMORY) {
-			if (ops[i].encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
+			if (ops[i].encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
+			    ops[i].mem.type == ZYDIS_MEMOP_TYPE_VSIB)
 				return 0;
 			has_mem = 1;
 		}
 	}
 	p->vex = insn->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && p->vec_used;
+	p->evex = insn->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
+	p->wide = p->evex || (p->vex && zmm);
 	p->x87 |=
 	    insn->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT || insn->mnemonic == ZYDIS_MNEMONIC_EMMS;
 	plan_flags(p, insn);

@@ -16,19 +16,23 @@ struct thunk_plan {
 	uint8_t mem_reg;   /* ... to the memory operand; 0xff: none */
 	uint8_t rsp_alias; /* host register that stands for the guest's RSP; 0xff: unused */
 	uint16_t gpr_used, gpr_written; /* by guest number */
-	uint16_t vec_used, vec_written;
+	uint8_t k_used, k_written;	/* opmask registers */
+	uint32_t vec_used, vec_written;
 	uint8_t vex;   /* 256-bit loads and stores */
+	uint8_t evex;  /* 512-bit ones */
+	uint8_t wide;  /* registers are stored with the 512 bits that VEX clears */
 	uint8_t x87;   /* needs the x87 state */
 	uint8_t mxcsr; /* depends on MXCSR or changes it */
 	uint8_t flags_in, flags_out;
-	uint8_t pad[3];
+	uint8_t pad;
 };
-_Static_assert(sizeof(struct thunk_plan) == 38, "no hidden padding");
+_Static_assert(sizeof(struct thunk_plan) == 44, "no hidden padding");
 
 /* VEX.W chooses a 64-bit general register; it is ignored outside 64-bit mode. */
 _Bool thunk_plan_w_is_gpr(const ZydisDecodedInstruction *insn, const ZydisDecodedOperand *ops);
+/* `zmm`: the guest has AVX-512. */
 _Bool thunk_plan_make(struct thunk_plan *plan, const ZydisDecodedInstruction *insn,
-		      const ZydisDecodedOperand *ops, const uint8_t *bytes);
+		      const ZydisDecodedOperand *ops, const uint8_t *bytes, _Bool zmm);
 
 /* Where things are in emitted code, from its start. */
 struct thunk_code {

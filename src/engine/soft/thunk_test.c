@@ -94,6 +94,61 @@ static void set_mxcsr(struct fixture *f, uint32_t v)
 	memcpy(f->cpu.s.fpu.fx + X86_FX_MXCSR, &v, sizeof(v));
 }
 
+static _Bool avx512(struct fixture *f)
+{
+	if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
+		assert_int_equal(thunk_cache_avx512(f->cache), 0);
+		return 1;
+	}
+	print_message("skipped: this host has no AVX-512\n");
+	return 0;
+}
+
+static void avx512_uses_masks_and_all_registers(void **state)
+{
+	struct fixture *f = *state;
+
+	if (!avx512(f))
+		skip();
+	floats(f->cpu.s.fpu.vec[17] + 48, 1, 2, 3, 4);
+	floats(f->cpu.s.fpu.vec[30] + 48, 10, 20, 30, 40);
+	memset(f->cpu.s.fpu.vec[31], 0xaa, 64);
+	f->cpu.s.fpu.k[3] = 0x5000;
+	/* vaddps zmm31{k3}, zmm17, zmm30 */
+	assert_int_equal(RUN(f, "\x62\x01\x74\x43\x58\xfe"), THUNK_DONE);
+	assert_true(get_float(f->cpu.s.fpu.vec[31], 12) == 11 &&
+		    get_float(f->cpu.s.fpu.vec[31], 14) == 33);
+	assert_int_equal(f->cpu.s.fpu.vec[31][52], 0xaa);
+	assert_int_equal(RUN(f, "\xc5\xe4\x4b\xe3"), THUNK_DONE); /* kunpckwd k4, k3, k3 */
+	assert_int_equal(f->cpu.s.fpu.k[4], 0x50005000);
+	/* vxorps ymm31 is not there; vxorps ymm1, ymm1, ymm1 clears all 512 bits */
+	memset(f->cpu.s.fpu.vec[1], 0xaa, 64);
+	assert_int_equal(RUN(f, "\xc5\xf4\x57\xc9"), THUNK_DONE);
+	assert_int_equal(f->cpu.s.fpu.vec[1][63], 0);
+}
+
+static void a_closed_page_says_what_is_touched(void **state)
+{
+	struct fixture *f = *state;
+	uint8_t *guard;
+
+	if (!avx512(f))
+		skip();
+	guard = thunk_guard(f->cache);
+	thunk_guard_open(f->cache, 0, 1);
+	thunk_guard_open(f->cache, 1, 0);
+	f->cpu.s.fpu.k[1] = 0x3;
+	/* vmovdqu32 zmm2{k1}, [rsi] */
+	assert_int_equal(find(f, ZYDIS_MACHINE_MODE_LONG_64, "\x62\xf1\x7e\x49\x6f\x16", 6), 0);
+	thunk_cache_attach(f->cache);
+	assert_int_equal(f->thunk.fn(&f->cpu, guard + 4096 - 8), THUNK_DONE);
+	f->cpu.s.fpu.k[1] = 0x8;
+	f->cpu.s.fpu.vec[2][0] = 9;
+	assert_int_equal(f->thunk.fn(&f->cpu, guard + 4096 - 8), THUNK_PF);
+	assert_int_equal(thunk_guard_hit(f->cache), 4096 + 4);
+	assert_int_equal(f->cpu.s.fpu.vec[2][0], 9);
+}
+
 static void executes_on_registers_of_the_state(void **state)
 {
 	struct fixture *f = *state;
@@ -345,6 +400,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 	const struct CMUnitTest tests[] = {
 	    TEST(executes_on_registers_of_the_state),
+	    TEST(avx512_uses_masks_and_all_registers),
+	    TEST(a_closed_page_says_what_is_touched),
 	    TEST(replaces_the_memory_operand),
 	    TEST(vex_forms_zero_the_upper_half),
 	    TEST(reads_and_writes_rsp_without_moving_the_hosts_stack),

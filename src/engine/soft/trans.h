@@ -19,12 +19,12 @@ struct soft_trans {
 	size_t fixed; /* what the stubs take */
 	/* Stubs: offsets from the start. */
 	uint32_t enter, handler, handler_state, stored, exit_rip, exit_off, exit_link, exit_state,
-	    cold, exit_refused, no_frame, stack, near[2], exit_near, vec_save, vec_load, x87_load,
-	    str_stored, string[2][2][4];
+	    cold, exit_refused, no_frame, stack, near[2], exit_near, vec_save, vec_load, zmm_load,
+	    x87_load, str_stored, string[2][2][4];
 	/* For code out of line, see trans_late.c. */
-	uint32_t missed, missed_tlb[2], missed_stack[2][6], stored_at, link_at, stop_at;
+	uint32_t missed, missed_tlb[2], missed_stack[2][7], stored_at, link_at, stop_at;
 	unsigned near_next; /* the entry of soft_cpu.near that is given to host code next */
-	_Bool avx;	    /* the guest has AVX, and so has the host */
+	_Bool avx, avx512;  /* the guest has them, and so has the host */
 };
 
 /* Results of host code. REFUSED: the block at rip needs vector registers that cannot be live now;
@@ -38,9 +38,10 @@ enum trans_exit { TRANS_LOOKUP, TRANS_STATE, TRANS_REFUSED, TRANS_NEAR };
  * theirs is unmasked. Nothing but C functions can change that.
  */
 enum trans_live {
-	LIVE_SSE = 1, /* XMM, or YMM if the guest has them, and MXCSR */
+	LIVE_SSE = 1, /* MXCSR and the first 16 vectors, as long as the guest has them */
 	LIVE_AVX = 2, /* AVX may be used; with LIVE_SSE */
 	LIVE_X87 = 4, /* x87 and MMX; with LIVE_SSE */
+	LIVE_512 = 8, /* all 32, opmasks, and AVX-512 may be used; with LIVE_SSE and LIVE_AVX */
 };
 
 /* Code that can be translated: 64-bit, or 32-bit with flat segments and a 32-bit stack. */

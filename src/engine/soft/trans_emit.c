@@ -23,7 +23,7 @@ void emit_64(struct emit *e, uint64_t v)
 }
 
 /* ModRM, SIB and displacement of a memory operand. */
-static void emit_address(struct emit *e, unsigned reg, const struct emit_rm *m)
+static void emit_address(struct emit *e, unsigned reg, const struct emit_rm *m, int unit)
 {
 	_Bool sib = m->index != H_NONE || m->base == H_NONE || (m->base & 7) == 4;
 	unsigned mod = 2;
@@ -32,7 +32,7 @@ static void emit_address(struct emit *e, unsigned reg, const struct emit_rm *m)
 		mod = 0;
 	else if (!m->disp && (m->base & 7) != 5)
 		mod = 0;
-	else if (m->disp == (int8_t)m->disp)
+	else if (unit && m->disp % unit == 0 && m->disp / unit == (int8_t)(m->disp / unit))
 		mod = 1;
 	emit_byte(e, (uint8_t)(mod << 6 | (reg & 7) << 3 | (sib ? 4 : m->base & 7)));
 	if (sib)
@@ -40,7 +40,7 @@ static void emit_address(struct emit *e, unsigned reg, const struct emit_rm *m)
 			  (uint8_t)(m->scale << 6 | (m->index == H_NONE ? 4 : m->index & 7) << 3 |
 				    (m->base == H_NONE ? 5 : m->base & 7)));
 	if (mod == 1)
-		emit_byte(e, (uint8_t)m->disp);
+		emit_byte(e, (uint8_t)(m->disp / unit));
 	else if (mod == 2 || m->base == H_NONE)
 		emit_32(e, (uint32_t)m->disp);
 }
@@ -60,6 +60,26 @@ static void emit_vex(struct emit *e, const struct emit_op *op, unsigned rex)
 		emit_byte(e, (uint8_t)((~rex & 7) << 5 | op->map));
 		emit_byte(e, (uint8_t)((rex & 8) << 4 | last));
 	}
+}
+
+/* An EVEX prefix: inverted as well, each register with a fifth bit (SDM2 2.7.1). */
+static void emit_evex(struct emit *e, const struct emit_op *op, const struct emit_rm *rm)
+{
+	unsigned pp = op->prefix == 0x66 ? 1 : op->prefix == 0xf3 ? 2 : op->prefix == 0xf2 ? 3 : 0;
+	unsigned x = 0, b = 0;
+
+	if (!rm->mem) {
+		x = (unsigned)rm->reg >> 4;
+		b = (unsigned)rm->reg >> 3;
+	} else {
+		x = rm->index == H_NONE ? 0 : (unsigned)rm->index >> 3;
+		b = rm->base == H_NONE ? 0 : (unsigned)rm->base >> 3;
+	}
+	emit_byte(e, 0x62);
+	emit_byte(e, (uint8_t)((~(unsigned)op->reg >> 3 & 1) << 7 | (~x & 1) << 6 | (~b & 1) << 5 |
+			       (~(unsigned)op->reg >> 4 & 1) << 4 | op->map));
+	emit_byte(e, (uint8_t)((unsigned)op->wide << 7 | (~op->vex_vvvv & 15u) << 3 | 4 | pp));
+	emit_byte(e, (uint8_t)((op->evex_last & 0xf7u) | (~(unsigned)op->vex_vvvv >> 4 & 1) << 3));
 }
 
 static void emit_legacy(struct emit *e, const struct emit_op *op, unsigned rex)
@@ -94,13 +114,15 @@ void emit_modrm(struct emit *e, const struct emit_op *op, struct emit_rm rm)
 	}
 	if (op->bytes && ((!op->reg_is_op && op->reg >= 4) || (!rm.mem && rm.reg >= 4)))
 		rex |= 0x40;
-	if (op->vex)
+	if (op->evex)
+		emit_evex(e, op, &rm);
+	else if (op->vex)
 		emit_vex(e, op, rex);
 	else
 		emit_legacy(e, op, rex);
 	emit_byte(e, op->opcode);
 	if (rm.mem)
-		emit_address(e, op->reg, &rm);
+		emit_address(e, op->reg, &rm, op->evex ? op->evex_unit : 1);
 	else
 		emit_byte(e, (uint8_t)(0xc0 | (op->reg & 7) << 3 | (rm.reg & 7)));
 }

@@ -70,6 +70,10 @@ struct emit_op {
 	_Bool vex;	  /* a VEX prefix; `prefix` may be 66, too */
 	_Bool vex256;	  /* VEX.L */
 	uint8_t vex_vvvv; /* the register there; 0 when there is none */
+	/* An EVEX prefix instead: registers up to 31, its last byte but for V', and what a
+	 * displacement of one byte counts (0: it is not used). */
+	_Bool evex;
+	uint8_t evex_last, evex_unit;
 };
 void emit_modrm(struct emit *e, const struct emit_op *op, struct emit_rm rm);
 

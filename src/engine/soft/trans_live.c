@@ -51,22 +51,33 @@ static void emit_vzeroupper(struct emit *e)
 	emit_byte(e, 0x77);
 }
 
-#define VECTOR(n) trans_at(offsetof(struct soft_cpu, s.fpu.vec) + (n)*64)
-#define UPPER(n)  trans_at(offsetof(struct soft_cpu, s.fpu.vec) + (n)*64 + 16)
+#define VECTOR(n)    trans_at(offsetof(struct soft_cpu, s.fpu.vec) + (n)*64)
+#define UPPER(n, at) trans_at(offsetof(struct soft_cpu, s.fpu.vec) + (n)*64 + (at))
 enum { VEC_READ = 0x10, VEC_WRITE = 0x11, VEC_OR = 0x56 };
-static void vectors_move(struct emit *e, uint8_t opcode, _Bool vex, _Bool ymm)
+/* Bytes of each of 16 registers. */
+enum vec_width { VEC_XMM = 16, VEC_YMM = 32, VEC_ZMM = 64 };
+static void vectors_move(struct emit *e, uint8_t opcode, unsigned first, enum vec_width width)
 {
-	for (unsigned n = 0; n < 16; n++)
-		emit_modrm(
-		    e,
-		    &(struct emit_op){
-			.map = 1, .opcode = opcode, .vex = vex, .vex256 = ymm, .reg = (uint8_t)n},
-		    VECTOR(n));
+	for (unsigned n = first; n < first + 16; n++)
+		emit_modrm(e,
+			   &(struct emit_op){.map = 1,
+					     .opcode = opcode,
+					     .vex = width == VEC_YMM,
+					     .vex256 = width == VEC_YMM,
+					     .evex = width == VEC_ZMM,
+					     .evex_last = 2 << 5, /* 512 bits */
+					     .reg = (uint8_t)n},
+			   VECTOR(n));
+}
+
+static enum vec_width vectors_width(const struct soft_trans *t)
+{
+	return t->avx512 ? VEC_ZMM : t->avx ? VEC_YMM : VEC_XMM;
 }
 
 static void vectors_store(const struct soft_trans *t, struct emit *e)
 {
-	vectors_move(e, VEC_WRITE, t->avx, t->avx);
+	vectors_move(e, VEC_WRITE, 0, vectors_width(t));
 }
 
 /* Upper halves that were loaded count as in use, be they 0, and then each SSE instruction waits for
@@ -75,28 +86,51 @@ static void vectors_store(const struct soft_trans *t, struct emit *e)
 static void vectors_load(const struct soft_trans *t, struct emit *e)
 {
 	if (!t->avx) {
-		vectors_move(e, VEC_READ, 0, 0);
+		vectors_move(e, VEC_READ, 0, VEC_XMM);
 		return;
 	}
-	for (unsigned n = 0; n < 16; n++)
-		emit_modrm(e,
-			   &(struct emit_op){.map = 1, .opcode = n ? VEC_OR : VEC_READ, .vex = 1},
-			   UPPER(n));
-	emit_modrm(e, &(struct emit_op){.map = 2, .opcode = 0x17, .prefix = 0x66, .vex = 1},
+	/* Of 512 bits the upper 384, as two pieces of 256. */
+	for (unsigned k = 0; k < (t->avx512 ? 32u : 16u); k++)
+		emit_modrm(
+		    e,
+		    &(struct emit_op){
+			.map = 1, .opcode = k ? VEC_OR : VEC_READ, .vex = 1, .vex256 = t->avx512},
+		    UPPER(k % 16, k < 16 ? 16 : 32));
+	emit_modrm(e,
+		   &(struct emit_op){
+		       .map = 2, .opcode = 0x17, .prefix = 0x66, .vex = 1, .vex256 = t->avx512},
 		   rm_reg(0)); /* vptest xmm0, xmm0 */
 	uint8_t *used = emit_jcc(e, CC_NZ);
 	emit_vzeroupper(e);
-	vectors_move(e, VEC_READ, 0, 0);
+	vectors_move(e, VEC_READ, 0, VEC_XMM);
 	uint8_t *done = emit_jmp(e);
 	emit_here(e, used);
-	vectors_move(e, VEC_READ, 1, 1);
+	vectors_move(e, VEC_READ, 0, vectors_width(t));
 	emit_here(e, done);
+}
+
+/* What only AVX-512 has. KMOVQ's opcodes are 90 and 91. */
+static void upper_move(struct emit *e, uint8_t opcode)
+{
+	vectors_move(e, opcode, 16, VEC_ZMM);
+	for (unsigned n = 0; n < 8; n++)
+		emit_modrm(
+		    e,
+		    &(struct emit_op){
+			.map = 1, .opcode = opcode | 0x80, .vex = 1, .wide = 1, .reg = (uint8_t)n},
+		    trans_at(offsetof(struct soft_cpu, s.fpu.k) + n * 8));
 }
 
 /* All general registers but RAX, RCX and R11 are kept. */
 static void stub_save(const struct soft_trans *t, struct emit *e)
 {
 	vectors_store(t, e);
+	if (t->avx512) {
+		emit_test8(e, T_FIELD(vec_live), LIVE_512);
+		uint8_t *no_upper = emit_jcc(e, CC_Z);
+		upper_move(e, VEC_WRITE);
+		emit_here(e, no_upper);
+	}
 	emit_0fae(e, STMXCSR, MXCSR);
 	emit_test8(e, T_FIELD(vec_live), LIVE_X87);
 	uint8_t *no_x87 = emit_jcc(e, CC_Z);
@@ -165,6 +199,27 @@ static void stub_load(const struct soft_trans *t, struct emit *e)
 }
 _Static_assert((X86_CR4_OSFXSR | X86_CR4_OSXSAVE) == 0x40200, "as tested above");
 
+/* What only AVX-512 has, after the rest: whose conditions are part of its own. */
+static void stub_load_upper(const struct soft_trans *t, struct emit *e, const uint8_t *load)
+{
+	uint8_t *out[3];
+
+	emit_test8(e, T_FIELD(vec_live), LIVE_512);
+	out[0] = emit_jcc(e, CC_NZ);
+	emit_patch(emit_call(e), load);
+	emit_test8(e, T_FIELD(vec_live), LIVE_AVX);
+	out[1] = emit_jcc(e, CC_Z);
+	emit_op32(e, 0x8b, H_RAX, T_FIELD(s.xcr0));
+	emit_alu_imm(e, ALU_AND, H_RAX, X86_XCR0_AVX512, 0);
+	emit_alu_imm(e, ALU_CMP, H_RAX, X86_XCR0_AVX512, 0);
+	out[2] = emit_jcc(e, CC_NZ);
+	upper_move(e, VEC_READ);
+	emit_or_live(e, LIVE_512);
+	for (unsigned k = 0; k < ARRAY_SIZE(out); k++)
+		emit_here(e, out[k]);
+	emit_ret(e);
+}
+
 /* FXRSTOR takes XMM along, so they are stored before and loaded again. */
 static void stub_load_x87(const struct soft_trans *t, struct emit *e, const uint8_t *load)
 {
@@ -199,6 +254,9 @@ void trans_stubs_live(struct soft_trans *t, struct emit *e)
 	load = e->at;
 	t->vec_load = (uint32_t)(e->at - t->rw);
 	stub_load(t, e);
+	t->zmm_load = (uint32_t)(e->at - t->rw);
+	if (t->avx512)
+		stub_load_upper(t, e, load);
 	t->x87_load = (uint32_t)(e->at - t->rw);
 	stub_load_x87(t, e, load);
 }

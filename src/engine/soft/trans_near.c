@@ -152,7 +152,7 @@ static void operand_take(struct tb *tb, struct tb_ahead *a, const struct insn *n
 
 		if (op->type != ZYDIS_OPERAND_TYPE_MEMORY || op->mem.type != ZYDIS_MEMOP_TYPE_MEM ||
 		    !(n->flags & INSN_MEM) || op->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
-		    !op->actions || op->size > 256 || i->zi.mnemonic == ZYDIS_MNEMONIC_NOP ||
+		    !op->actions || op->size > 512 || i->zi.mnemonic == ZYDIS_MNEMONIC_NOP ||
 		    !tb_ea_possible(tb, n))
 			continue;
 		a->size = (uint8_t)(op->size / 8);

@@ -46,6 +46,7 @@ int trans_init(struct soft_cpu *cpu)
 	}
 	struct emit e = {.at = t->rw, .end = t->rw + TRANS_CODE_BYTES};
 	t->avx = cpuid_has(cpu->base.engine->env->cpuid, 1, 0, CPUID_ECX, 28);
+	t->avx512 = cpuid_has(cpu->base.engine->env->cpuid, 7, 0, CPUID_EBX, 16);
 	trans_stubs(cpu, t, &e);
 	t->fixed = t->used = (size_t)(e.at - t->rw);
 	t->hot =

@@ -12,7 +12,10 @@
 
 void tb_live(struct tb *tb, unsigned need)
 {
-	unsigned bit = need & LIVE_X87 ? LIVE_X87 : need & LIVE_AVX ? LIVE_AVX : LIVE_SSE;
+	unsigned bit = need & LIVE_X87	 ? LIVE_X87
+		       : need & LIVE_512 ? LIVE_512
+		       : need & LIVE_AVX ? LIVE_AVX
+					 : LIVE_SSE;
 	struct late *l;
 
 	if ((tb->vec & need) == need)
@@ -31,7 +34,10 @@ uint8_t *tb_live_again(struct tb *tb, unsigned need)
 {
 	struct emit *e = &tb->e;
 
-	tb_stub_call(tb, need & LIVE_X87 ? tb->t->x87_load : tb->t->vec_load);
+	if (need & LIVE_512)
+		tb_stub_call(tb, tb->t->zmm_load);
+	if (!(need & LIVE_512) || (need & LIVE_X87))
+		tb_stub_call(tb, need & LIVE_X87 ? tb->t->x87_load : tb->t->vec_load);
 	emit_modrm(e, &(struct emit_op){.map = 1, .opcode = 0xb6, .reg = H_RAX}, T_FIELD(vec_live));
 	emit_alu_imm(e, ALU_AND, H_RAX, (int32_t)need, 0);
 	emit_alu_imm(e, ALU_CMP, H_RAX, (int32_t)need, 0);
@@ -84,7 +90,9 @@ static _Bool register_take(struct vop *v, const ZydisDecodedInstruction *zi,
 	case ZYDIS_REGCLASS_GPR64: gpr = 1; break;
 	case ZYDIS_REGCLASS_MMX:
 	case ZYDIS_REGCLASS_XMM:
-	case ZYDIS_REGCLASS_YMM: break;
+	case ZYDIS_REGCLASS_YMM:
+	case ZYDIS_REGCLASS_ZMM:
+	case ZYDIS_REGCLASS_MASK: break;
 	case ZYDIS_REGCLASS_FLAGS: return 1;
 	default: return op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN; /* MXCSR and such */
 	}
@@ -125,15 +133,27 @@ static void prefixes_take(struct vop *v, const ZydisDecodedInstruction *zi)
 	v->op.wide = zi->raw.rex.W;
 }
 
+static const uint8_t prefix_of[4] = {0, 0x66, 0xf3, 0xf2};
+
 static void vex_take(struct vop *v, const struct tb_insn *i, _Bool narrow)
 {
 	const ZydisDecodedInstruction *zi = &i->zi;
-	static const uint8_t pp[4] = {0, 0x66, 0xf3, 0xf2};
 
 	v->op.vex = 1;
 	v->op.vex256 = zi->raw.vex.L;
 	v->op.wide = zi->raw.vex.W && !(narrow && thunk_plan_w_is_gpr(zi, i->ops));
-	v->op.prefix = pp[zi->raw.vex.pp];
+	v->op.prefix = prefix_of[zi->raw.vex.pp];
+}
+
+static void evex_take(struct vop *v, const struct tb *tb, const struct tb_insn *i)
+{
+	const ZydisDecodedInstruction *zi = &i->zi;
+
+	v->op.evex = 1;
+	v->op.evex_last = tb->bytes[zi->raw.evex.offset + 3];
+	v->op.wide = zi->raw.evex.W && !(tb->narrow && thunk_plan_w_is_gpr(zi, i->ops));
+	v->op.prefix = prefix_of[zi->raw.evex.pp];
+	v->registers = tb->narrow ? 7 : 31;
 }
 
 static void flags_take(struct vop *v, const ZydisDecodedInstruction *zi)
@@ -161,6 +181,8 @@ static _Bool vop_take(const struct tb *tb, const struct tb_insn *i, struct vop *
 	}
 	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
 		vex_take(v, i, tb->narrow);
+	else if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX)
+		evex_take(v, tb, i);
 	else
 		prefixes_take(v, zi);
 	v->op.opcode = zi->opcode;
@@ -172,11 +194,14 @@ static _Bool vop_take(const struct tb *tb, const struct tb_insn *i, struct vop *
 				return 0;
 		} else if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 			if (op->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM ||
-			    op->mem.type != ZYDIS_MEMOP_TYPE_MEM || op->size > 256)
+			    op->mem.type != ZYDIS_MEMOP_TYPE_MEM || op->size > 512)
 				return 0;
 			v->mem = 1;
 			v->mem_written = !!(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
 			v->size = op->size / 8u;
+			if (zi->raw.disp.size == 8 && zi->raw.disp.value)
+				v->op.evex_unit =
+				    (uint8_t)(op->mem.disp.value / zi->raw.disp.value);
 		}
 	}
 	v->align = v->mem && (tb->insn->aux & VEC_ALIGN);
@@ -383,10 +408,14 @@ _Bool tb_vec(struct tb *tb, const struct tb_insn *i)
 	struct vop v;
 
 	if ((zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
-	     zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
+	     zi->encoding != ZYDIS_INSTRUCTION_ENCODING_VEX &&
+	     zi->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX) ||
 	    is_special(zi) || !vec_feature(tb->cpu->base.engine->env->cpuid, zi))
 		return 0;
 	class = vec_class_of(zi, i->ops);
+	/* 32-bit code keeps the upper halves of registers 0; this one has 64 bits there, too. */
+	if (tb->narrow && zi->mnemonic == ZYDIS_MNEMONIC_KMOVD)
+		return 0;
 	if (class == VEC_X87 || class == VEC_WAIT)
 		return (zi->opcode == 0x9b || (zi->opcode & 0xf8) == 0xd8) && tb_x87(tb, i);
 	if (fence(tb, zi) || short_take(tb, i))
@@ -399,6 +428,7 @@ _Bool tb_vec(struct tb *tb, const struct tb_insn *i)
 	case VEC_INT: break;
 	case VEC_SSE: need = LIVE_SSE; break;
 	case VEC_AVX: need = LIVE_SSE | LIVE_AVX; break;
+	case VEC_AVX512: need = LIVE_SSE | LIVE_AVX | LIVE_512; break;
 	case VEC_MMX:
 	case VEC_SSEMMX: need = LIVE_SSE | LIVE_X87; break;
 	default: return 0;

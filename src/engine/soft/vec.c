@@ -28,7 +28,9 @@ static uint32_t vec_alignment(const struct soft_cpu *cpu, const ZydisDecodedInst
 {
 	switch (zi->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_SSE1:
-	case ZYDIS_EXCEPTION_CLASS_AVX1: return VEC_ALIGN;
+	case ZYDIS_EXCEPTION_CLASS_AVX1:
+	case ZYDIS_EXCEPTION_CLASS_E1:
+	case ZYDIS_EXCEPTION_CLASS_E1NF: return VEC_ALIGN;
 	default: break;
 	}
 	/* AMD's CPUs do not ask it of the SHA instructions. */
@@ -125,6 +127,10 @@ static _Bool vec_decode_thunk(struct soft_cpu *cpu, const ZydisDecodedInstructio
 		out->r1 =
 		    (uint8_t)(zi->raw.modrm.mod << 6 | zi->raw.modrm.reg << 3 | zi->raw.modrm.rm);
 	}
+	if (size && (vec_is_masked(zi) || vec_is_packed(zi))) {
+		vec_masked_decode(zi, ops, out, writes);
+		return 1;
+	}
 	out->fn = vec_run_handler(class, reads, writes);
 	return out->fn != NULL;
 }
@@ -133,7 +139,7 @@ static _Bool vec_decode_thunk(struct soft_cpu *cpu, const ZydisDecodedInstructio
  * in these. */
 static _Bool vec_w_reserved(const struct soft_cpu *cpu, const ZydisDecodedInstruction *zi)
 {
-	return !soft_is64(cpu) && zi->raw.vex.W &&
+	return !soft_is64(cpu) && zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && zi->raw.vex.W &&
 	       (zi->mnemonic == ZYDIS_MNEMONIC_VPINSRD || zi->mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
 }
 
@@ -144,14 +150,33 @@ _Bool vec_decode(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 
 	if (!vec_feature(cpu->base.engine->env->cpuid, zi))
 		return 0;
-	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && (cpu->mode & SOFT_MODE_REAL))
+	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && (cpu->mode & SOFT_MODE_REAL))
 		return 0;
 	if (vec_w_reserved(cpu, zi))
 		return 0;
 	class = vec_class_of(zi, ops);
+	if (class == VEC_AVX512)
+		return vec_vsib_decode(zi, ops, out) ||
+		       vec_decode_thunk(cpu, zi, ops, bytes, out, class);
 	return vec_decode_simple(zi, out) || vec_move_decode(zi, ops, out) ||
 	       vec_mask_decode(zi, ops, out) || vec_env_decode(zi, ops, out) ||
 	       vec_xsave_decode(zi, out) || vec_decode_thunk(cpu, zi, ops, bytes, out, class);
+}
+
+static void vec_init_xsave(struct soft_cpu *cpu)
+{
+	for (unsigned n = 2; n < VEC_XSAVE_PARTS; n++) {
+		struct cpuid_regs r;
+
+		cpuid_query(cpu->base.engine->env->cpuid, &cpu->s, 0, 1, 0xd, n, &r);
+		cpu->vec->xsave[n] = (struct vec_xsave){r.ebx, r.eax, !!(r.ecx & 2)};
+	}
+}
+
+static int vec_init_avx512(struct soft_cpu *cpu)
+{
+	cpu->vec->avx512 = cpuid_has(cpu->base.engine->env->cpuid, 7, 0, CPUID_EBX, 16);
+	return cpu->vec->avx512 ? thunk_cache_avx512(cpu->vec->thunks) : 0;
 }
 
 int vec_init(struct soft_cpu *cpu)
@@ -173,7 +198,8 @@ int vec_init(struct soft_cpu *cpu)
 	if (!v->mxcsr_mask)
 		v->mxcsr_mask = 0xffbf; /* SDM1 11.6.6 */
 	cpu->vec = v;
-	return 0;
+	vec_init_xsave(cpu);
+	return vec_init_avx512(cpu);
 }
 
 void vec_fini(struct soft_cpu *cpu)

@@ -6,9 +6,18 @@
 #include "engine/soft/cpu.h"
 #include "engine/soft/thunk.h"
 
+/* Where XSAVE has a component; from CPUID. */
+struct vec_xsave {
+	uint32_t offset, size;
+	_Bool align; /* to 64 bytes in the compacted form */
+};
+#define VEC_XSAVE_PARTS 8u
+
 struct soft_vec {
 	struct thunk_cache *thunks;
 	uint32_t mxcsr_mask;
+	_Bool avx512; /* offered */
+	struct vec_xsave xsave[VEC_XSAVE_PARTS];
 	alignas(64) uint8_t buf[128]; /* a memory operand that cannot be used in place */
 };
 
@@ -21,6 +30,7 @@ enum vec_class {
 	VEC_SSE,    /* CR0.EM, no CR4.OSFXSR: #UD; TS: #NM */
 	VEC_SSEMMX, /* both of these */
 	VEC_AVX,    /* no CR4.OSXSAVE, XCR0 without SSE and AVX: #UD; TS: #NM */
+	VEC_AVX512, /* ... or without the three of AVX-512 */
 	VEC_FXSAVE, /* as x87 */
 	VEC_XSAVE,  /* no CR4.OSXSAVE: #UD; TS: #NM */
 	VEC_CLASSES,
@@ -35,6 +45,11 @@ enum vec_class {
 #define VEC_OP_SHIFT  12	/* x87: 3 low bits of the opcode; ModRM is in r1 */
 #define VEC_OPERAND16 BIT32(16) /* x87 environment in its 16-bit form */
 #define VEC_WIDE      BIT32(17) /* REX.W: 64-bit pointers */
+/* EVEX with a mask, which is in r2; 7 bits each: elements in memory; bits of the mask that choose
+ * whether there is an access at all, 0: there always is. */
+#define VEC_ELEMENTS 18
+#define VEC_CHOOSERS 25
+#define VEC_XCR0_512 (X86_XCR0_SSE | X86_XCR0_AVX | X86_XCR0_AVX512)
 
 /* Does CPUID offer the instruction's feature? And its class. */
 _Bool vec_feature(const struct cpuid_policy *policy, const ZydisDecodedInstruction *zi);
@@ -61,6 +76,10 @@ static ALWAYS_INLINE void vec_check(struct soft_cpu *cpu, enum vec_class class)
 	case VEC_AVX:
 		bad = (s->cr0 & X86_CR0_TS) || !(s->cr4 & X86_CR4_OSXSAVE) ||
 		      (~s->xcr0 & (X86_XCR0_SSE | X86_XCR0_AVX));
+		break;
+	case VEC_AVX512:
+		bad = (s->cr0 & X86_CR0_TS) || !(s->cr4 & X86_CR4_OSXSAVE) ||
+		      (~s->xcr0 & VEC_XCR0_512);
 		break;
 	case VEC_XSAVE: bad = (s->cr0 & X86_CR0_TS) || !(s->cr4 & X86_CR4_OSXSAVE); break;
 	default: break;
@@ -98,15 +117,34 @@ static inline void vec_x87_check_pending(struct soft_cpu *cpu)
 void vec_x87_normalize(struct soft_cpu *cpu);
 /* What every MMX instruction does: TOP 0, all registers valid (SDM1 9.5.1). */
 void vec_x87_enter_mmx(struct soft_cpu *cpu);
+/* XINUSE: components that are not in their initial state (SDM1 13.6). */
+uint64_t vec_in_use(const struct soft_cpu *cpu);
 /* FNINIT's state (SDM2 FINIT). */
 void vec_x87_init(struct soft_cpu *cpu);
 
 /* The handler that runs a thunk; NULL when the class has none. */
 insn_fn *vec_run_handler(enum vec_class class, _Bool reads, _Bool writes);
+/* Raises what a thunk's status says; not for THUNK_DONE. */
+COLD NORETURN void vec_failed(struct soft_cpu *cpu, unsigned status);
+/* The instruction is one of AVX-512: encoded with EVEX, or works on opmask registers. */
+_Bool vec_is_avx512(const ZydisDecodedInstruction *zi);
+/* ... and has a memory operand of which only some elements count. */
+static inline _Bool vec_is_masked(const ZydisDecodedInstruction *zi)
+{
+	return zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+	       zi->avx.mask.reg > ZYDIS_REGISTER_K0 && zi->avx.mask.reg <= ZYDIS_REGISTER_K7;
+}
+/* vec_evex.c: as if all were chosen by a mask. */
+_Bool vec_is_packed(const ZydisDecodedInstruction *zi);
+/* For both, and a memory operand, the handler that runs a thunk. */
+void vec_masked_decode(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
+		       struct insn *out, _Bool writes);
 /* Each is 0 when the instruction is none of its own. */
 _Bool vec_move_decode(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
 		      struct insn *out);
 _Bool vec_mask_decode(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
+		      struct insn *out);
+_Bool vec_vsib_decode(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
 		      struct insn *out);
 _Bool vec_env_decode(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,
 		     struct insn *out);

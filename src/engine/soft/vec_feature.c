@@ -49,12 +49,73 @@ static const struct vec_feature_row vec_features[] = {
     {ZYDIS_ISA_SET_XSAVEC, 0xd, 1, CPUID_EAX, 1},
     {ZYDIS_ISA_SET_LZCNT, 0, 0, 0, 0}, /* without it, BSR: the host decides */
     {ZYDIS_ISA_SET_SSE4A, 0x80000001, 0, CPUID_ECX, 6},
+    {ZYDIS_ISA_SET_AVX512F_128, 7, 0, CPUID_EBX, 16},
+    {ZYDIS_ISA_SET_AVX512F_128N, 7, 0, CPUID_EBX, 16},
+    {ZYDIS_ISA_SET_AVX512F_256, 7, 0, CPUID_EBX, 16},
+    {ZYDIS_ISA_SET_AVX512F_512, 7, 0, CPUID_EBX, 16},
+    {ZYDIS_ISA_SET_AVX512F_KOP, 7, 0, CPUID_EBX, 16},
+    {ZYDIS_ISA_SET_AVX512F_SCALAR, 7, 0, CPUID_EBX, 16},
+    {ZYDIS_ISA_SET_AVX512DQ_128, 7, 0, CPUID_EBX, 17},
+    {ZYDIS_ISA_SET_AVX512DQ_128N, 7, 0, CPUID_EBX, 17},
+    {ZYDIS_ISA_SET_AVX512DQ_256, 7, 0, CPUID_EBX, 17},
+    {ZYDIS_ISA_SET_AVX512DQ_512, 7, 0, CPUID_EBX, 17},
+    {ZYDIS_ISA_SET_AVX512DQ_KOP, 7, 0, CPUID_EBX, 17},
+    {ZYDIS_ISA_SET_AVX512DQ_SCALAR, 7, 0, CPUID_EBX, 17},
+    {ZYDIS_ISA_SET_AVX512BW_128, 7, 0, CPUID_EBX, 30},
+    {ZYDIS_ISA_SET_AVX512BW_128N, 7, 0, CPUID_EBX, 30},
+    {ZYDIS_ISA_SET_AVX512BW_256, 7, 0, CPUID_EBX, 30},
+    {ZYDIS_ISA_SET_AVX512BW_512, 7, 0, CPUID_EBX, 30},
+    {ZYDIS_ISA_SET_AVX512BW_KOP, 7, 0, CPUID_EBX, 30},
+    {ZYDIS_ISA_SET_AVX512CD_128, 7, 0, CPUID_EBX, 28},
+    {ZYDIS_ISA_SET_AVX512CD_256, 7, 0, CPUID_EBX, 28},
+    {ZYDIS_ISA_SET_AVX512CD_512, 7, 0, CPUID_EBX, 28},
+    {ZYDIS_ISA_SET_AVX512_IFMA_128, 7, 0, CPUID_EBX, 21},
+    {ZYDIS_ISA_SET_AVX512_IFMA_256, 7, 0, CPUID_EBX, 21},
+    {ZYDIS_ISA_SET_AVX512_IFMA_512, 7, 0, CPUID_EBX, 21},
+    {ZYDIS_ISA_SET_AVX512_VBMI_128, 7, 0, CPUID_ECX, 1},
+    {ZYDIS_ISA_SET_AVX512_VBMI_256, 7, 0, CPUID_ECX, 1},
+    {ZYDIS_ISA_SET_AVX512_VBMI_512, 7, 0, CPUID_ECX, 1},
+    {ZYDIS_ISA_SET_AVX512_VBMI2_128, 7, 0, CPUID_ECX, 6},
+    {ZYDIS_ISA_SET_AVX512_VBMI2_256, 7, 0, CPUID_ECX, 6},
+    {ZYDIS_ISA_SET_AVX512_VBMI2_512, 7, 0, CPUID_ECX, 6},
+    {ZYDIS_ISA_SET_AVX512_GFNI_128, 7, 0, CPUID_ECX, 8},
+    {ZYDIS_ISA_SET_AVX512_GFNI_256, 7, 0, CPUID_ECX, 8},
+    {ZYDIS_ISA_SET_AVX512_GFNI_512, 7, 0, CPUID_ECX, 8},
+    {ZYDIS_ISA_SET_AVX512_VAES_128, 7, 0, CPUID_ECX, 9},
+    {ZYDIS_ISA_SET_AVX512_VAES_256, 7, 0, CPUID_ECX, 9},
+    {ZYDIS_ISA_SET_AVX512_VAES_512, 7, 0, CPUID_ECX, 9},
+    {ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_128, 7, 0, CPUID_ECX, 10},
+    {ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_256, 7, 0, CPUID_ECX, 10},
+    {ZYDIS_ISA_SET_AVX512_VPCLMULQDQ_512, 7, 0, CPUID_ECX, 10},
+    {ZYDIS_ISA_SET_AVX512_VNNI_128, 7, 0, CPUID_ECX, 11},
+    {ZYDIS_ISA_SET_AVX512_VNNI_256, 7, 0, CPUID_ECX, 11},
+    {ZYDIS_ISA_SET_AVX512_VNNI_512, 7, 0, CPUID_ECX, 11},
+    {ZYDIS_ISA_SET_AVX512_BITALG_128, 7, 0, CPUID_ECX, 12},
+    {ZYDIS_ISA_SET_AVX512_BITALG_256, 7, 0, CPUID_ECX, 12},
+    {ZYDIS_ISA_SET_AVX512_BITALG_512, 7, 0, CPUID_ECX, 12},
+    {ZYDIS_ISA_SET_AVX512_VPOPCNTDQ_128, 7, 0, CPUID_ECX, 14},
+    {ZYDIS_ISA_SET_AVX512_VPOPCNTDQ_256, 7, 0, CPUID_ECX, 14},
+    {ZYDIS_ISA_SET_AVX512_VPOPCNTDQ_512, 7, 0, CPUID_ECX, 14},
+    {ZYDIS_ISA_SET_AVX512_BF16_128, 7, 1, CPUID_EAX, 5},
+    {ZYDIS_ISA_SET_AVX512_BF16_256, 7, 1, CPUID_EAX, 5},
+    {ZYDIS_ISA_SET_AVX512_BF16_512, 7, 1, CPUID_EAX, 5},
 };
+
+/* A host without AVX512VL is not offered AVX-512 at all, so lengths below 512 go with the rest. */
+_Bool vec_is_avx512(const ZydisDecodedInstruction *zi)
+{
+	return zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ||
+	       zi->meta.isa_set == ZYDIS_ISA_SET_AVX512F_KOP ||
+	       zi->meta.isa_set == ZYDIS_ISA_SET_AVX512BW_KOP ||
+	       zi->meta.isa_set == ZYDIS_ISA_SET_AVX512DQ_KOP;
+}
 
 _Bool vec_feature(const struct cpuid_policy *policy, const ZydisDecodedInstruction *zi)
 {
 	_Bool vex = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX;
 
+	if (vec_is_avx512(zi) && !cpuid_has(policy, 7, 0, CPUID_EBX, 16))
+		return 0;
 	/* Likewise BSF without BMI1. */
 	if (zi->mnemonic == ZYDIS_MNEMONIC_TZCNT)
 		return 1;
@@ -93,6 +154,8 @@ enum vec_class vec_class_of(const ZydisDecodedInstruction *zi, const ZydisDecode
 	case ZYDIS_ISA_SET_SSE_PREFETCH: return VEC_INT;
 	default: break;
 	}
+	if (vec_is_avx512(zi))
+		return VEC_AVX512;
 	if (zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX)
 		return VEC_AVX;
 	switch (zi->mnemonic) {
@@ -130,6 +193,7 @@ void vec_refuse(struct soft_cpu *cpu, enum vec_class class)
 	case VEC_AVX:
 		ud = !(s->cr4 & X86_CR4_OSXSAVE) || (~s->xcr0 & (X86_XCR0_SSE | X86_XCR0_AVX));
 		break;
+	case VEC_AVX512: ud = !(s->cr4 & X86_CR4_OSXSAVE) || (~s->xcr0 & VEC_XCR0_512); break;
 	case VEC_XSAVE: ud = !(s->cr4 & X86_CR4_OSXSAVE); break;
 	default: break;
 	}

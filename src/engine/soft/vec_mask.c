@@ -65,7 +65,7 @@ static void vec_maskmov_load(struct soft_cpu *cpu, const struct insn *i)
 {
 	unsigned size = element_size(i), total = operand_size(i), len;
 	const uint8_t *mask = cpu->s.fpu.vec[i->r2];
-	uint8_t data[32] = {0};
+	uint8_t data[64] = {0};
 	uint64_t lin;
 
 	vec_check(cpu, VEC_AVX);
@@ -146,8 +146,8 @@ static void vec_gather(struct soft_cpu *cpu, const struct insn *i)
 		memcpy(dst + n * es, v, es);
 		memset(mask + n * es, 0, es);
 	}
-	memset(mask, 0, 32);
-	memset(dst + count * es, 0, 32 - count * es);
+	memset(mask, 0, 64);
+	memset(dst + count * es, 0, 64 - count * es);
 }
 
 static uint8_t number(const ZydisDecodedOperand *op)

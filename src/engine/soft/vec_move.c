@@ -3,15 +3,15 @@
 
 /*
  * r1 and r2 are vector register numbers here (r2 a general register's offset for MOVD and MOVQ);
- * aux as elsewhere. VEX forms clear the rest of the destination; bits above 255 are always 0.
+ * aux as elsewhere. VEX forms clear the rest of the destination, all 512 bits.
  */
 static ALWAYS_INLINE void *xmm(struct soft_cpu *cpu, unsigned n)
 {
 	return cpu->s.fpu.vec[n];
 }
-static ALWAYS_INLINE void vec_clear_upper(struct soft_cpu *cpu, unsigned n)
+static ALWAYS_INLINE void vec_clear_upper(struct soft_cpu *cpu, unsigned n, unsigned from)
 {
-	memset(cpu->s.fpu.vec[n] + 16, 0, 16);
+	memset(cpu->s.fpu.vec[n] + from, 0, 64 - from);
 }
 
 static ALWAYS_INLINE void vec_move_align(struct soft_cpu *cpu, const struct insn *i, uint64_t lin,
@@ -28,8 +28,8 @@ static ALWAYS_INLINE void vec_move_align(struct soft_cpu *cpu, const struct insn
 		vec_check(cpu, class);                                                             \
 		memcpy(t, xmm(cpu, i->r2), size);                                                  \
 		memcpy(xmm(cpu, i->r1), t, size);                                                  \
-		if (vex && size == 16)                                                             \
-			vec_clear_upper(cpu, i->r1);                                               \
+		if (vex)                                                                           \
+			vec_clear_upper(cpu, i->r1, size);                                         \
 	}                                                                                          \
 	static void name##_load(struct soft_cpu *cpu, const struct insn *i)                        \
 	{                                                                                          \
@@ -38,8 +38,8 @@ static ALWAYS_INLINE void vec_move_align(struct soft_cpu *cpu, const struct insn
 		lin = soft_lin(cpu, i, size, 0);                                                   \
 		vec_move_align(cpu, i, lin, size);                                                 \
 		soft_load_vec(cpu, i->seg, lin, xmm(cpu, i->r1), size);                            \
-		if (vex && size == 16)                                                             \
-			vec_clear_upper(cpu, i->r1);                                               \
+		if (vex)                                                                           \
+			vec_clear_upper(cpu, i->r1, size);                                         \
 	}                                                                                          \
 	static void name##_store(struct soft_cpu *cpu, const struct insn *i)                       \
 	{                                                                                          \
@@ -62,7 +62,7 @@ VEC_MOVE(vec_move_avx256, VEC_AVX, 32, 1)
 		v[0] = soft_read##bits(cpu, i->seg, soft_lin(cpu, i, bits / 8, 0));                \
 		memcpy(xmm(cpu, i->r1), v, 16);                                                    \
 		if (vex)                                                                           \
-			vec_clear_upper(cpu, i->r1);                                               \
+			vec_clear_upper(cpu, i->r1, 16);                                           \
 	}                                                                                          \
 	static void name##_store(struct soft_cpu *cpu, const struct insn *i)                       \
 	{                                                                                          \
@@ -78,7 +78,7 @@ VEC_MOVE(vec_move_avx256, VEC_AVX, 32, 1)
 		v[0] = insn_gpr##bits(cpu, i->r2);                                                 \
 		memcpy(xmm(cpu, i->r1), v, 16);                                                    \
 		if (vex)                                                                           \
-			vec_clear_upper(cpu, i->r1);                                               \
+			vec_clear_upper(cpu, i->r1, 16);                                           \
 	}                                                                                          \
 	static void name##_to_gpr(struct soft_cpu *cpu, const struct insn *i)                      \
 	{                                                                                          \
@@ -108,14 +108,14 @@ static void vec_zeroupper(struct soft_cpu *cpu, const struct insn *i)
 {
 	vec_check(cpu, VEC_AVX);
 	for (unsigned n = 0; n < (soft_is64(cpu) ? 16u : 8u); n++)
-		vec_clear_upper(cpu, n);
+		vec_clear_upper(cpu, n, 16);
 }
 
 static void vec_zeroall(struct soft_cpu *cpu, const struct insn *i)
 {
 	vec_check(cpu, VEC_AVX);
 	for (unsigned n = 0; n < (soft_is64(cpu) ? 16u : 8u); n++)
-		memset(cpu->s.fpu.vec[n], 0, 32);
+		memset(cpu->s.fpu.vec[n], 0, 64);
 }
 
 /* Which operand is what: vector register number, or -1. */

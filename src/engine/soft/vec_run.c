@@ -7,7 +7,7 @@
  * so that faults come before any change.
  */
 
-static COLD void vec_failed(struct soft_cpu *cpu, unsigned status)
+void vec_failed(struct soft_cpu *cpu, unsigned status)
 {
 	switch (status) {
 	case THUNK_MF: soft_raise(cpu, X86_VEC_MF);
@@ -155,6 +155,7 @@ VEC_HANDLERS(vec_mmx, VEC_MMX)
 VEC_HANDLERS(vec_sse, VEC_SSE)
 VEC_HANDLERS(vec_ssemmx, VEC_SSEMMX)
 VEC_HANDLERS(vec_avx, VEC_AVX)
+VEC_HANDLERS(vec_evex, VEC_AVX512)
 
 static void vec_wait(struct soft_cpu *cpu, const struct insn *i)
 {
@@ -262,6 +263,7 @@ insn_fn *vec_run_handler(enum vec_class class, _Bool reads, _Bool writes)
 	    [VEC_SSE] = {vec_sse_reg, vec_sse_load, vec_sse_store},
 	    [VEC_SSEMMX] = {vec_ssemmx_reg, vec_ssemmx_load, vec_ssemmx_store},
 	    [VEC_AVX] = {vec_avx_reg, vec_avx_load, vec_avx_store},
+	    [VEC_AVX512] = {vec_evex_reg, vec_evex_load, vec_evex_store},
 	};
 
 	return table[class][writes ? 2 : reads ? 1 : 0];

@@ -4,13 +4,16 @@
 #include "engine/engine.h"
 #include "engine/soft/core.h"
 
-#define XS_XMM	   160u
-#define XS_HEADER  512u
-#define XS_YMM	   576u /* in both formats: it is the first component after the legacy region */
-#define XS_END	   832u
-#define XS_COMPACT BIT64(63)
+#define XS_XMM	    160u
+#define XS_HEADER   512u
+#define XS_EXTENDED 576u  /* where components begin that the legacy region has no place for */
+#define XS_ROOM	    1024u /* the largest of them */
+#define XS_COMPACT  BIT64(63)
 
-#define XS_KNOWN (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX)
+enum { XS_FIRST = 2, XS_AVX = 2, XS_OPMASK = 5, XS_ZMM_HI, XS_ZMM_16 };
+_Static_assert(XS_ZMM_16 + 1 == VEC_XSAVE_PARTS, "components that are known");
+
+#define XS_KNOWN (X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX | X86_XCR0_AVX512)
 
 static uint32_t xs_mxcsr(const struct soft_cpu *cpu)
 {
@@ -159,8 +162,21 @@ static _Bool xs_all_zero(const uint8_t *p, size_t len)
 	return 1;
 }
 
-/* XINUSE: components that are not in their initial state (SDM1 13.6). */
-static uint64_t xs_in_use(const struct soft_cpu *cpu)
+/* Is any bit set in `count` pieces of `size` bytes, 64 apart? */
+static _Bool xs_any(const uint8_t *p, unsigned count, unsigned size)
+{
+	uint64_t any = 0, v;
+
+	for (unsigned n = 0; n < count; n++, p += 64) {
+		for (unsigned k = 0; k < size; k += 8) {
+			memcpy(&v, p + k, 8);
+			any |= v;
+		}
+	}
+	return any != 0;
+}
+
+uint64_t vec_in_use(const struct soft_cpu *cpu)
 {
 	const struct x86_fpu *f = &cpu->s.fpu;
 	uint64_t used = 0;
@@ -168,13 +184,70 @@ static uint64_t xs_in_use(const struct soft_cpu *cpu)
 	if (f->fx[0] != 0x7f || f->fx[1] != 3 || !xs_all_zero(f->fx + 2, X86_FX_MXCSR - 2) ||
 	    !xs_all_zero(f->fx + X86_FX_ST, 128))
 		used |= X86_XCR0_X87;
-	for (unsigned n = 0; n < 16; n++) {
-		if (!xs_all_zero(f->vec[n], 16))
-			used |= X86_XCR0_SSE;
-		if (!xs_all_zero(f->vec[n] + 16, 16))
-			used |= X86_XCR0_AVX;
-	}
+	if (xs_any(f->vec[0], 16, 16))
+		used |= X86_XCR0_SSE;
+	if (xs_any(f->vec[0] + 16, 16, 16))
+		used |= X86_XCR0_AVX;
+	if (!cpu->vec->avx512)
+		return used;
+	if (!xs_all_zero((const uint8_t *)f->k, sizeof(f->k)))
+		used |= BIT64(XS_OPMASK);
+	if (xs_any(f->vec[0] + 32, 16, 32))
+		used |= BIT64(XS_ZMM_HI);
+	if (xs_any(f->vec[16], 16, 64))
+		used |= BIT64(XS_ZMM_16);
 	return used;
+}
+
+/*
+ * Components behind the header. In the compacted form they follow each other in the order of their
+ * numbers, those that XCOMP_BV names (SDM1 13.4.3); else they are where CPUID says.
+ */
+static unsigned xs_offset(const struct soft_cpu *cpu, unsigned n, uint64_t layout)
+{
+	const struct vec_xsave *x = cpu->vec->xsave;
+	unsigned at = XS_EXTENDED;
+
+	if (!(layout & XS_COMPACT))
+		return x[n].offset;
+	for (unsigned k = XS_FIRST; k < n; k++) {
+		if (!(layout >> k & 1))
+			continue;
+		at = (x[k].align ? ALIGN_UP(at, 64u) : at) + x[k].size;
+	}
+	return x[n].align ? ALIGN_UP(at, 64u) : at;
+}
+
+static unsigned xs_end(const struct soft_cpu *cpu, uint64_t mask, uint64_t layout)
+{
+	unsigned end = XS_EXTENDED;
+
+	for (unsigned n = XS_FIRST; n < VEC_XSAVE_PARTS; n++) {
+		if (mask >> n & 1)
+			end = MAX(end, xs_offset(cpu, n, layout) + cpu->vec->xsave[n].size);
+	}
+	return end;
+}
+
+/* What a component holds: pieces of `size` bytes, `count` of them, 64 apart but for the masks, of
+ * which there is one piece. Outside of 64-bit mode the upper registers are left alone. */
+static uint8_t *xs_pieces(struct soft_cpu *cpu, unsigned n, unsigned *count, unsigned *size)
+{
+	struct x86_fpu *f = &cpu->s.fpu;
+
+	*count = xs_registers(cpu);
+	switch (n) {
+	case XS_AVX: *size = 16; return f->vec[0] + 16;
+	case XS_OPMASK:
+		*count = 1;
+		*size = 64;
+		return (uint8_t *)f->k;
+	case XS_ZMM_HI: *size = 32; return f->vec[0] + 32;
+	default:
+		*count = soft_is64(cpu) ? 16 : 0;
+		*size = 64;
+		return f->vec[16];
+	}
 }
 
 static uint64_t xs_area(struct soft_cpu *cpu, const struct insn *i, _Bool write)
@@ -182,18 +255,19 @@ static uint64_t xs_area(struct soft_cpu *cpu, const struct insn *i, _Bool write)
 	uint64_t lin;
 
 	vec_check(cpu, VEC_XSAVE);
-	lin = soft_lin(cpu, i, XS_YMM, write);
+	lin = soft_lin(cpu, i, XS_EXTENDED, write);
 	if (lin & 63)
 		soft_raise_err(cpu, X86_VEC_GP, 0);
 	return lin;
 }
 
-/* Writes the components of `mask`, MXCSR if asked; everything has been probed. */
+/* Writes the components of `mask`, MXCSR if asked; everything has been probed. `layout` is what
+ * goes to XCOMP_BV. */
 static void xs_store(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, uint64_t mask,
-		     _Bool mxcsr)
+		     uint64_t layout, _Bool mxcsr)
 {
 	unsigned regs = xs_registers(cpu);
-	uint8_t image[XS_END];
+	uint8_t image[XS_ROOM];
 
 	if (mask & X86_XCR0_X87) {
 		xs_put_x87(cpu, image, i->aux & VEC_WIDE);
@@ -204,25 +278,33 @@ static void xs_store(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, u
 		xs_put_mxcsr(cpu, image);
 		soft_store(cpu, i->seg, lin + X86_FX_MXCSR, image + X86_FX_MXCSR, 8);
 	}
-	for (unsigned n = 0; n < regs; n++) {
-		memcpy(image + XS_XMM + n * 16, cpu->s.fpu.vec[n], 16);
-		memcpy(image + XS_YMM + n * 16, cpu->s.fpu.vec[n] + 16, 16);
+	if (mask & X86_XCR0_SSE) {
+		for (unsigned n = 0; n < regs; n++)
+			memcpy(image + n * 16, cpu->s.fpu.vec[n], 16);
+		soft_store(cpu, i->seg, lin + XS_XMM, image, regs * 16);
 	}
-	if (mask & X86_XCR0_SSE)
-		soft_store(cpu, i->seg, lin + XS_XMM, image + XS_XMM, regs * 16);
-	if (mask & X86_XCR0_AVX)
-		soft_store(cpu, i->seg, lin + XS_YMM, image + XS_YMM, regs * 16);
+	for (unsigned n = XS_FIRST; n < VEC_XSAVE_PARTS; n++) {
+		unsigned count, size;
+		const uint8_t *from = xs_pieces(cpu, n, &count, &size);
+
+		if (!(mask >> n & 1) || !count)
+			continue;
+		for (unsigned k = 0; k < count; k++)
+			memcpy(image + k * size, from + k * 64, size);
+		soft_store(cpu, i->seg, lin + xs_offset(cpu, n, layout), image, count * size);
+	}
 }
 
 /* XSAVE, and XSAVEOPT with its init optimization; the modified optimization, which a CPU may make,
  * is not made. */
 static void xs_save(struct soft_cpu *cpu, const struct insn *i, _Bool optimize)
 {
-	uint64_t lin = xs_area(cpu, i, 1), mask = xs_requested(cpu), used = xs_in_use(cpu), bv;
+	uint64_t lin = xs_area(cpu, i, 1), mask = xs_requested(cpu), used = vec_in_use(cpu), bv;
 
-	xs_probe_area(cpu, i, lin, mask & X86_XCR0_AVX ? XS_END : XS_YMM);
+	xs_probe_area(cpu, i, lin, xs_end(cpu, mask, 0));
 	bv = soft_read64(cpu, i->seg, lin + XS_HEADER);
-	xs_store(cpu, i, lin, optimize ? mask & used : mask, mask & (X86_XCR0_SSE | X86_XCR0_AVX));
+	xs_store(cpu, i, lin, optimize ? mask & used : mask, 0,
+		 mask & (X86_XCR0_SSE | X86_XCR0_AVX));
 	soft_write64(cpu, i->seg, lin + XS_HEADER, (bv & ~mask) | (mask & used));
 }
 
@@ -237,12 +319,12 @@ static void vec_xsaveopt(struct soft_cpu *cpu, const struct insn *i)
 
 static void vec_xsavec(struct soft_cpu *cpu, const struct insn *i)
 {
-	uint64_t lin = xs_area(cpu, i, 1), mask = xs_requested(cpu), used = xs_in_use(cpu);
+	uint64_t lin = xs_area(cpu, i, 1), mask = xs_requested(cpu), used = vec_in_use(cpu);
 
 	if (xs_mxcsr(cpu) != 0x1f80)
 		used |= X86_XCR0_SSE;
-	xs_probe_area(cpu, i, lin, mask & X86_XCR0_AVX ? XS_END : XS_YMM);
-	xs_store(cpu, i, lin, mask & used, mask & used & X86_XCR0_SSE);
+	xs_probe_area(cpu, i, lin, xs_end(cpu, mask, mask | XS_COMPACT));
+	xs_store(cpu, i, lin, mask & used, mask | XS_COMPACT, mask & used & X86_XCR0_SSE);
 	soft_write64(cpu, i->seg, lin + XS_HEADER, mask & used);
 	soft_write64(cpu, i->seg, lin + XS_HEADER + 8, mask | XS_COMPACT);
 }
@@ -263,15 +345,27 @@ static _Bool xs_header_ok(const struct soft_cpu *cpu, const uint8_t *header)
 	return !(bv & ~cpu->s.xcr0) && xs_all_zero(header + 8, 16);
 }
 
-static void xs_load_vectors(struct soft_cpu *cpu, const uint8_t *from, unsigned half)
+/* From where soft_load has put it, or the initial state. */
+static void xs_load(struct soft_cpu *cpu, unsigned n, const uint8_t *from)
+{
+	unsigned count, size;
+	uint8_t *to = xs_pieces(cpu, n, &count, &size);
+
+	for (unsigned k = 0; k < count; k++) {
+		if (from)
+			memcpy(to + k * 64, from + k * size, size);
+		else
+			memset(to + k * 64, 0, size);
+	}
+}
+
+static void xs_load_xmm(struct soft_cpu *cpu, const uint8_t *from)
 {
 	for (unsigned n = 0; n < xs_registers(cpu); n++) {
-		uint8_t *to = cpu->s.fpu.vec[n] + half;
-
 		if (from)
-			memcpy(to, from + n * 16, 16);
+			memcpy(cpu->s.fpu.vec[n], from + n * 16, 16);
 		else
-			memset(to, 0, 16);
+			memset(cpu->s.fpu.vec[n], 0, 16);
 	}
 }
 
@@ -279,19 +373,25 @@ static void vec_xrstor(struct soft_cpu *cpu, const struct insn *i)
 {
 	uint64_t lin = xs_area(cpu, i, 0), mask = xs_requested(cpu), bv, comp;
 	uint32_t mxcsr = xs_mxcsr(cpu);
-	uint8_t image[XS_END];
+	uint8_t image[XS_EXTENDED], part[VEC_XSAVE_PARTS][XS_ROOM];
 	_Bool compact;
 
 	soft_probe(cpu, i->seg, lin, 1, 0);
 	soft_probe(cpu, i->seg, lin + XS_HEADER, 1, 0);
-	soft_load(cpu, i->seg, lin, image, XS_YMM);
+	soft_load(cpu, i->seg, lin, image, XS_EXTENDED);
 	if (!xs_header_ok(cpu, image + XS_HEADER))
 		soft_raise_err(cpu, X86_VEC_GP, 0);
 	memcpy(&bv, image + XS_HEADER, 8);
 	memcpy(&comp, image + XS_HEADER + 8, 8);
 	compact = comp & XS_COMPACT;
-	if (mask & bv & X86_XCR0_AVX)
-		soft_load(cpu, i->seg, lin + XS_YMM, image + XS_YMM, xs_registers(cpu) * 16);
+	for (unsigned n = XS_FIRST; n < VEC_XSAVE_PARTS; n++) {
+		unsigned count, size;
+
+		xs_pieces(cpu, n, &count, &size);
+		if ((mask & bv) >> n & 1 && count)
+			soft_load(cpu, i->seg, lin + xs_offset(cpu, n, comp), part[n],
+				  count * size);
+	}
 	/* The standard form loads MXCSR whatever XSTATE_BV says. */
 	if (compact ? mask & bv & X86_XCR0_SSE : mask & (X86_XCR0_SSE | X86_XCR0_AVX))
 		memcpy(&mxcsr, image + X86_FX_MXCSR, 4);
@@ -310,9 +410,10 @@ static void vec_xrstor(struct soft_cpu *cpu, const struct insn *i)
 		}
 	}
 	if (mask & X86_XCR0_SSE)
-		xs_load_vectors(cpu, bv & X86_XCR0_SSE ? image + XS_XMM : NULL, 0);
-	if (mask & X86_XCR0_AVX)
-		xs_load_vectors(cpu, bv & X86_XCR0_AVX ? image + XS_YMM : NULL, 16);
+		xs_load_xmm(cpu, bv & X86_XCR0_SSE ? image + XS_XMM : NULL);
+	for (unsigned n = XS_FIRST; n < VEC_XSAVE_PARTS; n++)
+		if (mask >> n & 1)
+			xs_load(cpu, n, bv >> n & 1 ? part[n] : NULL);
 }
 
 static ALWAYS_INLINE void xs_ldmxcsr(struct soft_cpu *cpu, const struct insn *i,

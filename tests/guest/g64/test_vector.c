@@ -493,6 +493,110 @@ TEST_SSE(vector, a_gather_stops_at_a_fault_with_its_progress_and_goes_on)
 	check_eq(out[7], 0);
 }
 
+static uint8_t wide_image[4096] __attribute__((aligned(64)));
+
+static void avx512_on(void)
+{
+	uint32_t r[4];
+
+	avx_on();
+	cpuid(7, 0, r);
+	if (!(r[1] >> 16 & 1))
+		test_skip("no AVX-512");
+	xsetbv(0, 0xe7);
+	memset(wide_image, 0, sizeof(wide_image));
+}
+
+/* Bytes, so that the test needs no assembler and no compiler that knows AVX-512. */
+#define VPADDD_ZMM31_ZMM1_ZMM1 ".byte 0x62, 0x61, 0x75, 0x48, 0xfe, 0xf9\n"
+#define KMOVW_K1_EAX	       ".byte 0xc5, 0xf8, 0x92, 0xc8\n"
+#define KMOVW_EAX_K1	       ".byte 0xc5, 0xf8, 0x93, 0xc1\n"
+#define VMOVDQU32_LOAD	       ".byte 0x62, 0xf1, 0x7e, 0xc9, 0x6f, 0x13\n" /* zmm2{k1}{z}, [rbx] */
+#define VMOVDQU32_STORE	       ".byte 0x62, 0xf1, 0x7e, 0x49, 0x7f, 0x13\n" /* [rbx]{k1}, zmm2 */
+#define VMOVDQU32_UNCHOSEN     ".byte 0x62, 0xf1, 0x7e, 0x48, 0x7f, 0x13\n" /* [rbx], zmm2 */
+
+TEST_SSE(vector, avx512_needs_all_of_its_state_in_xcr0)
+{
+	avx512_on();
+	CATCH(__asm__ volatile(VPADDD_ZMM31_ZMM1_ZMM1));
+	check_no_fault();
+	CATCH(xsetbv(0, 0x67));
+	check_fault(V_GP, 0);
+	CATCH(xsetbv(0, 0xe3)); /* without AVX */
+	check_fault(V_GP, 0);
+	xsetbv(0, 7);
+	CATCH(__asm__ volatile(VPADDD_ZMM31_ZMM1_ZMM1));
+	check_fault(V_UD, 0);
+	CATCH(__asm__ volatile(KMOVW_K1_EAX));
+	check_fault(V_UD, 0);
+	xsetbv(0, 0xe7);
+	write_cr0(read_cr0() | CR0_TS);
+	CATCH(__asm__ volatile(KMOVW_K1_EAX));
+	check_fault(V_NM, 0);
+}
+
+TEST_SSE(vector, avx512_masks_choose_which_elements_fault)
+{
+	uint8_t *page = last_page();
+	uint32_t *end = (uint32_t *)(page + 0xff0);
+	uint64_t at = FREE_VA + 0xff0;
+
+	avx512_on();
+	end[0] = 11;
+	end[3] = 44;
+	CATCH(__asm__ volatile(KMOVW_K1_EAX VMOVDQU32_LOAD : : "a"(9), "b"(at)));
+	check_no_fault();
+	__asm__ volatile(VMOVDQU32_UNCHOSEN : : "b"(wide_image) : "memory");
+	check_eq(((uint32_t *)wide_image)[0], 11);
+	check_eq(((uint32_t *)wide_image)[1], 0);
+	check_eq(((uint32_t *)wide_image)[3], 44);
+	CATCH(__asm__ volatile(KMOVW_K1_EAX VMOVDQU32_LOAD : : "a"(0x21), "b"(at)));
+	check_fault(V_PF, 0);
+	check_eq(fault.cr2 & ~0xfffull, FREE_VA + 0x1000);
+	end[1] = 22;
+	CATCH(__asm__ volatile(KMOVW_K1_EAX VMOVDQU32_STORE : : "a"(0x11), "b"(at) : "memory"));
+	check_fault(V_PF, 2);
+	check_eq(end[0], 11);
+	CATCH(__asm__ volatile(KMOVW_K1_EAX VMOVDQU32_STORE : : "a"(8), "b"(at) : "memory"));
+	check_no_fault();
+	check_eq(end[1], 22);
+	check_eq(end[3], 44);
+}
+
+TEST_SSE(vector, xsave_carries_avx512_where_cpuid_says)
+{
+	uint32_t r[4], mask, k, wide;
+
+	avx512_on();
+	cpuid(0xd, 0, r);
+	check_eq(r[0] & 0xe7, 0xe7);
+	check_eq(r[1] >= 2432, 1);
+	cpuid(0xd, 5, r);
+	k = r[1];
+	check_eq(r[0], 64);
+	cpuid(0xd, 7, r);
+	wide = r[1];
+	check_eq(r[0], 1024);
+	__asm__ volatile("vpcmpeqd %%xmm1, %%xmm1, %%xmm1\n" VPADDD_ZMM31_ZMM1_ZMM1 KMOVW_K1_EAX
+			 :
+			 : "a"(0x1234));
+	__asm__ volatile("xsave %0" : "=m"(wide_image) : "a"(0xe7), "d"(0) : "memory");
+	check_eq(*(uint64_t *)(wide_image + 512) & 0xa0, 0xa0);
+	check_eq(*(uint64_t *)(wide_image + k + 8), 0x1234);
+	check_eq(*(uint32_t *)(wide_image + wide + 15 * 64), 0xfffffffe);
+	check_eq(*(uint32_t *)(wide_image + wide + 15 * 64 + 16), 0);
+	*(uint64_t *)(wide_image + k + 8) = 0x4321;
+	__asm__ volatile("xrstor %1\n" KMOVW_EAX_K1
+			 : "=a"(mask)
+			 : "m"(wide_image), "0"(0xe7), "d"(0));
+	check_eq(mask, 0x4321);
+	*(uint64_t *)(wide_image + 512) = 0;
+	__asm__ volatile("xrstor %1\n" KMOVW_EAX_K1
+			 : "=a"(mask)
+			 : "m"(wide_image), "0"(0xe7), "d"(0));
+	check_eq(mask, 0);
+}
+
 TEST_SSE(vector, pcmpistri_and_crc32_work_on_unaligned_memory)
 {
 	uint32_t at, r[4];
