@@ -355,18 +355,26 @@ static _Bool states_equal(struct soft_cpu *cpu, const struct ls_end *end)
 
 /* Passes */
 
+/* What is left of a block that ends at `end`, from rip on; another block may go beyond. */
+static _Bool rest_run(struct soft_cpu *cpu, struct soft_block *b, uint64_t end)
+{
+	return soft_block_part(cpu, b, (unsigned)(end - cpu->s.rip));
+}
+
 /* Host code of the block at rip. It may leave within it, for example after it dropped code; the
- * interpreter may not, so what is left of the block is executed as well. True: a new look. */
+ * interpreter may not, so what is left of the block is executed as well, and no more than that.
+ * True: a new look. */
 static _Bool host_run(struct soft_cpu *cpu, const uint8_t *code)
 {
 	const struct ls_state *before = &cpu->lockstep->before;
 	uint64_t start = ls_cpu(before)->s.rip;
 	unsigned bytes = cpu->lockstep->block_bytes;
+	uint64_t end = start + bytes;
 
 	for (unsigned pieces = 0;; pieces++) {
 		enum trans_exit left = trans_enter(cpu, code);
 		if (left == TRANS_REFUSED)
-			return soft_block_run(cpu, soft_cache_lookup(cpu));
+			return rest_run(cpu, soft_cache_lookup(cpu), end);
 		if (left == TRANS_STATE)
 			return 1;
 		/* It may as well be a branch to there: then the interpreter follows. */
@@ -374,9 +382,9 @@ static _Bool host_run(struct soft_cpu *cpu, const uint8_t *code)
 			return 0;
 		cpu->trans_link = 0;
 		struct soft_block *b = soft_cache_lookup(cpu);
-		code = trans_code(cpu, b);
+		code = b->bytes > end - cpu->s.rip ? NULL : trans_code(cpu, b);
 		if (!code)
-			return soft_block_run(cpu, b);
+			return rest_run(cpu, b, end);
 	}
 }
 

@@ -259,6 +259,26 @@ _Bool soft_block_run(struct soft_cpu *cpu, struct soft_block *b)
 	return !!(b->flags & INSN_STATE);
 }
 
+_Bool soft_block_part(struct soft_cpu *cpu, struct soft_block *b, unsigned bytes)
+{
+	uint64_t rip = cpu->s.rip, start = rip;
+
+	if (bytes >= b->bytes)
+		return soft_block_run(cpu, b);
+	b = soft_block_ready(cpu, b);
+	cpu->block_rip = rip;
+	cpu->cache->current = b;
+	for (const struct insn *i = b->insn; rip - start < bytes; i++) {
+		cpu->s.rip = rip;
+		rip += i->len;
+		i->fn(cpu, i);
+		cpu->stats.retired++;
+	}
+	cpu->s.rip = soft_is64(cpu) ? rip : (uint32_t)rip;
+	cpu->cache->current = NULL;
+	return 0;
+}
+
 /* With a debugger's breakpoints set: executes one whole block in which none lies. */
 static _Bool debug_block(struct soft_cpu *cpu)
 {
