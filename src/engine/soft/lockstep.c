@@ -295,9 +295,16 @@ void lockstep_record(struct soft_cpu *cpu, const struct soft_io *io)
 
 _Bool ls_fpu_equal(const struct x86_fpu *a, const struct x86_fpu *b)
 {
+	uint64_t differ = 0;
+
+	for (unsigned i = 0; i < 16; i++) {
+		uint64_t x[4], y[4];
+		memcpy(x, a->vec[i], 32);
+		memcpy(y, b->vec[i], 32);
+		differ |= (x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]);
+	}
 	/* The mask of MXCSR's bits is no state. */
-	return !memcmp(a->vec, b->vec, sizeof(a->vec)) && !memcmp(a->k, b->k, sizeof(a->k)) &&
-	       !memcmp(a->fx, b->fx, X86_FX_MASK) &&
+	return !differ && !memcmp(a->fx, b->fx, X86_FX_MASK) &&
 	       !memcmp(a->fx + X86_FX_ST, b->fx + X86_FX_ST, 128);
 }
 
@@ -355,26 +362,18 @@ static _Bool states_equal(struct soft_cpu *cpu, const struct ls_end *end)
 
 /* Passes */
 
-/* What is left of a block that ends at `end`, from rip on; another block may go beyond. */
-static _Bool rest_run(struct soft_cpu *cpu, struct soft_block *b, uint64_t end)
-{
-	return soft_block_part(cpu, b, (unsigned)(end - cpu->s.rip));
-}
-
 /* Host code of the block at rip. It may leave within it, for example after it dropped code; the
- * interpreter may not, so what is left of the block is executed as well, and no more than that.
- * True: a new look. */
+ * interpreter may not, so what is left of the block is executed as well. True: a new look. */
 static _Bool host_run(struct soft_cpu *cpu, const uint8_t *code)
 {
 	const struct ls_state *before = &cpu->lockstep->before;
 	uint64_t start = ls_cpu(before)->s.rip;
 	unsigned bytes = cpu->lockstep->block_bytes;
-	uint64_t end = start + bytes;
 
 	for (unsigned pieces = 0;; pieces++) {
 		enum trans_exit left = trans_enter(cpu, code);
 		if (left == TRANS_REFUSED)
-			return rest_run(cpu, soft_cache_lookup(cpu), end);
+			return soft_block_run(cpu, soft_cache_lookup(cpu));
 		if (left == TRANS_STATE)
 			return 1;
 		/* It may as well be a branch to there: then the interpreter follows. */
@@ -382,15 +381,25 @@ static _Bool host_run(struct soft_cpu *cpu, const uint8_t *code)
 			return 0;
 		cpu->trans_link = 0;
 		struct soft_block *b = soft_cache_lookup(cpu);
-		code = b->bytes > end - cpu->s.rip ? NULL : trans_code(cpu, b);
+		code = trans_code(cpu, b);
 		if (!code)
-			return rest_run(cpu, b, end);
+			return soft_block_run(cpu, b);
 	}
 }
 
+/* The interpreter, where it was followed to: the next block, but not beyond where host code is. */
+static _Bool follow_run(struct soft_cpu *cpu)
+{
+	struct soft_block *b = soft_cache_lookup(cpu);
+	uint64_t left = ls_cpu(&cpu->lockstep->host)->s.rip - cpu->s.rip;
+
+	return left && left < b->bytes ? soft_block_part(cpu, b, (unsigned)left)
+				       : soft_block_run(cpu, b);
+}
+
 /* One pass: by host code, or the interpreter's when there is none; ends as the block does, or by a
- * jump. */
-static struct ls_end pass(struct soft_cpu *cpu, const uint8_t *code)
+ * jump. `follow`: not the interpreter's first. */
+static struct ls_end pass(struct soft_cpu *cpu, const uint8_t *code, _Bool follow)
 {
 	struct ls_end end = {JMP_NONE, 1};
 	jmp_buf outer;
@@ -399,9 +408,10 @@ static struct ls_end pass(struct soft_cpu *cpu, const uint8_t *code)
 	int why = _setjmp(cpu->jmp);
 	if (why)
 		end.why = (enum soft_jmp)why;
+	else if (code)
+		end.state = host_run(cpu, code);
 	else
-		end.state =
-		    code ? host_run(cpu, code) : soft_block_run(cpu, soft_cache_lookup(cpu));
+		end.state = follow ? follow_run(cpu) : soft_block_run(cpu, soft_cache_lookup(cpu));
 	memcpy(&cpu->jmp, &outer, sizeof(outer));
 	return end;
 }
@@ -423,7 +433,7 @@ static void host_pass(struct soft_cpu *cpu, const uint8_t *code, enum ls_mode mo
 	struct soft_lockstep *ls = cpu->lockstep;
 
 	log_begin(ls, 0, mode);
-	ls->host_end = pass(cpu, code);
+	ls->host_end = pass(cpu, code, 0);
 	ls->site = ls->host_end.why ? 0 : cpu->trans_link;
 	state_take(cpu, &ls->host);
 	if (!ls_fpu_equal(&ls->fpu_host, &cpu->s.fpu))
@@ -432,14 +442,15 @@ static void host_pass(struct soft_cpu *cpu, const uint8_t *code, enum ls_mode mo
 	state_put(cpu, &ls->before, &ls->fpu_before);
 }
 
-/* Host code may have gone through several blocks; or the interpreter through a part of one. */
+/* Host code may have gone through several blocks, or into the next one after it had left a full one
+ * in the middle; or the interpreter through a part of one. */
 static _Bool interp_pass(struct soft_cpu *cpu, struct ls_end *end)
 {
 	struct soft_lockstep *ls = cpu->lockstep;
 
 	log_begin(ls, 1, LS_AGAIN);
 	for (unsigned i = 0; i < FOLLOW; i++) {
-		*end = pass(cpu, NULL);
+		*end = pass(cpu, NULL, i > 0);
 		if (LIKELY(states_equal(cpu, end) && logs_equal(cpu)))
 			return 1;
 		if (!i) {
