@@ -88,8 +88,11 @@ static _Bool region_free(struct soft_cpu *cpu, uint64_t base)
 }
 
 /* Translated code is right as well: only who asked for helpers is told. */
-static void refused_tell(const struct soft_cpu *cpu, const char *why)
+static void helpers_refuse(struct soft_cpu *cpu, const char *why)
 {
+	cpu->direct->refused = 1;
+	cpu->stats.direct_refused = 1;
+	cpu->direct->why = why;
 	log_msg(cpu->engine->base.cfg.soft_named ? LOG_WARN : LOG_INFO,
 		"CPU %u: %s: user code is translated instead", cpu->base.index, why);
 }
@@ -99,16 +102,17 @@ static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
 	struct soft_direct *d = cpu->direct;
 	const char *why;
 
+	if (d->killed > KILLED_MAX) {
+		helpers_refuse(cpu, "too many helper processes have ended");
+		return 0;
+	}
 	if (s->helper.pid && !region_free(cpu, s->helper.base))
 		direct_helper_kill(&s->helper);
 	for (unsigned tries = 0; !s->helper.pid; tries++) {
 		if (tries == 4)
 			return 0;
 		if (direct_helper_start(cpu, &s->helper, cpu->engine->ram.fd, &d->code, &why)) {
-			d->refused = 1;
-			cpu->stats.direct_refused = 1;
-			d->why = why;
-			refused_tell(cpu, why);
+			helpers_refuse(cpu, why);
 			return 0;
 		}
 		cpu->stats.direct_helpers++;
@@ -221,12 +225,7 @@ _Bool direct_run(struct soft_cpu *cpu)
 			log_guest("CPU %u: a helper process has ended, and with it a program of "
 				  "the guest",
 				  cpu->base.index);
-			if (++d->killed > KILLED_MAX) {
-				d->refused = 1;
-				cpu->stats.direct_refused = 1;
-				d->why = "too many helper processes have ended";
-				refused_tell(cpu, d->why);
-			}
+			d->killed++;
 			soft_raise_err(cpu, X86_VEC_GP, 0);
 		}
 		d->once = 1; /* unless it is found below that the helper can go on */

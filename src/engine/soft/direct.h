@@ -36,7 +36,9 @@ struct direct_helper {
 	uint32_t go;	   /* what it must tell of its next stop; never 0 */
 	uint32_t pool[64]; /* random numbers for that, of which `pooled` are left */
 	unsigned pooled;
+	int number;	      /* the process in /proc, which may count others than we do; 0: ? */
 	uint64_t frame;	      /* offset in the shared part of the frame it stopped with */
+	uint64_t top;	      /* ... of the frames of signals on an empty signal stack */
 	uint64_t uc_flags;    /* of a frame that the kernel made, and ... */
 	uint8_t software[48]; /* ... what it says there of its XSAVE image */
 	uint16_t cs, ss;      /* as it stopped */
@@ -122,6 +124,9 @@ _Bool direct_run(struct soft_cpu *cpu);
 int direct_helper_start(const struct soft_cpu *cpu, struct direct_helper *h, int ram, int *code,
 			const char **why);
 void direct_helper_kill(struct direct_helper *h);
+/* Does the helper, which has told of a stop, wait in the handler of a signal, as the host's kernel
+ * knows and not as the helper says? 0: no; -1: there is no telling. */
+int direct_helper_waits(const struct direct_helper *h);
 /* Lets the helper do `ops`, take over the registers in its frame and run, until it stops. */
 void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
 		       unsigned ops);
@@ -150,6 +155,8 @@ void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h);
  * the vector state that is needed. */
 int direct_regs_learn(const struct soft_cpu *cpu, struct direct_helper *h);
 int direct_regs_in(struct soft_cpu *cpu, struct direct_helper *h, struct direct_exit *exit);
+/* Is the frame one that a signal to code outside of the stub has left? */
+_Bool direct_regs_whole(const struct direct_helper *h);
 /* Segment registers that user code has loaded, through the guest's tables. May raise. */
 void direct_selectors_in(struct soft_cpu *cpu, const struct direct_helper *h);
 

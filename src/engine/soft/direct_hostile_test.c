@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
+#include <ucontext.h>
 #include <unistd.h>
 #include "engine/soft/direct.h"
 #include "engine/soft/direct_stub.h"
@@ -404,6 +405,170 @@ static void who_unmaps_what_it_stands_on_ends_only_itself(void **state)
 	next_program_runs_well(b);
 }
 
+/* Tells of a stop with its own hand, signals open: R15 is where the call is, RBX the shared part,
+ * and R14 where the frame says that it was. */
+CODE(tell_forged, "mov %rbx, %rcx\n"
+		  "mov %r13, %rdx\n" /* the frame */
+		  "mov %r14, 0xb0(%rdx)\n"
+		  "mov $1, %eax\n"
+		  "shl $32, %rax\n"
+		  "mov (%rcx,%r11), %esi\n" /* the number that is right */
+		  "or %rsi, %rax\n"
+		  "movl $0, (%rcx,%r11)\n"
+		  "lea (%rcx,%r12), %rsi\n"
+		  "mov %rax, (%rsi)\n"
+		  "mov $1, %eax\n"
+		  "mov $2, %edi\n"
+		  "mov $8, %edx\n"
+		  "jmp *%r15\n");
+/* Says that an operation has failed, behind one that has unmapped the signal stack. */
+CODE(fail_forged, "push %rbx\n" /* so that the stack is there */
+		  "pop %rcx\n"
+		  "movl $2, (%rcx,%r11)\n" /* operations */
+		  "lea (%rcx,%r12), %rsi\n"
+		  "mov %r13, (%rsi)\n"
+		  "mov %r14, 8(%rsi)\n"
+		  "movq $0, 16(%rsi)\n"
+		  "movq $1, 32(%rsi)\n" /* no page's address */
+		  "movq $4096, 40(%rsi)\n"
+		  "movq $0, 48(%rsi)\n"
+		  "jmp *%r15\n");
+
+/* Another address space whose turn it is to get the helper that the present one has. */
+static void other_program_takes_it(struct board *b)
+{
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		b->cpu->direct->space[i].used =
+		    b->cpu->direct->space[i].asid == b->cpu->asid_user ? 0 : 1000000;
+	uint64_t before = b->cpu->asid_user;
+	soft_tlb_flush_all(b->cpu);
+	assert_int_not_equal(b->cpu->asid_user, before);
+}
+
+/* direct_go: where the jump goes to that follows the call that tells. */
+static uint64_t go_of(uint64_t behind_tell)
+{
+	const uint8_t *p = direct_stub + DIRECT_FILE_OFFSET + behind_tell + 7;
+	int32_t rel;
+
+	if (p[0] == 0xeb)
+		return behind_tell + 9 + (uint64_t)(int64_t)(int8_t)p[1];
+	if (p[0] != 0xe9) /* it is right behind it */
+		return (behind_tell + 7 + 15) & ~UINT64_C(15);
+	memcpy(&rel, p + 1, 4);
+	return behind_tell + 12 + (uint64_t)(int64_t)rel;
+}
+
+static void forge_and_leave(struct board *b, unsigned how)
+{
+	struct direct_helper *h = helper_of(b);
+	struct x86_state *s = &b->cpu->s;
+	uint64_t low = h->base + DIRECT_CODE_SIZE, at[5];
+
+	calls_of(at);
+	if (how)
+		board_load(b, USER_CODE, fail_forged, (size_t)(fail_forged_end - fail_forged));
+	else
+		board_load(b, USER_CODE, tell_forged, (size_t)(tell_forged_end - tell_forged));
+	user_again(b, USER_CODE);
+	s->gpr[X86_RBX] = low;
+	if (how) {
+		s->gpr[X86_R11] = offsetof(struct direct_shared, ops);
+		s->gpr[X86_R12] = offsetof(struct direct_shared, op);
+		s->gpr[X86_R13] = how == 1 ? low + DIRECT_STACK : h->base;
+		s->gpr[X86_R14] = how == 1 ? DIRECT_SHARED_SIZE - DIRECT_STACK : 0;
+		s->gpr[X86_R15] = h->base + go_of(at[2] + 2);
+	} else {
+		s->gpr[X86_R11] = offsetof(struct direct_shared, go);
+		s->gpr[X86_R12] = offsetof(struct direct_shared, one);
+		s->gpr[X86_R13] = low + h->frame;
+		s->gpr[X86_R14] = USER_CODE + 0x102; /* behind a system call */
+		s->gpr[X86_R15] = h->base + at[2];
+	}
+	static const uint8_t call[] = {0x0f, 0x05};
+	board_load(b, USER_CODE + 0x100, call, 2);
+	int vector = board_run(b);
+	assert_int_equal(vector, how ? X86_VEC_PF : 0x80);
+}
+
+static void who_forges_a_stop_and_leaves_leaves_nothing_to_the_next(void **state)
+{
+	struct board *b = *state;
+
+	next_program_runs_well(b);
+	/* What has done nothing is handed on. */
+	int pid = helper_of(b)->pid;
+	other_program_takes_it(b);
+	next_program_runs_well(b);
+	if (direct_helper_waits(helper_of(b)) < 0) {
+		print_message("skipped: no /proc\n");
+		skip();
+	}
+	assert_int_equal(helper_of(b)->pid, pid);
+	for (unsigned round = 0; round < 60; round++) {
+		pid = helper_of(b)->pid;
+		forge_and_leave(b, round % 3);
+		assert_int_equal(helper_of(b)->pid, pid); /* it was believed */
+		b->cpu->direct->killed = 0;
+		other_program_takes_it(b);
+		uint64_t lost = b->cpu->stats.direct_lost;
+		assert_null(helper_of(b));
+		assert_int_equal(RUN(b, count, 0), 0x80);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], 900);
+		assert_int_equal(b->cpu->direct->killed, 1);
+		next_program_runs_well(b);
+		assert_int_equal(b->cpu->stats.direct_lost, lost);
+		assert_int_not_equal(helper_of(b)->pid, pid);
+	}
+}
+
+CODE(copy_vector, "vmovups %ymm3, 0x56040\n"
+		  "syscall\n");
+static void nothing_of_a_forged_frame_is_gone_on_with(void **state)
+{
+	struct board *b = *state;
+	struct direct_exit x;
+	uint8_t *xsave;
+	uint64_t bv;
+	uint32_t size, end;
+
+	next_program_runs_well(b);
+	struct direct_helper *h = helper_of(b);
+	uint64_t low = h->base + DIRECT_CODE_SIZE;
+	ucontext_t *uc = (ucontext_t *)(void *)((uint8_t *)h->shared + h->frame + 8);
+	fpregset_t place = uc->uc_mcontext.fpregs;
+	xsave = (uint8_t *)h->shared + ((uint64_t)(uintptr_t)place - low);
+	/* Components that are nobody's (protection keys among them), the compact form, no end. */
+	memset(xsave + 464, 0xff, 48 + 64);
+	memcpy(&size, h->software + 16, 4);
+	memset(xsave + size, 0, 4);
+	memset(b->cpu->s.fpu.vec[3], 0x5a, 32);
+	assert_int_equal(RUN(b, copy_vector, 0), 0x80);
+	assert_ptr_equal(helper_of(b), h);
+	for (unsigned i = 0; i < 32; i += 8)
+		assert_int_equal(board_read(b, 0x56040 + i, 8), UINT64_C(0x5a5a5a5a5a5a5a5a));
+	memset(xsave + 464, 0xff, 48 + 64);
+	memset(xsave + size, 0, 4);
+	direct_regs_out(b->cpu, h);
+	memcpy(&bv, xsave + 512, 8);
+	assert_int_equal(bv, 7);
+	for (unsigned i = 8; i < 64; i++)
+		assert_int_equal(xsave[512 + i], 0);
+	memcpy(&end, xsave + size, 4);
+	assert_int_equal(end, 0x46505845);
+	/* Its parts are apart from each other, or it is none. */
+	assert_int_equal(direct_regs_in(b->cpu, h, &x), 0);
+	for (unsigned i = 1; i < 8; i++) {
+		uint64_t at = ((h->frame + 63) & ~UINT64_C(63)) + i * 64 - 64;
+		uc->uc_mcontext.fpregs = (fpregset_t)(uintptr_t)(low + at);
+		assert_int_equal(direct_regs_in(b->cpu, h, &x), at < h->frame + 440 ? -1 : 0);
+	}
+	uc->uc_mcontext.fpregs = (fpregset_t)(uintptr_t)(low + DIRECT_SHARED_SIZE - size);
+	assert_int_equal(direct_regs_in(b->cpu, h, &x), -1);
+	uc->uc_mcontext.fpregs = place;
+	assert_int_equal(direct_regs_in(b->cpu, h, &x), 0);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, board_teardown)
@@ -415,6 +580,8 @@ int main(void)
 	    T(what_a_helper_can_read_of_its_stub_is_worth_nothing),
 	    T(nonsense_in_rsp_and_the_bases_does_not_keep_a_fault_from_the_guest),
 	    T(who_unmaps_what_it_stands_on_ends_only_itself),
+	    T(who_forges_a_stop_and_leaves_leaves_nothing_to_the_next),
+	    T(nothing_of_a_forged_frame_is_gone_on_with),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -158,6 +158,14 @@ struct direct_space *direct_space_get(struct soft_cpu *cpu)
 	}
 	space_clear(s);
 	s->asid = cpu->asid_user;
+	/* A helper goes on to another program of the guest only if what it stopped with was not
+	 * forged: else it is as its last program has left it. */
+	if (s->helper.pid) {
+		int waits = direct_helper_waits(&s->helper);
+		if (waits <= 0)
+			direct_helper_kill(&s->helper);
+		d->killed += !waits;
+	}
 out:
 	s->used = ++d->clock;
 	return s;

@@ -18,6 +18,7 @@
 #define XSAVE_SIZE 832u
 #define FX_XMM	   160u
 #define SW_MAGIC   0x46505853u
+#define SW_END	   0x46505845u /* behind the image */
 #define USER_CS	   0x33u
 #define USER_SS	   0x2bu
 
@@ -28,12 +29,21 @@ static const unsigned greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP
 				     REG_RSI, REG_RDI, REG_R8,	REG_R9,	 REG_R10, REG_R11,
 				     REG_R12, REG_R13, REG_R14, REG_R15};
 
-/* The frame's parts, if they lie in the shared part. */
+/* Of the whole XSAVE image, once that is known; SW_END follows. */
+static uint32_t software_size(const struct direct_helper *h)
+{
+	uint32_t size;
+
+	memcpy(&size, h->software + 16, sizeof(size));
+	return size;
+}
+
+/* The frame's parts, if they lie in the signal stack and apart from each other. */
 static _Bool frame_find(const struct direct_helper *h, uint64_t size, ucontext_t **uc,
 			siginfo_t **info, uint8_t **xsave)
 {
 	uint8_t *shared = (uint8_t *)h->shared;
-	uint64_t low = h->base + DIRECT_CODE_SIZE, at;
+	uint64_t low = h->base + DIRECT_CODE_SIZE, at, end;
 	/* Return address, context without glibc's own tail, siginfo. */
 	const uint64_t head = 8 + offsetof(ucontext_t, uc_sigmask) + 8;
 
@@ -42,8 +52,11 @@ static _Bool frame_find(const struct direct_helper *h, uint64_t size, ucontext_t
 		return 0;
 	*uc = (ucontext_t *)(void *)(shared + h->frame + 8);
 	*info = (siginfo_t *)(void *)(shared + h->frame + head);
-	at = (uint64_t)(uintptr_t)(*uc)->uc_mcontext.fpregs - low;
-	if (at < DIRECT_STACK || at > DIRECT_SHARED_SIZE - size || at & 63)
+	at =
+	    __atomic_load_n((uint64_t *)(void *)&(*uc)->uc_mcontext.fpregs, __ATOMIC_RELAXED) - low;
+	size = MAX(size, (uint64_t)software_size(h) + 4);
+	end = h->frame + head + sizeof(siginfo_t);
+	if (at < end || at > DIRECT_SHARED_SIZE - size || at & 63)
 		return 0;
 	*xsave = shared + at;
 	return 1;
@@ -123,6 +136,7 @@ void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h)
 	ucontext_t *uc;
 	siginfo_t *info;
 	uint8_t *xsave;
+	const uint32_t end = SW_END;
 	uint64_t bv;
 
 	if (!frame_find(h, xsave_size(cpu), &uc, &info, &xsave))
@@ -147,11 +161,12 @@ void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h)
 		memcpy(xsave + FX_XMM + (size_t)i * 16, x->fpu.vec[i], 16);
 		memcpy(xsave + XSAVE_YMM + (size_t)i * 16, x->fpu.vec[i] + 16, 16);
 	}
-	/* Whatever else the host has is as after reset, but for the protection keys. */
-	memcpy(&bv, xsave + XSAVE_BV, 8);
-	bv = (bv & BIT64(9)) | X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
-	bv |= avx512_out(cpu, xsave);
+	/* Whatever else the host has is as after reset, protection keys too: user code that has
+	 * locked itself out by them goes on, and nobody else gets them. */
+	bv = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX | avx512_out(cpu, xsave);
 	memcpy(xsave + XSAVE_BV, &bv, 8);
+	memset(xsave + XSAVE_BV + 8, 0, 56); /* the standard form */
+	memcpy(xsave + software_size(h), &end, sizeof(end));
 	s->fs_base = x->seg[X86_FS].base;
 	s->gs_base = x->seg[X86_GS].base;
 }
@@ -171,7 +186,22 @@ int direct_regs_learn(const struct soft_cpu *cpu, struct direct_helper *h)
 	memcpy(h->software, xsave + XSAVE_SW, sizeof(h->software));
 	memcpy(&magic, h->software, 4);
 	memcpy(&features, h->software + 8, 8);
-	return magic == SW_MAGIC && (features & need) == need ? 0 : -1;
+	h->top = h->frame;
+	return magic == SW_MAGIC && (features & need) == need &&
+		       software_size(h) < DIRECT_SHARED_SIZE - DIRECT_STACK &&
+		       software_size(h) >= xsave_size(cpu) &&
+		       frame_find(h, xsave_size(cpu), &uc, &info, &xsave)
+		   ? 0
+		   : -1;
+}
+
+_Bool direct_regs_whole(const struct direct_helper *h)
+{
+	const greg_t *g =
+	    ((ucontext_t *)(void *)((uint8_t *)h->shared + h->top + 8))->uc_mcontext.gregs;
+
+	return h->frame == h->top &&
+	       (uint64_t)__atomic_load_n(&g[REG_RIP], __ATOMIC_ACQUIRE) - h->base >= DIRECT_REGION;
 }
 
 static void vectors_in(struct soft_cpu *cpu, const uint8_t *xsave)

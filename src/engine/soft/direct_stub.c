@@ -14,6 +14,10 @@
  * registers, not even its stack; a `go` that guest code has forged gets it no further than to a
  * system call without the token; and what it tells is what it found in `go`, which the engine makes
  * another number each time, so that a stop that is told twice is not taken for the next one.
+ *
+ * The way back: from the stub's calls no way leads to guest code but sigreturn with the token:
+ * behind them there is no return and no indirect jump. So who has jumped there stays in the stub,
+ * and the host's kernel can be asked whether that has happened (direct_helper_waits).
  */
 #include <asm/prctl.h>
 #include <linux/filter.h>
@@ -66,7 +70,8 @@ static inline long call6(long n, long a, long b, long c, long d, long e, long f)
 
 /* One operation on the address space, with the token in the upper halves of arguments whose upper
  * halves the kernel ignores (mmap) or in arguments it has not (munmap). */
-static inline long op_run(const struct direct_shared *s, const struct direct_op *op)
+static inline __attribute__((always_inline)) long op_run(const struct direct_shared *s,
+							 const struct direct_op *op)
 {
 	long ret;
 
