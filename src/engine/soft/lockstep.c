@@ -295,16 +295,9 @@ void lockstep_record(struct soft_cpu *cpu, const struct soft_io *io)
 
 _Bool ls_fpu_equal(const struct x86_fpu *a, const struct x86_fpu *b)
 {
-	uint64_t differ = 0;
-
-	for (unsigned i = 0; i < 16; i++) {
-		uint64_t x[4], y[4];
-		memcpy(x, a->vec[i], 32);
-		memcpy(y, b->vec[i], 32);
-		differ |= (x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]);
-	}
 	/* The mask of MXCSR's bits is no state. */
-	return !differ && !memcmp(a->fx, b->fx, X86_FX_MASK) &&
+	return !memcmp(a->vec, b->vec, sizeof(a->vec)) && !memcmp(a->k, b->k, sizeof(a->k)) &&
+	       !memcmp(a->fx, b->fx, X86_FX_MASK) &&
 	       !memcmp(a->fx + X86_FX_ST, b->fx + X86_FX_ST, 128);
 }
 
