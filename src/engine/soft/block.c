@@ -8,10 +8,12 @@
  * lose their instructions, and are decoded again when somebody wants them (soft_block_again);
  * others go altogether. The pool holds what was decoded last, whatever that is for.
  *
- * Decoding again gives the same instructions, as what is decoded are the same bytes: code that
- * changes is dropped (cache.c). Another CPU may be changing it now, and its event be on the way:
- * either bytes are right then, as long as there are as many instructions and bytes; else the page
- * is dropped at once.
+ * Decoding again must give the same instructions: host code goes on after the one that somebody
+ * wanted, and counts on what each of its own changes (trans_near.c). Code that changes is dropped
+ * (cache.c), but another CPU may be changing it now, and its event be on the way. So the bytes that
+ * a block was translated from are kept right before its host code, and compared: when they are not
+ * the same, the page is dropped at once. And what is translated is only what still decodes to the
+ * block's instructions (soft_block_same).
  *
  * A part is emptied only where something is decoded: between blocks; and by host code that has to
  * call a handler, whose block stays since it has host code.
@@ -307,7 +309,9 @@ _Bool soft_block_again(struct soft_cpu *cpu, struct soft_block *b)
 	assert(slot);
 	memcpy(copy, slot->host + (b->phys - slot->base), avail);
 	struct soft_decoded *d = soft_pool_decode(cpu, copy, avail, &used);
-	if (d->count != b->count || used != b->bytes) {
+	assert(b->code);
+	/* As many instructions and bytes would not do: host code follows registers by its own. */
+	if (d->count != b->count || used != b->bytes || memcmp(copy, b->code - used, used)) {
 		soft_cache_drop(cpu, b->phys & ~UINT64_C(0xfff));
 		return 0;
 	}
@@ -315,6 +319,16 @@ _Bool soft_block_again(struct soft_cpu *cpu, struct soft_block *b)
 	soft_pool_keep(cpu->cache, d, soft_block_number(cpu->cache, b));
 	cpu->stats.decoded_again++;
 	return 1;
+}
+
+_Bool soft_block_same(struct soft_cpu *cpu, const struct soft_block *b, const uint8_t *bytes,
+		      unsigned avail)
+{
+	struct insn insn[SOFT_BLOCK_MAX];
+	unsigned used;
+
+	return block_decode(cpu, bytes, avail, insn, &used) == b->count && used == b->bytes &&
+	       !memcmp(insn, b->insn, b->count * sizeof(*insn));
 }
 
 struct soft_block *soft_block_ready(struct soft_cpu *cpu, struct soft_block *b)

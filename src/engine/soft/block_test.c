@@ -144,19 +144,91 @@ static void a_translated_block_is_decoded_again_for_single_steps(void **state)
 	assert_int_equal(b->cpu->s.rip, BOARD_CODE + 3);
 }
 
+static uint8_t *host_of(const struct board *b, uint64_t phys)
+{
+	const struct soft_slot *slot = soft_ram_slot(&b->cpu->engine->ram, phys);
+
+	return slot->host + (phys - slot->base);
+}
+
 /* As another CPU's store is whose event is on its way. */
 static void code_that_was_changed_meanwhile_is_what_it_is_now(void **state)
 {
 	struct board *b = *state;
-	const struct soft_slot *slot;
 
 	load_then_long_code(b);
-	slot = soft_ram_slot(&b->cpu->engine->ram, BOARD_CODE);
-	memcpy(slot->host + (BOARD_CODE - slot->base), "\x90\x90\xf4", 3);
+	memcpy(host_of(b, BOARD_CODE), "\x90\x90\xf4", 3);
 	board_long(b, BOARD_CODE);
 	b->cpu->s.gpr[X86_RDI] = UINT64_C(0x5000000000);
 	assert_int_equal(board_run(b), -1);
 	assert_int_equal(b->cpu->s.rip, BOARD_CODE + 3);
+}
+
+/* DIV, whose quotient might not fit, misses; RDI is checked at the beginning, for both loads. What
+ * DIV has become changes RDI. */
+CODE(checked_code, "mov (%rdi), %rax; div %rsi; mov 8(%rdi), %rcx; jmp *%r8");
+CODE(becomes_code, "mov %rsi, %rdi");
+static void start_checked(struct board *b, uint64_t rdx, uint64_t rsi)
+{
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RDI] = BOARD_DATA;
+	b->cpu->s.gpr[X86_RDX] = rdx;
+	b->cpu->s.gpr[X86_RSI] = rsi;
+	b->cpu->s.gpr[X86_R8] = LONG_CODE;
+}
+
+static void host_code_does_not_go_on_after_another_instruction_than_its_own(void **state)
+{
+	const uint64_t nowhere = UINT64_C(0x5000000000);
+	struct board *b = *state;
+
+	code_put(b, LONG_CODE, BLOCKS);
+	board_load(b, BOARD_CODE, checked_code, (size_t)(checked_code_end - checked_code));
+	start_checked(b, 0, 1);
+	assert_int_equal(board_run(b), -1);
+	const struct soft_block *block = soft_block_find(b->cpu->cache, BOARD_CODE, b->cpu->mode);
+	assert_non_null(block->code);
+	assert_null(block->insn);
+	assert_int_equal(becomes_code_end - becomes_code, 3);
+	memcpy(host_of(b, BOARD_CODE + 3), becomes_code, 3);
+	uint64_t slow = b->cpu->stats.slow, dropped = b->cpu->stats.invalidations;
+	start_checked(b, 1, nowhere);
+	assert_int_equal(board_run(b), X86_VEC_PF);
+	assert_int_equal(b->cpu->s.cr2, nowhere + 8);
+	assert_int_equal(board_stack(b, 1), BOARD_CODE + 6);
+	assert_int_equal(b->cpu->s.gpr[X86_RDI], nowhere);
+	assert_int_equal(b->cpu->s.gpr[X86_RDX], 1);
+	assert_true(b->cpu->stats.slow > slow);
+	assert_true(b->cpu->stats.invalidations > dropped);
+}
+
+CODE(first_code, "mov %rax, %rbx; hlt");
+CODE(then_code, "mov %rax, %rcx; hlt");
+static void run_moves(struct board *b, uint64_t rbx, uint64_t rcx)
+{
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RAX] = 5;
+	assert_int_equal(board_run(b), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RBX], rbx);
+	assert_int_equal(b->cpu->s.gpr[X86_RCX], rcx);
+}
+
+static void what_changed_since_it_was_decoded_is_not_translated(void **state)
+{
+	struct board *b = *state;
+
+	b->cpu->trans->hot = 2;
+	board_load(b, BOARD_CODE, first_code, (size_t)(first_code_end - first_code));
+	run_moves(b, 5, 0);
+	memcpy(host_of(b, BOARD_CODE), then_code, (size_t)(then_code_end - then_code));
+	for (unsigned i = 0; i < 4; i++)
+		run_moves(b, 5, 0);
+	assert_int_equal(b->cpu->stats.translated, 0);
+	/* The event is here. */
+	soft_cache_drop(b->cpu, BOARD_CODE);
+	for (unsigned i = 0; i < 2; i++)
+		run_moves(b, 0, 5);
+	assert_int_equal(b->cpu->stats.translated, 1);
 }
 
 static int setup_interp(void **state)
@@ -176,6 +248,8 @@ int main(void)
 	    T(a_translated_block_is_decoded_again_for_a_fault),
 	    T(a_translated_block_is_decoded_again_for_single_steps),
 	    T(code_that_was_changed_meanwhile_is_what_it_is_now),
+	    T(host_code_does_not_go_on_after_another_instruction_than_its_own),
+	    T(what_changed_since_it_was_decoded_is_not_translated),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -121,7 +121,7 @@ static inline uint8_t *soft_ram_flags(const struct soft_ram *ram, const struct s
 struct soft_block {
 	uint64_t phys;	      /* BLOCK_ALONE: the offset in the page */
 	struct insn *insn;    /* NULL: soft_block_ready decodes them again */
-	const uint8_t *code;  /* translated, or NULL */
+	const uint8_t *code;  /* translated, or NULL; right before it are the guest's bytes */
 	const uint8_t *plain; /* likewise, without soft_cpu.near */
 	uint64_t apart; /* instructions, by bits, whose operands share no check; set with `code` */
 	uint32_t hash_next, page_next;
@@ -206,6 +206,9 @@ struct soft_block *soft_block_ready(struct soft_cpu *cpu, struct soft_block *b);
 /* Decodes those of a block anew that has lost them. False: its code has changed, and was dropped.
  */
 _Bool soft_block_again(struct soft_cpu *cpu, struct soft_block *b);
+/* Do these bytes decode to the instructions that the block has? */
+_Bool soft_block_same(struct soft_cpu *cpu, const struct soft_block *b, const uint8_t *bytes,
+		      unsigned avail);
 /* Drops the blocks of one page from this vCPU's cache. */
 void soft_cache_drop(struct soft_cpu *cpu, uint64_t phys);
 

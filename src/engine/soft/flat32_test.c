@@ -226,6 +226,30 @@ static void vector_and_x87_code_runs_as_itself(void **state)
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup, board_teardown)
+CODE_BITS(zero_code, 32, "1: vzeroupper; vzeroall; dec %ecx; jnz 1b; hlt");
+static void vzeroall_leaves_registers_that_32_bit_code_has_not(void **state)
+{
+	struct board *b = *state;
+	struct x86_fpu *f = &b->cpu->s.fpu;
+
+	if (!(b->cpuid.xcr0_allowed & X86_XCR0_AVX))
+		skip();
+	LOAD(b, zero_code);
+	for (unsigned compat = 0; compat < 2; compat++) {
+		start(b, compat);
+		b->cpu->s.cr4 |= X86_CR4_OSFXSR | X86_CR4_OSXSAVE;
+		b->cpu->s.xcr0 = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
+		b->cpu->s.gpr[X86_RCX] = 3;
+		soft_mode_update(b->cpu);
+		memset(f->vec, 0x5a, sizeof(f->vec));
+		assert_int_equal(board_run(b), -1);
+		for (unsigned n = 0; n < 16; n++)
+			for (unsigned at = 0; at < 32; at++)
+				assert_int_equal(((const uint8_t *)f->vec[n])[at],
+						 n < 8 ? 0 : 0x5a);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -238,6 +262,7 @@ int main(void)
 	    T(encodings_that_64_bit_code_lacks_do_what_they_say),
 	    T(execution_goes_on_at_0_after_the_last_byte),
 	    T(vector_and_x87_code_runs_as_itself),
+	    T(vzeroall_leaves_registers_that_32_bit_code_has_not),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

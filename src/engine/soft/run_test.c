@@ -4,6 +4,7 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
 #include "engine/soft/core.h"
 #include "engine/soft/testcode.h"
 
@@ -622,6 +623,26 @@ static void state_comes_back_as_it_was_set(void **state)
 	assert_memory_equal(&in, &out, sizeof(in));
 }
 
+static void a_state_whose_xcr0_the_guest_cannot_have_is_refused(void **state)
+{
+	struct board *b = *state;
+	struct x86_state in, before, out;
+
+	board_long(b, BOARD_CODE);
+	engine_soft.get_state(&b->cpu->base, &before);
+	for (unsigned bit = 0; bit < 64; bit++) {
+		in = before;
+		in.xcr0 |= BIT64(bit);
+		in.gpr[X86_RAX] = 0x5a;
+		_Bool allowed = !!(b->cpuid.xcr0_allowed & BIT64(bit));
+		assert_int_equal(engine_soft.set_state(&b->cpu->base, &in), allowed ? 0 : -EINVAL);
+		engine_soft.get_state(&b->cpu->base, &out);
+		assert_int_equal(out.xcr0, allowed ? in.xcr0 : before.xcr0);
+		assert_int_equal(out.gpr[X86_RAX], allowed ? 0x5a : before.gpr[X86_RAX]);
+		assert_int_equal(engine_soft.set_state(&b->cpu->base, &before), 0);
+	}
+}
+
 static void the_tsc_follows_a_manual_clock(void **state)
 {
 	struct board *b = *state;
@@ -694,6 +715,7 @@ int main(void)
 	    T(an_address_that_is_not_canonical_faults_by_its_segment),
 	    T(a_fault_without_handlers_shuts_the_cpu_down),
 	    T(state_comes_back_as_it_was_set),
+	    T(a_state_whose_xcr0_the_guest_cannot_have_is_refused),
 	    T(the_tsc_follows_a_manual_clock),
 	    T(smap_and_ac_decide_over_user_pages),
 	};

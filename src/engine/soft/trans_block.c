@@ -303,6 +303,12 @@ static _Bool block_emit(struct tb *tb, const struct soft_block *b, const uint8_t
 	return 1;
 }
 
+/* Where host code begins, behind the guest's bytes (soft_block_again compares them). */
+static size_t code_begin(const struct soft_trans *t, const struct soft_block *b)
+{
+	return ALIGN_UP(t->used + b->bytes, (size_t)16);
+}
+
 static void tb_init(struct tb *tb, struct soft_cpu *cpu, struct soft_block *b, unsigned from,
 		    _Bool plain)
 {
@@ -326,36 +332,50 @@ static void tb_init(struct tb *tb, struct soft_cpu *cpu, struct soft_block *b, u
 	tb->x87.set = 0;
 	tb->loop.on = tb->loop.tail = 0;
 	tb->lates = tb->kepts = 0;
-	tb->e = (struct emit){.at = t->rw + t->used, .end = t->rw + TRANS_CODE_BYTES};
+	tb->e = (struct emit){.at = t->rw + code_begin(t, b), .end = t->rw + TRANS_CODE_BYTES};
+}
+
+/* The bytes of a block as memory has them now, `skip` of them before rip. False: they are not to be
+ * had here, or are not what was decoded: another CPU may have changed them since. Half of what is
+ * emitted comes from the decoded instructions, half from these. */
+static _Bool bytes_read(struct soft_cpu *cpu, const struct soft_block *b, unsigned skip,
+			uint8_t bytes[SOFT_BLOCK_MAX * 15])
+{
+	const struct soft_itlb_entry *page = soft_mmu_fetch(cpu, cpu->s.rip);
+	uint64_t last = cpu->s.rip + b->bytes - 1;
+	unsigned off = (unsigned)b->phys & 0xfff, avail = b->bytes;
+
+	if (!page->host)
+		return 0;
+	if (b->flags & BLOCK_ALONE) {
+		if (off + b->bytes <= GMEM_PAGE_SIZE ||
+		    !soft_mmu_fetch(cpu, soft_is64(cpu) ? last : (uint32_t)last)->host)
+			return 0;
+		memcpy(bytes, soft_cache_cross_bytes(cpu->cache, cpu->s.rip), avail);
+	} else {
+		if ((page->phys | (cpu->s.rip & 0xfff)) != b->phys + skip)
+			return 0;
+		avail = MIN((unsigned)GMEM_PAGE_SIZE - off, SOFT_BLOCK_MAX * 15u);
+		memcpy(bytes, page->host + off, avail);
+	}
+	return soft_block_same(cpu, b, bytes, avail);
 }
 
 static const uint8_t *block_translate(struct soft_cpu *cpu, struct soft_block *b, unsigned from,
 				      _Bool plain)
 {
 	struct soft_trans *t = cpu->trans;
-	const struct soft_itlb_entry *page = soft_mmu_fetch(cpu, cpu->s.rip);
 	uint8_t bytes[SOFT_BLOCK_MAX * 15];
-	uint64_t last = cpu->s.rip + b->bytes - 1;
-	_Bool wide = soft_is64(cpu);
 	struct tb tb; /* large: what is out of line is filled in as it comes */
+	size_t begin = code_begin(t, b);
 	unsigned skip = 0;
 
-	if (!b->insn && !soft_block_again(cpu, b))
+	if (begin >= TRANS_CODE_BYTES || (!b->insn && !soft_block_again(cpu, b)))
 		return NULL;
 	for (unsigned k = 0; k < from; k++)
 		skip += b->insn[k].len;
-	if (!page->host)
+	if (!bytes_read(cpu, b, skip, bytes))
 		return NULL;
-	if (b->flags & BLOCK_ALONE) {
-		if ((b->phys & 0xfff) + b->bytes <= GMEM_PAGE_SIZE ||
-		    !soft_mmu_fetch(cpu, wide ? last : (uint32_t)last)->host)
-			return NULL;
-		memcpy(bytes, soft_cache_cross_bytes(cpu->cache, cpu->s.rip), b->bytes);
-	} else {
-		if ((page->phys | (cpu->s.rip & 0xfff)) != b->phys + skip)
-			return NULL;
-		memcpy(bytes, page->host + (b->phys & 0xfff), b->bytes);
-	}
 	tb.loop = (struct tb_loop){.off = 0};
 	do {
 		tb_init(&tb, cpu, b, from, plain);
@@ -369,12 +389,13 @@ static const uint8_t *block_translate(struct soft_cpu *cpu, struct soft_block *b
 		return NULL;
 	if (alone)
 		b->insn = (struct insn *)(uintptr_t)(t->rx + (alone - t->rw));
-	const uint8_t *code = t->rx + t->used;
+	const uint8_t *code = t->rx + begin;
+	memcpy(t->rw + begin - b->bytes, bytes, b->bytes);
 	cpu->stats.loops += tb.loop.on;
 	cpu->stats.guest_bytes += b->bytes - skip;
-	cpu->stats.host_bytes += (size_t)(tb.e.at - t->rw) - t->used;
-	trans_trace(&tb, b, bytes);
-	t->used = ALIGN_UP((size_t)(tb.e.at - t->rw), 16);
+	cpu->stats.host_bytes += (size_t)(tb.e.at - t->rw) - begin;
+	trans_trace(&tb, b, bytes, begin);
+	t->used = (size_t)(tb.e.at - t->rw);
 	return code;
 }
 

@@ -184,8 +184,10 @@ void tb_count(struct tb *tb, size_t offset);
 /* trans_late.c: what is out of line. */
 void tb_late_emit(struct tb *tb, const struct late *l);
 
-/* trans_trace.c: tells whoever wants to know of a block, at cpu->s.rip, that was translated. */
-void trans_trace(const struct tb *tb, const struct soft_block *b, const uint8_t *bytes);
+/* trans_trace.c: tells whoever wants to know of a block, at cpu->s.rip, that was translated; its
+ * host code begins at that offset. */
+void trans_trace(const struct tb *tb, const struct soft_block *b, const uint8_t *bytes,
+		 size_t begin);
 /* Guest and host code side by side. `host` as in struct tb; `at` is where host[0] is executed. */
 void trans_show(FILE *f, uint64_t lin, const struct soft_block *b, const uint8_t *bytes,
 		const uint8_t *const *host, const uint8_t *end, const uint8_t *at);

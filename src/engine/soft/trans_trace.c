@@ -85,12 +85,13 @@ void trans_trace_init(const struct soft_cpu *cpu)
 			cpu->base.index);
 }
 
-void trans_trace(const struct tb *tb, const struct soft_block *b, const uint8_t *bytes)
+void trans_trace(const struct tb *tb, const struct soft_block *b, const uint8_t *bytes,
+		 size_t begin)
 {
 	const struct engine_trace *trace = &tb->cpu->engine->base.cfg.trace;
 	const struct soft_trans *t = tb->t;
 	uint64_t lin = tb->cpu->s.rip;
-	const uint8_t *start = t->rw + t->used, *code = t->rx + t->used;
+	const uint8_t *start = t->rw + begin, *code = t->rx + begin;
 	size_t size = (size_t)(tb->e.at - start);
 
 	if (trace->perf_map)

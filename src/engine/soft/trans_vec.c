@@ -400,6 +400,17 @@ static _Bool fence(struct tb *tb, const ZydisDecodedInstruction *zi)
 	return 1;
 }
 
+/* Those of 32-bit code that are more in the host's 64-bit code. */
+static _Bool is_wide(const ZydisDecodedInstruction *zi)
+{
+	switch (zi->mnemonic) {
+	case ZYDIS_MNEMONIC_KMOVD:	/* Upper halves of registers are kept 0; it has 64 bits. */
+	case ZYDIS_MNEMONIC_VZEROUPPER: /* of 16 registers instead of 8 */
+	case ZYDIS_MNEMONIC_VZEROALL: return 1;
+	default: return 0;
+	}
+}
+
 _Bool tb_vec(struct tb *tb, const struct tb_insn *i)
 {
 	const ZydisDecodedInstruction *zi = &i->zi;
@@ -413,8 +424,7 @@ _Bool tb_vec(struct tb *tb, const struct tb_insn *i)
 	    is_special(zi) || !vec_feature(tb->cpu->base.engine->env->cpuid, zi))
 		return 0;
 	class = vec_class_of(zi, i->ops);
-	/* 32-bit code keeps the upper halves of registers 0; this one has 64 bits there, too. */
-	if (tb->narrow && zi->mnemonic == ZYDIS_MNEMONIC_KMOVD)
+	if (tb->narrow && is_wide(zi))
 		return 0;
 	if (class == VEC_X87 || class == VEC_WAIT)
 		return (zi->opcode == 0x9b || (zi->opcode & 0xf8) == 0xd8) && tb_x87(tb, i);
