@@ -287,13 +287,18 @@ static const uint8_t *host_of(struct soft_cpu *cpu, uint64_t phys)
 	return slot ? slot->host + (phys - slot->base) : NULL;
 }
 
-/* What the helper gets of a page: without what it may not have. */
-static uint64_t page_trim(struct soft_cpu *cpu, uint64_t page, uint64_t lin, _Bool insist)
+/* What the helper gets of a page: without what it may not have. A page that can be written and
+ * executed is looked at for sensitive instructions when it is to be executed: what is written there
+ * before that is seen. */
+static uint64_t page_trim(struct soft_cpu *cpu, uint64_t page, uint64_t lin,
+			  enum soft_access access, _Bool touched)
 {
 	uint64_t phys = page & ~UINT64_C(0xfff);
 
-	if (page & DIRECT_WRITE && !write_claim(cpu, phys, lin, insist))
+	if (page & DIRECT_WRITE && !write_claim(cpu, phys, lin, touched && access == SOFT_WRITE))
 		page &= ~DIRECT_WRITE;
+	if (page & DIRECT_WRITE && !(touched && access == SOFT_EXEC))
+		page &= ~DIRECT_EXEC;
 	if (page & DIRECT_EXEC) {
 		static const uint8_t nothing[2];
 		struct soft_view v;
@@ -324,7 +329,7 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 	uint64_t want = access == SOFT_WRITE ? DIRECT_WRITE : access == SOFT_EXEC ? DIRECT_EXEC : 1;
 	if (!(page & want))
 		return 0;
-	page = page_trim(cpu, page, lin, access == SOFT_WRITE);
+	page = page_trim(cpu, page, lin, access, 1);
 	if (!(page & want))
 		return 0;
 	(void)ops_room(s, AROUND * 4);
@@ -347,7 +352,7 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 		} else if (at <= last && !*have && (at < base || at >= base + DIRECT_REGION)) {
 			p = page_peek(cpu, at, &o, &sh);
 			if (p)
-				p = page_trim(cpu, p, at, 0);
+				p = page_trim(cpu, p, at, access, 0);
 		}
 		_Bool joins = p && pages && o == run_offset + pages * UINT64_C(4096) &&
 			      prot_of(p) == run_prot;
