@@ -71,10 +71,13 @@ struct direct_exit {
 struct direct_core {
 	int held;	  /* the only core that the thread may run on, plus 1; 0: it is free */
 	cpu_set_t before; /* where it may when it is free */
+	cpu_set_t asked;  /* what `before` was when it was asked whether that is ... */
+	_Bool everywhere; /* ... all that the host lets it have */
 	_Bool contended;  /* others wanted that core in the last window */
 	_Bool slept;	  /* ... in which the thread did not want to run all the time */
-	uint64_t look_at; /* TSC at the window's end */
-	uint64_t entered; /* ... and when a helper was last entered */
+	/* TSC, which may go back when the host sleeps: only differences are looked at. */
+	uint64_t begun;		       /* the window's beginning */
+	uint64_t entered;	       /* when a helper was last entered */
 	uint64_t looked_ns, thread_ns; /* at the window's beginning */
 };
 
@@ -82,9 +85,9 @@ struct direct_core {
 struct direct_large {
 	uint64_t wish[64]; /* guest-physical */
 	unsigned wishes;
-	unsigned failed;     /* in a row */
-	uint64_t not_before; /* TSC */
-	uint8_t *done;	     /* a bit for each 2 MiB of RAM that was a wish once; or NULL */
+	unsigned failed;       /* in a row */
+	uint64_t since, pause; /* TSC: none for so long from then on */
+	uint8_t *done;	       /* a bit for each 2 MiB of RAM that was a wish once; or NULL */
 };
 
 struct soft_direct {

@@ -9,11 +9,13 @@
  * Whether they do is looked at every WINDOW: the time that all of a vCPU's processes have run,
  * against what has passed. When somebody else wants the core, too, the thread is let go for a
  * window and is woken where the kernel likes, as everybody is; the helper follows. It is free as
- * well whenever the engine returns (halted, an exit to a device: what that starts inherits where
- * this thread may run), and when user code has not been in a helper for some time.
+ * well whenever the engine returns (halted, kicked), and when user code has not been in a helper
+ * for some time. Devices are called while it is kept, as the engine calls them in the middle of an
+ * instruction: they start their threads with the machine, and who starts one there sets its cores.
  */
 #include <errno.h>
 #include <sched.h>
+#include <string.h>
 #include <time.h>
 #include <x86intrin.h>
 #include "engine/soft/direct.h"
@@ -64,7 +66,30 @@ static void look(struct soft_direct *d)
 		direct_core_release(d);
 	d->core.slept = 0;
 	d->core.looked_ns = now;
-	d->core.look_at = __rdtsc() + (uint64_t)WINDOW_MS * soft_tsc_khz();
+	d->core.begun = __rdtsc();
+}
+
+/* Who may run everywhere is to get cores that are added later, too (brought online, or allowed by
+ * the cpuset); what sched_getaffinity says has only those of now. */
+static void everywhere_ask(struct direct_core *c)
+{
+	cpu_set_t set;
+
+	if (CPU_EQUAL(&c->before, &c->asked))
+		return;
+	c->asked = c->before;
+	memset(&set, 0xff, sizeof(set));
+	c->everywhere = !sched_setaffinity(0, sizeof(set), &set) &&
+			!sched_getaffinity(0, sizeof(set), &set) && CPU_EQUAL(&set, &c->before);
+}
+
+static void free_set(const struct direct_core *c)
+{
+	cpu_set_t set = c->before;
+
+	if (c->everywhere)
+		memset(&set, 0xff, sizeof(set));
+	(void)sched_setaffinity(0, sizeof(set), &set);
 }
 
 void direct_core_hold(struct soft_direct *d)
@@ -75,9 +100,12 @@ void direct_core_hold(struct soft_direct *d)
 	if (d->core.held || core < 0 || core >= CPU_SETSIZE ||
 	    sched_getaffinity(0, sizeof(d->core.before), &d->core.before))
 		return;
+	everywhere_ask(&d->core);
 	CPU_ZERO(&set);
 	CPU_SET(core, &set);
-	if (!sched_setaffinity(0, sizeof(set), &set))
+	if (sched_setaffinity(0, sizeof(set), &set))
+		free_set(&d->core);
+	else
 		d->core.held = core + 1;
 }
 
@@ -90,9 +118,9 @@ void direct_core_release(struct soft_direct *d)
 	CPU_ZERO(&set);
 	CPU_SET(d->core.held - 1, &set);
 	d->core.held = 0;
-	/* Somebody may have said since where it is to run. */
+	/* Somebody may have said since where it is to run; just there is not heard. */
 	if (!sched_getaffinity(0, sizeof(now), &now) && CPU_EQUAL(&now, &set))
-		(void)sched_setaffinity(0, sizeof(set), &d->core.before);
+		free_set(&d->core);
 }
 
 static void helper_follow(struct soft_cpu *cpu, struct direct_helper *h)
@@ -114,7 +142,7 @@ void direct_core_enter(struct soft_cpu *cpu, struct direct_helper *h)
 	struct soft_direct *d = cpu->direct;
 	uint64_t now = __rdtsc();
 
-	if (UNLIKELY(now >= d->core.look_at))
+	if (UNLIKELY(now - d->core.begun >= (uint64_t)WINDOW_MS * soft_tsc_khz()))
 		look(d);
 	d->core.entered = now;
 	if (!d->core.held && !d->core.contended)

@@ -3,8 +3,8 @@
  * What a helper has mapped is memory of a file, for which hosts mostly give no large pages by
  * themselves; then a guest's own are worth nothing to the TLB. The 2 MiB of a large page of the
  * guest are all in use, so that to join them (MADV_COLLAPSE, Linux 6.1) takes no memory, but about
- * a millisecond: it is done once for each, later, and in a 64th of the time at most. Where the
- * host cannot, nothing is lost.
+ * a millisecond: each vCPU does it once for each, later, and in a 64th of its time in the mean.
+ * Where the host cannot, nothing is lost.
  */
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -17,6 +17,7 @@
 #define LARGE	   (UINT64_C(2) << 20)
 #define PART	   64u
 #define FAILED_MAX 16u
+#define LONGEST_MS 100u /* that one can have taken */
 
 static uint64_t number_of(const struct soft_slot *slot, uint64_t phys)
 {
@@ -46,7 +47,8 @@ void direct_large_take(struct soft_cpu *cpu)
 	struct direct_large *l = &cpu->direct->large;
 	uint64_t begin = __rdtsc();
 
-	if (LIKELY(!l->wishes) || begin < l->not_before)
+	/* The TSC may have gone back: then there is time. */
+	if (LIKELY(!l->wishes) || begin - l->since < l->pause)
 		return;
 	uint64_t phys = l->wish[--l->wishes];
 	const struct soft_slot *slot = soft_ram_slot(&cpu->engine->ram, phys);
@@ -58,8 +60,8 @@ void direct_large_take(struct soft_cpu *cpu)
 		cpu->stats.direct_large++;
 		l->failed = 0;
 	}
-	uint64_t now = __rdtsc();
-	l->not_before = now + (now - begin) * (PART - 1);
+	l->since = __rdtsc();
+	l->pause = MIN(l->since - begin, (uint64_t)LONGEST_MS * soft_tsc_khz()) * (PART - 1);
 }
 
 void direct_large_fini(struct soft_direct *d)

@@ -477,14 +477,14 @@ static void a_core_that_others_want_too_is_let_go(void **state)
 	direct_core_enter(cpu, &h);
 	assert_int_equal(cores(0), 1);
 	/* As if it had got little of the last window. */
-	d.core.look_at = 0;
+	d.core.begun = 0;
 	d.core.looked_ns = 0;
 	direct_core_enter(cpu, &h);
 	assert_true(d.core.contended);
 	assert_int_equal(cores(0), before);
 	/* Nothing was learnt while it slept. */
 	direct_core_left(&d, 1);
-	d.core.look_at = 0;
+	d.core.begun = 0;
 	direct_core_enter(cpu, &h);
 	assert_int_equal(cores(0), 1);
 	direct_core_rest(&d);
@@ -503,6 +503,18 @@ static void a_core_that_others_want_too_is_let_go(void **state)
 		assert_int_equal(sched_setaffinity(0, sizeof(set), &set), 0);
 		direct_core_release(&d);
 		assert_int_equal(cores(0), 1);
+		/* Who was told where to run is told that again; who was not may run everywhere. */
+		d.core.asked = before_set;
+		direct_core_hold(&d);
+		assert_false(d.core.everywhere);
+		direct_core_release(&d);
+		assert_int_equal(sched_getaffinity(0, sizeof(set), &set), 0);
+		assert_true(CPU_EQUAL(&set, &d.core.before));
+		memset(&set, 0xff, sizeof(set));
+		assert_int_equal(sched_setaffinity(0, sizeof(set), &set), 0);
+		direct_core_hold(&d);
+		assert_true(d.core.everywhere);
+		direct_core_release(&d);
 		assert_int_equal(sched_setaffinity(0, sizeof(before_set), &before_set), 0);
 	}
 	kill(h.pid, SIGKILL);

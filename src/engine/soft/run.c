@@ -331,16 +331,16 @@ static int events_take(struct soft_cpu *cpu, uint32_t events)
 		return -1;
 	}
 	if ((events & CPU_EVENT_INTR) && (cpu->s.rflags & X86_IF)) {
+		if (cpu->direct) {
+			if (cpu->cpl == 3)
+				direct_choose_kernel(cpu, 1);
+			direct_core_rest(cpu->direct);
+			direct_large_take(cpu); /* takes long: what comes meanwhile is in time */
+		}
 		int vector = apic->ops ? apic->ops->ack(apic->apic) : -1;
 		if (vector >= 0) {
 			cpu->stats.interrupts++;
 			cpu->s.activity = X86_RUNNING;
-			if (cpu->direct && cpu->cpl == 3)
-				direct_choose_kernel(cpu, 1);
-			if (cpu->direct) {
-				direct_core_rest(cpu->direct);
-				direct_large_take(cpu);
-			}
 			sys_interrupt(cpu, (unsigned)vector, X86_EVENT_INTR);
 		}
 	}
