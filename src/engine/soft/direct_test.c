@@ -10,30 +10,11 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #include "engine/soft/direct.h"
 #include "engine/soft/vec.h"
 #include "engine/soft/direct_testing.h"
 #include "engine/soft/testcode.h"
-
-static int run_user(struct board *b, const uint8_t *code, const uint8_t *end)
-{
-	board_load(b, USER_CODE, code, (size_t)(end - code));
-	user_state(b, USER_CODE);
-	return board_run(b);
-}
-#define RUN_USER(b, name) run_user(b, name, name##_end)
-
-/* Was user code let go at all? Where the host forbids helpers, nothing here can be tested. */
-static void ran(struct board *b)
-{
-	if (b->cpu->direct->refused) {
-		print_message("skipped: %s\n", b->cpu->direct->why);
-		skip();
-	}
-	assert_true(b->cpu->stats.direct_entries > 0);
-}
 
 CODE(all_registers, "fninit\n"
 		    "mov $0x50000, %edi\n"
@@ -277,28 +258,6 @@ static void the_trap_flag_traps_after_the_next_instruction(void **state)
 	assert_int_equal(board_stack(b, 0), USER_CODE + 11);
 }
 
-CODE(identify, "mov $0x40000000, %eax\n"
-	       "cpuid\n"
-	       "mov %ebx, %r8d\n"
-	       "mov $1, %eax\n"
-	       "cpuid\n"
-	       "mov %ecx, %r9d\n"
-	       "syscall\n");
-static void cpuid_is_the_guests(void **state)
-{
-	struct board *b = *state;
-
-	assert_int_equal(RUN_USER(b, identify), 0x80);
-	uint64_t direct[2] = {b->cpu->s.gpr[X86_R8], b->cpu->s.gpr[X86_R9]};
-	setenv("BOARD_SOFT", "interp", 1);
-	struct board *other = board_new(1);
-	setenv("BOARD_SOFT", "direct", 1);
-	assert_int_equal(RUN_USER(other, identify), 0x80);
-	assert_int_equal(direct[0], other->cpu->s.gpr[X86_R8]);
-	assert_int_equal(direct[1], other->cpu->s.gpr[X86_R9]);
-	board_free(other);
-}
-
 CODE(any_call, "mov %r12d, %eax\nsyscall\n");
 CODE(any_call32, "mov %r12d, %eax\nint $0x80\n");
 static void no_system_call_of_the_guest_is_the_hosts(void **state)
@@ -401,127 +360,6 @@ static void the_lowest_pages_are_read_whatever_the_host_lets_helpers_map(void **
 	assert_true(b->cpu->direct->lowest == 4096 || b->cpu->direct->lowest == 0x10000);
 }
 
-/* How many cores a thread may run on. */
-static unsigned cores(pid_t thread)
-{
-	cpu_set_t set;
-
-	assert_int_equal(sched_getaffinity(thread, sizeof(set), &set), 0);
-	return (unsigned)CPU_COUNT(&set);
-}
-
-struct watcher {
-	struct soft_cpu *cpu;
-	pid_t thread;
-	unsigned cores;
-};
-
-static void *cores_note(void *arg)
-{
-	struct watcher *w = arg;
-
-	while (!atomic_load(&w->cpu->direct->running))
-		sched_yield();
-	/* It is kept just after it says that it runs. */
-	while ((w->cores = cores(w->thread)) != 1)
-		sched_yield();
-	cpu_link_raise(&w->cpu->base.link, CPU_EVENT_KICK);
-	return NULL;
-}
-
-static void a_thread_is_kept_on_its_core_only_while_it_runs_guest_code(void **state)
-{
-	struct board *b = *state;
-	struct watcher w = {.cpu = b->cpu, .thread = gettid()};
-	pthread_t thread;
-	cpu_set_t all;
-
-	/* Whatever the tests before have left behind. */
-	memset(&all, 0xff, sizeof(all));
-	assert_int_equal(sched_setaffinity(0, sizeof(all), &all), 0);
-	unsigned before = cores(0);
-
-	board_load(b, USER_CODE, forever, (size_t)(forever_end - forever));
-	assert_int_equal(RUN_USER(b, load), 0x80);
-	ran(b);
-	assert_int_equal(cores(0), before);
-	board_load(b, USER_CODE, forever, (size_t)(forever_end - forever));
-	user_state(b, USER_CODE);
-	assert_int_equal(pthread_create(&thread, NULL, cores_note, &w), 0);
-	assert_int_equal(engine_soft.run(&b->cpu->base), RUN_KICKED);
-	pthread_join(thread, NULL);
-	cpu_link_clear(&b->cpu->base.link, CPU_EVENT_KICK);
-	assert_int_equal(w.cores, 1);
-	assert_int_equal(cores(0), before);
-}
-
-static void a_core_that_others_want_too_is_let_go(void **state)
-{
-	struct soft_cpu *cpu = calloc(1, sizeof(*cpu));
-	struct direct_helper h = {.pid = fork()};
-	struct soft_direct d = {0};
-	unsigned before = cores(0);
-
-	if (!h.pid)
-		for (;;)
-			pause();
-	assert_true(h.pid > 0);
-
-	(void)state;
-	assert_non_null(cpu);
-	assert_true(direct_core_calm(1000000, 1000000));
-	assert_true(direct_core_calm(880000, 1000000));
-	assert_false(direct_core_calm(870000, 1000000));
-	cpu->direct = &d;
-	d.core.slept = 1;
-	direct_core_enter(cpu, &h);
-	assert_int_equal(cores(0), 1);
-	/* As if it had got little of the last window. */
-	d.core.begun = 0;
-	d.core.looked_ns = 0;
-	direct_core_enter(cpu, &h);
-	assert_true(d.core.contended);
-	assert_int_equal(cores(0), before);
-	/* Nothing was learnt while it slept. */
-	direct_core_left(&d, 1);
-	d.core.begun = 0;
-	direct_core_enter(cpu, &h);
-	assert_int_equal(cores(0), 1);
-	direct_core_rest(&d);
-	assert_int_equal(cores(0), 1);
-	d.core.entered -= (uint64_t)100 * soft_tsc_khz();
-	direct_core_rest(&d);
-	assert_int_equal(cores(0), before);
-	/* Who says meanwhile where it is to run, is heard. */
-	direct_core_hold(&d);
-	cpu_set_t set, before_set = d.core.before;
-	CPU_ZERO(&set);
-	for (int i = CPU_SETSIZE - 1; i >= 0 && !CPU_COUNT(&set); i--)
-		if (CPU_ISSET(i, &before_set) && i != d.core.held - 1)
-			CPU_SET(i, &set);
-	if (CPU_COUNT(&set)) {
-		assert_int_equal(sched_setaffinity(0, sizeof(set), &set), 0);
-		direct_core_release(&d);
-		assert_int_equal(cores(0), 1);
-		/* Who was told where to run is told that again; who was not may run everywhere. */
-		d.core.asked = before_set;
-		direct_core_hold(&d);
-		assert_false(d.core.everywhere);
-		direct_core_release(&d);
-		assert_int_equal(sched_getaffinity(0, sizeof(set), &set), 0);
-		assert_true(CPU_EQUAL(&set, &d.core.before));
-		memset(&set, 0xff, sizeof(set));
-		assert_int_equal(sched_setaffinity(0, sizeof(set), &set), 0);
-		direct_core_hold(&d);
-		assert_true(d.core.everywhere);
-		direct_core_release(&d);
-		assert_int_equal(sched_setaffinity(0, sizeof(before_set), &before_set), 0);
-	}
-	kill(h.pid, SIGKILL);
-	waitpid(h.pid, NULL, 0);
-	free(cpu);
-}
-
 static void *kill_later(void *arg)
 {
 	struct soft_cpu *cpu = arg;
@@ -562,41 +400,6 @@ static void no_helper_outlives_its_machine(void **state)
 		assert_int_equal(kill(pid, 0), -1);
 		assert_int_equal(errno, ESRCH);
 	}
-}
-
-CODE(has_cpuid, "mov %eax, %ebx\n.rept 30\nadd %rbx, %rax\n.endr\ncpuid\nret\n");
-CODE(has_none, ".rept 30\nadd %rbx, %rax\n.endr\nmov $0xa20f, %eax\nmov $0xa20f, %ebx\nret\n");
-CODE(has_lsl, ".rept 30\nadd %rbx, %rax\n.endr\nlsl %eax, %eax\nret\n");
-CODE(has_rdtscp, ".rept 30\nadd %rbx, %rax\n.endr\nrdtscp\nret\n");
-CODE(has_rdpid, ".rept 30\nadd %rbx, %rax\n.endr\nrdpid %rax\nret\n");
-CODE(has_xsavec, ".rept 30\nadd %rbx, %rax\n.endr\nxsavec 0x40(%rsp)\nret\n");
-CODE(has_xrstor, ".rept 30\nadd %rbx, %rax\n.endr\nxrstor 0x40(%rsp)\nret\n");
-CODE(has_lfence, ".rept 30\nadd %rbx, %rax\n.endr\nlfence\nfxsave (%rsp)\nret\n");
-static void instructions_that_would_tell_of_the_host_are_found(void **state)
-{
-	static const struct {
-		const uint8_t *code, *end;
-		_Bool is;
-	} rows[] = {
-	    {has_cpuid, has_cpuid_end, 1},   {has_none, has_none_end, 0},
-	    {has_lsl, has_lsl_end, 1},	     {has_rdtscp, has_rdtscp_end, 1},
-	    {has_rdpid, has_rdpid_end, 1},   {has_xsavec, has_xsavec_end, 1},
-	    {has_xrstor, has_xrstor_end, 1}, {has_lfence, has_lfence_end, 0},
-	};
-	static uint8_t page[4096];
-	ZydisDecoder d;
-
-	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
-		memset(page, 0x90, sizeof(page));
-		memcpy(page + 1000, rows[i].code, (size_t)(rows[i].end - rows[i].code));
-		assert_int_equal(direct_sensitive(&d, page, page), rows[i].is);
-	}
-	/* Across the end of a page. */
-	memset(page, 0x90, sizeof(page));
-	page[4095] = 0x0f;
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xa2"), 1);
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\x90\x90"), 0);
 }
 
 /* User code for `us` microseconds, then a system call or an interrupt. True: it was to go to a
@@ -694,16 +497,12 @@ int main(void)
 	    T(code_written_by_a_helper_is_what_the_layers_below_run),
 	    T(every_fault_is_the_guests_at_its_instruction),
 	    T(the_trap_flag_traps_after_the_next_instruction),
-	    T(cpuid_is_the_guests),
 	    T(no_system_call_of_the_guest_is_the_hosts),
 	    T(who_jumps_into_the_stub_gets_a_page_fault),
 	    T(a_kick_stops_user_code_that_never_ends),
 	    T(the_lowest_pages_are_read_whatever_the_host_lets_helpers_map),
-	    T(a_thread_is_kept_on_its_core_only_while_it_runs_guest_code),
-	    cmocka_unit_test(a_core_that_others_want_too_is_let_go),
 	    T(a_killed_helper_ends_the_program_not_the_machine),
 	    cmocka_unit_test(no_helper_outlives_its_machine),
-	    cmocka_unit_test(instructions_that_would_tell_of_the_host_are_found),
 	    cmocka_unit_test(the_chooser_takes_user_code_by_how_long_it_runs),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,6 +3,12 @@
 #ifndef ENGINE_SOFT_DIRECT_TESTING_H
 #define ENGINE_SOFT_DIRECT_TESTING_H
 
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include "engine/soft/direct.h"
 #include "engine/soft/testboard.h"
 
 #define USER_CODE  UINT64_C(0x40000)
@@ -44,6 +50,25 @@ static inline void user_again(struct board *b, uint64_t rip)
 	soft_flags_set(b->cpu, X86_IF | X86_FIXED);
 	soft_mode_update(b->cpu);
 	s->activity = X86_RUNNING;
+}
+
+/* Runs user code; as board_run. */
+static inline int run_user(struct board *b, const uint8_t *code, const uint8_t *end)
+{
+	board_load(b, USER_CODE, code, (size_t)(end - code));
+	user_state(b, USER_CODE);
+	return board_run(b);
+}
+#define RUN_USER(b, name) run_user(b, name, name##_end)
+
+/* Was user code let go at all? Where the host forbids helpers, nothing here can be tested. */
+static inline void ran(struct board *b)
+{
+	if (b->cpu->direct->refused) {
+		print_message("skipped: %s\n", b->cpu->direct->why);
+		skip();
+	}
+	assert_true(b->cpu->stats.direct_entries > 0);
 }
 
 #endif
