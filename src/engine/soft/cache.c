@@ -23,6 +23,10 @@
  * code_lock after the lists were filled, and setting under it as well, so a byte is never cleared
  * under a block that nobody will drop.
  *
+ * The others that are told are those whose caches got code of that page since it was last dropped
+ * (ram.coders): a vCPU that halts would else find every page on its list that the rest have run
+ * code of, more of them than the list has room for, and drop all it has.
+ *
  * The block under execution may be dropped by a store of its own: its remaining instructions then
  * become "stop", which looks the next one up anew. Memory of dropped blocks stays as it is until
  * another block is made, and that happens only between blocks.
@@ -154,6 +158,12 @@ static uint64_t chunk_bits(uint64_t off, unsigned len)
 	return (last - first == 63 ? UINT64_MAX : (BIT64(last - first + 1) - 1)) << first;
 }
 
+/* A vCPU's bit in ram.coders; the ninth shares the first one's. */
+static uint8_t coder_bit(unsigned index)
+{
+	return (uint8_t)(1u << index % 8);
+}
+
 void soft_code_changed(struct soft_engine *engine, struct soft_cpu *self, uint8_t *flags,
 		       uint64_t phys, unsigned len)
 {
@@ -163,9 +173,10 @@ void soft_code_changed(struct soft_engine *engine, struct soft_cpu *self, uint8_
 		return;
 	phys &= ~UINT64_C(0xfff);
 	lock_take(&engine->code_lock);
+	uint8_t *coders = &engine->ram.coders[flags - engine->ram.flags];
 	for (unsigned i = 0; i < engine->cpus; i++) {
 		struct soft_cpu *cpu = engine->cpu[i];
-		if (!cpu || cpu == self)
+		if (!cpu || cpu == self || !(*coders & coder_bit(i)))
 			continue;
 		struct soft_cache *c = cpu->cache;
 		if (c->pending_count < SOFT_PENDING_MAX)
@@ -174,6 +185,7 @@ void soft_code_changed(struct soft_engine *engine, struct soft_cpu *self, uint8_
 			c->pending_all = 1;
 		cpu_link_raise(&cpu->base.link, CPU_EVENT_ENGINE);
 	}
+	*coders = 0;
 	atomic_store_explicit(chunks, 0, memory_order_relaxed);
 	__atomic_and_fetch(flags, (uint8_t)~SOFT_PAGE_CODE, __ATOMIC_ACQ_REL);
 	lock_drop(&engine->code_lock);
@@ -236,6 +248,7 @@ static void code_mark(struct soft_cpu *cpu, uint8_t *flags, uint64_t phys, unsig
 	/* Under the lock: who finds the bits set may rely on the barrier having been made. */
 	if (fresh)
 		soft_barrier(engine);
+	engine->ram.coders[flags - engine->ram.flags] |= coder_bit(cpu->base.index);
 	uint8_t *direct = &engine->ram.direct[flags - engine->ram.flags];
 	_Bool writable = *direct;
 	*direct = 0;

@@ -88,8 +88,9 @@ struct soft_ram {
 	unsigned slots;
 	uint64_t pages;
 	int fd;
-	uint8_t *flags;		  /* enum soft_page, by page index */
-	uint8_t *direct;	  /* may be written by a helper (direct.h); guarded by code_lock */
+	uint8_t *flags;	 /* enum soft_page, by page index */
+	uint8_t *direct; /* may be written by a helper (direct.h); guarded by code_lock */
+	uint8_t *coders; /* whose caches may hold code of it, a bit each; likewise guarded */
 	_Atomic uint64_t *chunks; /* decoded bytes, one bit per 64 bytes, by page index */
 };
 const struct soft_slot *soft_ram_slot(const struct soft_ram *ram, uint64_t phys);
@@ -113,7 +114,7 @@ static inline uint8_t *soft_ram_flags(const struct soft_ram *ram, const struct s
 #define SOFT_PAGE_HASH	 8192u
 #define SOFT_JUMP_SIZE	 32768u
 #define SOFT_CROSS_SIZE	 256u
-#define SOFT_PENDING_MAX 32u
+#define SOFT_PENDING_MAX 256u
 
 #define BLOCK_ALONE 0x8000 /* belongs to no page: never linked to */
 #define BLOCK_FREE  0x4000 /* dropped; it stays as it is until the next one is made */

@@ -87,7 +87,10 @@ static int ram_init(struct soft_engine *e, struct error *err)
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	ram->direct = mmap(NULL, ram->pages + 1, PROT_READ | PROT_WRITE,
 			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (ram->flags == MAP_FAILED || ram->chunks == MAP_FAILED || ram->direct == MAP_FAILED)
+	ram->coders = mmap(NULL, ram->pages + 1, PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (ram->flags == MAP_FAILED || ram->chunks == MAP_FAILED || ram->direct == MAP_FAILED ||
+	    ram->coders == MAP_FAILED)
 		return error_set(err, -ENOMEM, "no memory for the software engine's page tables");
 	return 0;
 }
@@ -145,6 +148,8 @@ static void engine_destroy(struct engine *engine)
 		munmap(e->ram.chunks, (e->ram.pages + 1) * sizeof(uint64_t));
 	if (e->ram.direct && e->ram.direct != MAP_FAILED)
 		munmap(e->ram.direct, e->ram.pages + 1);
+	if (e->ram.coders && e->ram.coders != MAP_FAILED)
+		munmap(e->ram.coders, e->ram.pages + 1);
 	lock_fini(&e->code_lock);
 	free(e);
 }
