@@ -280,7 +280,7 @@ int soft_run(struct vcpu *vcpu);
 /* Executes a block; true when everything is to be looked up anew after it. Not for code segments
  * with a limit. */
 _Bool soft_block_run(struct soft_cpu *cpu, struct soft_block *b);
-/* Only its instructions that begin in its first `bytes` bytes. */
+/* Only its instructions that begin in its first `bytes` bytes, of which there are some. */
 _Bool soft_block_part(struct soft_cpu *cpu, struct soft_block *b, unsigned bytes);
 /* As soft_run, but RUN_KICKED after `count` instructions (an abandoned one counts; so does one
  * chunk of a repeated one). */

@@ -178,6 +178,25 @@ static void step(struct soft_cpu *cpu)
 	}
 }
 
+/* Executes the first n instructions of a block, which the caller counts. Returns the address behind
+ * them. */
+static ALWAYS_INLINE uint64_t insns_run(struct soft_cpu *cpu, struct soft_cache *c,
+					struct soft_block *b, unsigned n)
+{
+	uint64_t rip = cpu->s.rip;
+	const struct insn *i = b->insn, *end = i + n;
+
+	cpu->block_rip = rip;
+	c->current = b;
+	do {
+		cpu->s.rip = rip;
+		rip += i->len;
+		i->fn(cpu, i);
+	} while (++i != end);
+	c->current = NULL;
+	return rip;
+}
+
 /*
  * Executes blocks until one changes the CPU's state, or events are pending. At least one block is
  * executed, so that an event which cannot be taken yet does not stop the guest.
@@ -196,20 +215,11 @@ static void blocks_run(struct soft_cpu *cpu)
 			insn_one(cpu);
 			return;
 		}
-		uint64_t rip = cpu->s.rip, start = rip;
-		const struct insn *i = b->insn, *end = i + b->count;
-		cpu->block_rip = rip;
-		c->current = b;
-		do {
-			cpu->s.rip = rip;
-			rip += i->len;
-			i->fn(cpu, i);
-		} while (++i != end);
+		uint64_t start = cpu->s.rip, rip = insns_run(cpu, c, b, b->count);
 		cpu->stats.retired += b->count;
 		unsigned flags = b->flags;
 		if (!(flags & INSN_BRANCH))
 			cpu->s.rip = wide ? rip : (uint32_t)rip;
-		c->current = NULL;
 		if (UNLIKELY(flags & INSN_STATE) ||
 		    UNLIKELY(atomic_load_explicit(&cpu->base.link.events, memory_order_relaxed)))
 			return;
@@ -240,42 +250,26 @@ static void blocks_run(struct soft_cpu *cpu)
 
 _Bool soft_block_run(struct soft_cpu *cpu, struct soft_block *b)
 {
-	uint64_t rip = cpu->s.rip;
-
 	b = soft_block_ready(cpu, b);
-	const struct insn *i = b->insn, *end = i + b->count;
-
-	cpu->block_rip = rip;
-	cpu->cache->current = b;
-	do {
-		cpu->s.rip = rip;
-		rip += i->len;
-		i->fn(cpu, i);
-	} while (++i != end);
+	uint64_t rip = insns_run(cpu, cpu->cache, b, b->count);
 	cpu->stats.retired += b->count;
 	if (!(b->flags & INSN_BRANCH))
 		cpu->s.rip = soft_is64(cpu) ? rip : (uint32_t)rip;
-	cpu->cache->current = NULL;
 	return !!(b->flags & INSN_STATE);
 }
 
 _Bool soft_block_part(struct soft_cpu *cpu, struct soft_block *b, unsigned bytes)
 {
-	uint64_t rip = cpu->s.rip, start = rip;
+	unsigned n = 0;
 
 	if (bytes >= b->bytes)
 		return soft_block_run(cpu, b);
 	b = soft_block_ready(cpu, b);
-	cpu->block_rip = rip;
-	cpu->cache->current = b;
-	for (const struct insn *i = b->insn; rip - start < bytes; i++) {
-		cpu->s.rip = rip;
-		rip += i->len;
-		i->fn(cpu, i);
-		cpu->stats.retired++;
-	}
+	for (unsigned at = 0; at < bytes; n++)
+		at += b->insn[n].len;
+	uint64_t rip = insns_run(cpu, cpu->cache, b, n);
+	cpu->stats.retired += n;
 	cpu->s.rip = soft_is64(cpu) ? rip : (uint32_t)rip;
-	cpu->cache->current = NULL;
 	return 0;
 }
 

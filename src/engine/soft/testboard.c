@@ -1,9 +1,13 @@
 /* testboard.c: a small board with one CPU on the software engine, for tests and benchmarks. */
 #include "engine/soft/testboard.h"
+#include "engine/soft/core.h"
 #include "engine/soft/testcode.h"
+#include "engine/soft/vector.h"
 
 #undef NDEBUG
 #include <assert.h>
+#include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 
 struct board_dev {
@@ -352,6 +356,36 @@ int board_run(struct board *b)
 	if (rip > BOARD_HANDLERS && rip < BOARD_HANDLERS + 0x1000 && rip % 16 == 1)
 		return (int)(rip - BOARD_HANDLERS) / 16;
 	return -1;
+}
+
+static void *kick_settled(void *arg)
+{
+	struct soft_cpu *cpu = arg;
+	const volatile uint64_t *entries = &cpu->stats.entries;
+
+	/* Until it stays in host code. */
+	for (uint64_t was = 0, same = 0; same < 50;) {
+		same = *entries && *entries == was ? same + 1 : 0;
+		was = *entries;
+		sched_yield();
+	}
+	cpu_link_raise(&cpu->base.link, CPU_EVENT_KICK);
+	return NULL;
+}
+void board_kick_loop(struct board *b, const uint8_t *code, const uint8_t *end)
+{
+	pthread_t thread;
+
+	b->cpu->stats.entries = 0;
+	board_load(b, BOARD_CODE, code, (size_t)(end - code));
+	board_long(b, BOARD_CODE);
+	int rc = pthread_create(&thread, NULL, kick_settled, b->cpu);
+	assert(!rc);
+	rc = soft_run(&b->cpu->base);
+	assert(rc == RUN_KICKED);
+	pthread_join(thread, NULL);
+	cpu_link_clear(&b->cpu->base.link, CPU_EVENT_KICK);
+	soft_cache_flush(b->cpu);
 }
 
 uint64_t board_stack(struct board *b, unsigned index)

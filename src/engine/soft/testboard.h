@@ -68,6 +68,9 @@ void board_pte_set(struct board *b, uint64_t lin, uint64_t pte);
 /* Runs until HLT; returns the vector when it was a handler's, -1 when it was another HLT, -2 after
  * shutdown. Other results fail. */
 int board_run(struct board *b);
+/* Runs code at BOARD_CODE, in 64-bit mode and ring 0, that goes round for ever, until it stays in
+ * host code; then it is kicked, which must end it. Its code is dropped. */
+void board_kick_loop(struct board *b, const uint8_t *code, const uint8_t *end);
 /* A word of the present stack: 0 is the top. */
 uint64_t board_stack(struct board *b, unsigned index);
 /* What the device at BOARD_MMIO saw last. */

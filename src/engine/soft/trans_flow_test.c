@@ -1,8 +1,6 @@
 /* trans_flow_test.c: tests of the ways between translated blocks: returns that are predicted and
  * are not what was predicted, events on the way.
  */
-#include <pthread.h>
-#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -328,20 +326,6 @@ static void flags_are_exact_wherever_a_branch_goes(void **state)
 }
 
 /* Events reach code that does nothing but go round. */
-static void *kick(void *arg)
-{
-	struct soft_cpu *cpu = arg;
-	const volatile uint64_t *entries = &cpu->stats.entries;
-
-	/* Until it stays in host code. */
-	for (uint64_t was = 0, same = 0; same < 50;) {
-		same = *entries && *entries == was ? same + 1 : 0;
-		was = *entries;
-		sched_yield();
-	}
-	cpu_link_raise(&cpu->base.link, CPU_EVENT_KICK);
-	return NULL;
-}
 CODE(spin_code, "1: jmp 1b");
 CODE(spin_far_code, "1: jmp 2f; 3: jmp 1b; 2: test %rsp, %rsp; jz 1b; jmp 3b");
 CODE(spin_call_code, "1: call 2f; jmp 1b; 2: call 3f; ret; 3: ret");
@@ -360,17 +344,8 @@ static void a_kick_ends_every_loop(void **state)
 	};
 	struct board *b = *state;
 
-	for (unsigned i = 0; i < ARRAY_SIZE(loops); i++) {
-		pthread_t thread;
-		b->cpu->stats.entries = 0;
-		board_load(b, BOARD_CODE, loops[i].code, (size_t)(loops[i].end - loops[i].code));
-		board_long(b, BOARD_CODE);
-		assert_int_equal(pthread_create(&thread, NULL, kick, b->cpu), 0);
-		assert_int_equal(soft_run(&b->cpu->base), RUN_KICKED);
-		pthread_join(thread, NULL);
-		cpu_link_clear(&b->cpu->base.link, CPU_EVENT_KICK);
-		soft_cache_flush(b->cpu);
-	}
+	for (unsigned i = 0; i < ARRAY_SIZE(loops); i++)
+		board_kick_loop(b, loops[i].code, loops[i].end);
 }
 
 int main(void)

@@ -4,8 +4,6 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
-#include <pthread.h>
-#include <sched.h>
 #include "engine/soft/testcode.h"
 #include "engine/soft/trans.h"
 #include "engine/soft/vector.h"
@@ -225,20 +223,6 @@ static void what_is_not_a_constant_is_checked_each_time(void **state)
 	assert_int_equal(b->cpu->s.cr2, 0x23000);
 }
 
-static void *kick(void *arg)
-{
-	struct soft_cpu *cpu = arg;
-	const volatile uint64_t *entries = &cpu->stats.entries;
-
-	/* Until it stays in host code. */
-	for (uint64_t was = 0, same = 0; same < 50;) {
-		same = *entries && *entries == was ? same + 1 : 0;
-		was = *entries;
-		sched_yield();
-	}
-	cpu_link_raise(&cpu->base.link, CPU_EVENT_KICK);
-	return NULL;
-}
 CODE(spin_code, "1: add $1, %rax; test %rsp, %rsp; jne 1b");
 CODE(spin_walk_code, "mov $0x20000, %edi; 1: mov (%rdi), %rax; mov 4(%rbp), %rdx; add $8, %rdi;"
 		     "and $0xfff, %edi; or $0x20000, %edi; test %rsp, %rsp; jne 1b");
@@ -256,17 +240,9 @@ static void a_kick_ends_a_loop(void **state)
 	struct board *b = *state;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(loops); i++) {
-		pthread_t thread;
-		b->cpu->stats.entries = 0;
-		board_load(b, BOARD_CODE, loops[i].code, (size_t)(loops[i].end - loops[i].code));
-		board_long(b, BOARD_CODE);
 		uint64_t before = b->cpu->stats.loops;
-		assert_int_equal(pthread_create(&thread, NULL, kick, b->cpu), 0);
-		assert_int_equal(soft_run(&b->cpu->base), RUN_KICKED);
-		pthread_join(thread, NULL);
-		cpu_link_clear(&b->cpu->base.link, CPU_EVENT_KICK);
+		board_kick_loop(b, loops[i].code, loops[i].end);
 		assert_true(b->cpu->stats.loops > before);
-		soft_cache_flush(b->cpu);
 	}
 }
 
