@@ -6,7 +6,11 @@
  * number, by which host code and other blocks name it. Its instructions are in the pool, which is
  * filled in turn, part by part: when a part comes to be filled anew, blocks that have host code
  * lose their instructions, and are decoded again when somebody wants them (soft_block_again);
- * others go altogether. The pool holds what was decoded last, whatever that is for.
+ * others go altogether. The pool holds what was decoded last, whatever that is for. It is small
+ * until what went comes back: when most of what was decoded in a turn had gone not long before, it
+ * gets a quarter more. So a kernel that has booted, or a loop through more code than fits however
+ * large the pool is, has a small one, and programs that are started again and again, each part of
+ * which runs too seldom to be translated, a larger one.
  *
  * Decoding again must give the same instructions: host code goes on after the one that somebody
  * wanted, and counts on what each of its own changes (trans_near.c). Code that changes is dropped
@@ -37,7 +41,7 @@ static void *memory_take(size_t bytes)
 
 static size_t pool_bytes(const struct soft_cache *c)
 {
-	return c->part_bytes * SOFT_POOL_PARTS;
+	return c->part_bytes * c->parts_most;
 }
 
 int soft_blocks_init(struct soft_cpu *cpu)
@@ -46,9 +50,12 @@ int soft_blocks_init(struct soft_cpu *cpu)
 	_Bool translates = cpu->engine->base.cfg.soft >= SOFT_TRANSLATE;
 
 	c->part_bytes = (translates ? SOFT_POOL_BYTES : SOFT_POOL_INTERP) / SOFT_POOL_PARTS;
+	c->parts = SOFT_POOL_PARTS;
+	c->parts_most = translates ? SOFT_PARTS_MOST : SOFT_POOL_PARTS;
 	c->blocks = memory_take(SOFT_BLOCKS * sizeof(struct soft_block));
+	c->hash = memory_take(SOFT_BLOCKS * sizeof(*c->hash));
 	c->pool = memory_take(pool_bytes(c));
-	if (!c->blocks || !c->pool) {
+	if (!c->blocks || !c->hash || !c->pool) {
 		soft_blocks_fini(cpu);
 		return -ENOMEM;
 	}
@@ -62,18 +69,24 @@ void soft_blocks_fini(struct soft_cpu *cpu)
 
 	if (c->blocks)
 		munmap(c->blocks, SOFT_BLOCKS * sizeof(struct soft_block));
+	if (c->hash)
+		munmap(c->hash, SOFT_BLOCKS * sizeof(*c->hash));
 	if (c->pool)
 		munmap(c->pool, pool_bytes(c));
 }
 
 void soft_blocks_empty(struct soft_cache *c)
 {
-	memset(c->hash, 0, sizeof(c->hash));
+	c->hash_bits = (unsigned)__builtin_ctz(SOFT_BLOCK_HASH);
+	memset(c->hash, 0, sizeof(*c->hash) << c->hash_bits);
 	memset(c->pages, 0, sizeof(c->pages));
 	memset(c->part_used, 0, sizeof(c->part_used));
+	memset(c->ghosts, 0, sizeof(c->ghosts));
 	c->blocks_used = c->pages_used = 1;
 	c->blocks_free = 0;
 	c->part = 0;
+	c->part_next = 1;
+	c->parts_due = c->decoded = c->returned = 0;
 }
 
 _Bool soft_blocks_room(const struct soft_cache *c)
@@ -85,18 +98,21 @@ size_t soft_blocks_bytes(const struct soft_cache *c)
 {
 	size_t bytes = c->blocks_used * sizeof(struct soft_block);
 
-	for (unsigned i = 0; i < SOFT_POOL_PARTS; i++)
+	for (unsigned i = 0; i < c->parts; i++)
 		bytes += c->part_used[i];
 	return bytes;
 }
 
 /* Blocks by address, and by page */
 
+static uint64_t hash_bits(uint64_t phys, uint32_t mode, unsigned bits)
+{
+	return ((phys ^ (uint64_t)mode << 50) * UINT64_C(0x9e3779b97f4a7c15)) >> (64 - bits);
+}
+
 static uint32_t *hash_of(struct soft_cache *c, uint64_t phys, uint32_t mode)
 {
-	uint64_t h = (phys ^ (uint64_t)mode << 50) * UINT64_C(0x9e3779b97f4a7c15);
-
-	return &c->hash[(h >> 48) % SOFT_BLOCK_HASH];
+	return &c->hash[hash_bits(phys, mode, c->hash_bits)];
 }
 
 static uint32_t *page_hash_of(struct soft_cache *c, uint64_t phys)
@@ -127,6 +143,23 @@ struct soft_block *soft_block_find(struct soft_cache *c, uint64_t phys, uint32_t
 	return NULL;
 }
 
+/* A bucket for each block there may be: with 65,536 for twice as many, and each a cache miss, to
+ * find one was a twelfth of what installing packages took. */
+static void hash_widen(struct soft_cache *c)
+{
+	memset(c->hash, 0, sizeof(*c->hash) << c->hash_bits);
+	c->hash_bits = (unsigned)__builtin_ctz(SOFT_BLOCKS);
+	for (uint32_t p = 1; p < c->pages_used; p++)
+		for (uint32_t n = c->page[p].blocks; n;) {
+			struct soft_block *b = soft_block_of(c, n);
+			uint32_t *head = hash_of(c, b->phys, b->mode);
+
+			b->hash_next = *head;
+			*head = n;
+			n = b->page_next;
+		}
+}
+
 struct soft_block *soft_block_new(struct soft_cache *c)
 {
 	uint32_t n = c->blocks_free;
@@ -136,6 +169,8 @@ struct soft_block *soft_block_new(struct soft_cache *c)
 	} else {
 		assert(c->blocks_used < SOFT_BLOCKS);
 		n = c->blocks_used++;
+		if (UNLIKELY(n == SOFT_BLOCK_HASH))
+			hash_widen(c);
 	}
 	return soft_block_of(c, n);
 }
@@ -224,6 +259,31 @@ static void block_remove(struct soft_cache *c, struct soft_block *b)
 
 /* The pool */
 
+/* One block in so many stands for all: else those of two turns would fill the table. */
+#define SAMPLE 32u
+
+/* Where a block's bit is in the table of those that went; NULL: it is not among the samples. */
+static uint64_t *ghost_of(struct soft_cache *c, unsigned turn, const struct soft_block *b,
+			  uint64_t *bit)
+{
+	uint64_t h = hash_bits(b->phys, b->mode, 32), i = h / SAMPLE % SOFT_GHOSTS;
+
+	*bit = BIT64(i % 64);
+	return h % SAMPLE ? NULL : &c->ghosts[turn][i / 64];
+}
+
+/* A block was decoded that was not there, or was without its instructions. */
+static void part_count(struct soft_cache *c, const struct soft_block *b)
+{
+	uint64_t bit;
+	const uint64_t *now = ghost_of(c, 0, b, &bit), *before = ghost_of(c, 1, b, &bit);
+
+	if (!now)
+		return;
+	c->decoded++;
+	c->returned += b->code || (*now | *before) & bit;
+}
+
 static void part_empty(struct soft_cpu *cpu, unsigned part)
 {
 	struct soft_cache *c = cpu->cache;
@@ -240,7 +300,11 @@ static void part_empty(struct soft_cpu *cpu, unsigned part)
 		if (b->code) {
 			b->insn = NULL;
 		} else {
+			uint64_t bit, *ghost = ghost_of(c, 0, b, &bit);
+
 			block_remove(c, b);
+			if (ghost)
+				*ghost |= bit;
 			removed = 1;
 		}
 	}
@@ -248,7 +312,34 @@ static void part_empty(struct soft_cpu *cpu, unsigned part)
 	if (!removed)
 		return;
 	c->emptied++;
-	soft_cache_forget(cpu);
+	soft_cache_forget_free(cpu);
+}
+
+/* Once in a turn: does the pool get larger? */
+static void pool_judge(struct soft_cache *c)
+{
+	if (2 * c->returned > c->decoded)
+		c->parts_due = MIN(c->parts / 4, c->parts_most - c->parts);
+	c->decoded = c->returned = 0;
+	memcpy(c->ghosts[1], c->ghosts[0], sizeof(c->ghosts[0]));
+	memset(c->ghosts[0], 0, sizeof(c->ghosts[0]));
+}
+
+/* The part to be filled next: one that is empty now. */
+static void part_turn(struct soft_cpu *cpu)
+{
+	struct soft_cache *c = cpu->cache;
+
+	if (c->parts_due) {
+		c->parts_due--;
+		c->part = c->parts++;
+		return;
+	}
+	c->part = c->part_next;
+	c->part_next = (c->part_next + 1) % c->parts;
+	if (!c->part)
+		pool_judge(c);
+	part_empty(cpu, c->part);
 }
 
 /* Decodes a block at an offset in a page; 0 instructions when the first one crosses the page. The
@@ -282,10 +373,8 @@ struct soft_decoded *soft_pool_decode(struct soft_cpu *cpu, const uint8_t *bytes
 {
 	struct soft_cache *c = cpu->cache;
 
-	if (c->part_used[c->part] + MOST > c->part_bytes) {
-		c->part = (c->part + 1) % SOFT_POOL_PARTS;
-		part_empty(cpu, c->part);
-	}
+	if (c->part_used[c->part] + MOST > c->part_bytes)
+		part_turn(cpu);
 	struct soft_decoded *d =
 	    (void *)(c->pool + c->part * c->part_bytes + c->part_used[c->part]);
 	d->count = block_decode(cpu, bytes, avail, d->insn, used);
@@ -295,6 +384,7 @@ struct soft_decoded *soft_pool_decode(struct soft_cpu *cpu, const uint8_t *bytes
 void soft_pool_keep(struct soft_cache *c, struct soft_decoded *d, uint32_t number)
 {
 	d->block = number;
+	part_count(c, soft_block_of(c, number));
 	c->part_used[c->part] += sizeof(*d) + d->count * sizeof(struct insn);
 }
 

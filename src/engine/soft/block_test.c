@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include "engine/soft/testcode.h"
 #include "engine/soft/trans.h"
+#include "engine/soft/vector.h"
 
 #define LONG_CODE 0x400000u
 #define BLOCKS	  60000u
@@ -45,20 +46,82 @@ static void run_at(struct board *b, uint64_t rip)
 	assert_int_equal(board_run(b), -1);
 }
 
+static void run_blocks(struct board *b, uint64_t sum)
+{
+	run_at(b, LONG_CODE);
+	assert_int_equal(b->cpu->s.gpr[X86_RCX], sum);
+}
+
 static void code_that_runs_once_leaves_nothing_behind(void **state)
 {
 	struct board *b = *state;
-	uint64_t sum = code_put(b, LONG_CODE, BLOCKS);
 
 	b->cpu->trans->hot = 1000;
-	for (unsigned i = 0; i < 2; i++) {
-		run_at(b, LONG_CODE);
-		assert_int_equal(b->cpu->s.gpr[X86_RCX], sum);
-		assert_in_range(live_blocks(b), 1, SOFT_POOL_BYTES / (2 * sizeof(struct insn)));
-		assert_in_range(b->cpu->cache->blocks_used, 1, BLOCKS / 2);
-	}
+	run_blocks(b, code_put(b, LONG_CODE, BLOCKS));
+	assert_in_range(live_blocks(b), 1, SOFT_POOL_BYTES / (2 * sizeof(struct insn)));
+	assert_in_range(b->cpu->cache->blocks_used, 1, BLOCKS / 2);
+	assert_int_equal(b->cpu->cache->parts, SOFT_POOL_PARTS);
 	assert_int_equal(b->cpu->stats.translated, 0);
-	assert_true(b->cpu->stats.blocks > BLOCKS + BLOCKS / 2);
+}
+
+/* Not much more than the pool holds: what is needed next went not long ago. */
+static void code_that_comes_back_gets_room(void **state)
+{
+	struct board *b = *state;
+	uint64_t sum = code_put(b, LONG_CODE, BLOCKS / 2), decoded;
+
+	b->cpu->trans->hot = 1000;
+	for (unsigned i = 0; i < 10; i++)
+		run_blocks(b, sum);
+	assert_in_range(b->cpu->cache->parts, SOFT_POOL_PARTS + 1, SOFT_PARTS_MOST - 1);
+	decoded = b->cpu->stats.blocks;
+	run_blocks(b, sum);
+	assert_in_range(b->cpu->stats.blocks - decoded, 0, BLOCKS / 100);
+	assert_int_equal(b->cpu->stats.translated, 0);
+	soft_cache_flush(b->cpu);
+	run_blocks(b, sum);
+}
+
+/* More than the hash has buckets for at first; each is found again. */
+static void many_blocks_are_found_again(void **state)
+{
+	struct board *b = *state;
+	const uint32_t many = SOFT_BLOCK_HASH + 10000;
+	uint64_t sum = code_put(b, LONG_CODE, many), decoded;
+
+	run_blocks(b, sum);
+	assert_true(b->cpu->cache->blocks_used > SOFT_BLOCK_HASH);
+	decoded = b->cpu->stats.blocks;
+	for (uint32_t i = 0; i < many; i++) {
+		uint64_t at = LONG_CODE + i * 9;
+
+		if ((at & 0xfff) <= 0x1000 - 9) /* else in two pages, and not kept here */
+			assert_non_null(soft_block_find(b->cpu->cache, at, b->cpu->mode));
+	}
+	soft_cache_forget(b->cpu);
+	run_blocks(b, sum);
+	assert_int_equal(b->cpu->stats.blocks, decoded);
+}
+
+/* Calls something, then all of the long code, which takes the place of its block, then again. */
+CODE(call_code, "call *%rsi; call *%rdi; call *%rsi; hlt");
+CODE(called_code, "inc %rbx; ret");
+static void a_block_that_went_is_not_found_by_its_address(void **state)
+{
+	struct board *b = *state;
+
+	b->cpu->trans->hot = 1000;
+	code_put(b, LONG_CODE, BLOCKS);
+	board_load(b, LONG_CODE + BLOCKS * 9, "\xc3", 1); /* ret */
+	board_load(b, BOARD_CODE, call_code, (size_t)(call_code_end - call_code));
+	board_load(b, BOARD_DATA, called_code, (size_t)(called_code_end - called_code));
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RBX] = 0;
+	b->cpu->s.gpr[X86_RSI] = BOARD_DATA;
+	b->cpu->s.gpr[X86_RDI] = LONG_CODE;
+	assert_int_equal(board_run(b), -1);
+	assert_int_equal(b->cpu->s.rip, BOARD_CODE + (uint64_t)(call_code_end - call_code));
+	assert_int_equal(b->cpu->s.gpr[X86_RBX], 2);
 }
 
 static void links_lead_to_live_blocks_of_the_page(const struct board *b)
@@ -244,6 +307,9 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 	    T(code_that_runs_once_leaves_nothing_behind),
+	    T(code_that_comes_back_gets_room),
+	    T(a_block_that_went_is_not_found_by_its_address),
+	    T(many_blocks_are_found_again),
 	    I(a_block_that_went_is_linked_to_no_more),
 	    T(a_translated_block_is_decoded_again_for_a_fault),
 	    T(a_translated_block_is_decoded_again_for_single_steps),

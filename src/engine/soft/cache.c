@@ -114,6 +114,22 @@ void soft_cache_forget(struct soft_cpu *cpu)
 	soft_cache_rekey(cpu);
 }
 
+void soft_cache_forget_free(struct soft_cpu *cpu)
+{
+	struct soft_cache *c = cpu->cache;
+	const uint8_t *cold = cpu->trans ? trans_cold(cpu->trans) : NULL;
+
+	/* Blocks that have host code do not go: theirs need not be looked at. */
+	for (unsigned i = 0; i < SOFT_JUMP_SIZE; i++) {
+		struct soft_jump *j = &c->jump[i];
+
+		if (j->block && (!cold || j->code == cold) && (j->block->flags & BLOCK_FREE)) {
+			j->block = NULL;
+			j->key = 0;
+		}
+	}
+}
+
 static unsigned jump_page(uint64_t lin)
 {
 	return (unsigned)(((lin >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 48);

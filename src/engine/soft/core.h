@@ -107,10 +107,13 @@ static inline uint8_t *soft_ram_flags(const struct soft_ram *ram, const struct s
 #define SOFT_BLOCK_MAX	 48u	    /* instructions */
 #define SOFT_BLOCKS	 (1u << 18) /* host code names them with 18 bits */
 #define SOFT_CODE_PAGES	 32768u
-#define SOFT_POOL_PARTS	 16u
-#define SOFT_POOL_BYTES	 (2u << 20)  /* with the translator, for what is not hot */
+#define SOFT_POOL_BYTES	 (2u << 20)  /* with the translator, for what is not hot: at first */
+#define SOFT_POOL_MOST	 (16u << 20) /* ... and at most */
 #define SOFT_POOL_INTERP (32u << 20) /* without */
-#define SOFT_BLOCK_HASH	 65536u
+#define SOFT_POOL_PARTS	 16u	     /* at first */
+#define SOFT_PARTS_MOST	 (SOFT_POOL_MOST / SOFT_POOL_BYTES * SOFT_POOL_PARTS)
+#define SOFT_BLOCK_HASH	 65536u /* at first; then as many as there may be blocks */
+#define SOFT_GHOSTS	 65536u
 #define SOFT_PAGE_HASH	 8192u
 #define SOFT_JUMP_SIZE	 32768u
 #define SOFT_CROSS_SIZE	 256u
@@ -162,11 +165,17 @@ struct soft_cache {
 	uint32_t blocks_used, blocks_free; /* the first never used; a list by hash_next */
 	uint32_t pages_used;
 	uint8_t *pool;
-	size_t part_bytes, part_used[SOFT_POOL_PARTS];
-	unsigned part;
+	size_t part_bytes, part_used[SOFT_PARTS_MOST];
+	unsigned part, part_next; /* being filled; to be emptied next, then filled */
+	unsigned parts, parts_due, parts_most;
+	/* Samples of blocks that went when parts were emptied, by a hash: in this turn and the one
+	 * before; how many were decoded in this turn, and how many of these were among them. */
+	uint64_t ghosts[2][SOFT_GHOSTS / 64];
+	unsigned decoded, returned;
 	uint64_t jump_key, jump_gen;
 	uint64_t jump_pages[1024]; /* linear pages that the table may have blocks of, by a hash */
-	uint32_t hash[SOFT_BLOCK_HASH];
+	uint32_t *hash;		   /* memory for SOFT_BLOCKS */
+	unsigned hash_bits;
 	uint32_t pages[SOFT_PAGE_HASH];
 	struct soft_code_page page[SOFT_CODE_PAGES];
 	struct soft_jump jump[SOFT_JUMP_SIZE];
@@ -234,7 +243,8 @@ void soft_pool_keep(struct soft_cache *c, struct soft_decoded *d, uint32_t numbe
 void soft_cache_cross_jump(struct soft_cpu *cpu, const struct soft_block *b);
 /* Blocks found by linear address are looked up anew: mode, asid or translations changed. */
 void soft_cache_rekey(struct soft_cpu *cpu);
-void soft_cache_forget(struct soft_cpu *cpu); /* new generation of linear addresses */
+void soft_cache_forget(struct soft_cpu *cpu);	   /* new generation of linear addresses */
+void soft_cache_forget_free(struct soft_cpu *cpu); /* those of blocks that are no more */
 void soft_cache_forget_page(struct soft_cpu *cpu, uint64_t lin); /* at least those of one page */
 /* Code in a page was changed, by whomever: drops it in every vCPU's cache. `self` may be NULL. */
 struct soft_engine;
