@@ -167,6 +167,10 @@ static _Bool decode_integer(struct soft_cpu *cpu, const ZydisDecodedInstruction 
 	struct soft_decode d = {.cpu = cpu, .zi = zi, .op = ops, .out = out};
 	unsigned n = zi->operand_count_visible;
 
+	/* By their names the parts would take for their own what Zydis knows from CPUs that are no
+	 * more: TZCNT, LZCNT and POPCNT with VEX. BMI's are vec_decode's. */
+	if (zi->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		return 0;
 	if (n > 0) {
 		d.size = log2_bytes(ops[0].size);
 		d.reg0 = ops[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&

@@ -218,6 +218,56 @@ static void the_last_x87_instruction_is_known_after_a_check_is_given_up(void **s
 	assert_int_equal(b->cpu->s.gpr[X86_RDX], BOARD_CODE + (pointer_abs - pointer_code));
 }
 
+/* Ring 3. String instructions move what a check was made for, over the end of its page: the next is
+ * mapped elsewhere, and its neighbour in memory is not the program's. The first block has the TLB
+ * filled. */
+#define STRING_CODE(name, text)                                                                    \
+	CODE(name,                                                                                 \
+	     "mov (%rdi), %rax; mov %rax, (%rdi); mov (%rsi), %rax; mov %rax, (%rsi); jmp 1f;"     \
+	     "1: mov (%rdi), %rax; mov (%rsi), %rbx; " text                                        \
+	     "mov (%rdi), %rcx; mov (%rsi), %rbp; mov %rdx, (%rdi); mov %rdx, (%rsi); hlt")
+STRING_CODE(scas_code, "scasq; scasq; scasq; scasq; lea 0x2000(%rdi), %rsi;");
+STRING_CODE(cmps_code, "cmpsq; cmpsq; cmpsq; cmpsq;");
+STRING_CODE(movs_code, "movsq; movsq; movsq; movsq;");
+STRING_CODE(lods_code, "lodsq; lodsq; lodsq; lodsq; lea -0x2000(%rsi), %rdi;");
+STRING_CODE(stos_code, "stosq; stosq; stosq; stosq; lea 0x2000(%rdi), %rsi;");
+static void string_instructions_move_what_was_checked(void **state)
+{
+	struct board *b = *state;
+	static const struct {
+		const uint8_t *code, *end;
+	} codes[] = {{scas_code, scas_code_end},
+		     {cmps_code, cmps_code_end},
+		     {movs_code, movs_code_end},
+		     {lods_code, lods_code_end},
+		     {stos_code, stos_code_end}};
+
+	for (unsigned n = 0; n < 3 * ARRAY_SIZE(codes); n++) {
+		unsigned k = n % ARRAY_SIZE(codes);
+
+		board_load(b, BOARD_CODE, codes[k].code, (size_t)(codes[k].end - codes[k].code));
+		board_user(b, BOARD_CODE);
+		board_pte_set(b, 0x21000, 0x30007);
+		board_pte_set(b, 0x23000, 0x31007);
+		soft_tlb_flush_all(b->cpu);
+		for (unsigned page = 0; page < 2; page++) {
+			board_write(b, 0x21000 + page * 0x2000, 8, 0x5ec2e7);
+			board_write(b, 0x30000 + page * 0x1000, 8, 0x2222 + page);
+		}
+		b->cpu->s.gpr[X86_RDI] = 0x20fe0;
+		b->cpu->s.gpr[X86_RSI] = 0x22fe0;
+		b->cpu->s.gpr[X86_RDX] = 0x77;
+		/* HLT in ring 3. */
+		assert_int_equal(board_run(b), X86_VEC_GP);
+		assert_int_equal(b->cpu->s.gpr[X86_RDI], 0x21000);
+		assert_int_equal(b->cpu->s.gpr[X86_RCX], 0x2222);
+		assert_int_equal(b->cpu->s.gpr[X86_RBP], 0x2223);
+		assert_int_equal(board_read(b, 0x30000, 8), 0x77);
+		assert_int_equal(board_read(b, 0x21000, 8), 0x5ec2e7);
+		assert_int_equal(board_read(b, 0x23000, 8), 0x5ec2e7);
+	}
+}
+
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup_translate, board_teardown)
 int main(void)
 {
@@ -233,6 +283,7 @@ int main(void)
 	    T(a_check_that_does_not_pay_is_given_up),
 	    T(an_operand_that_hops_is_looked_for_by_itself),
 	    T(the_last_x87_instruction_is_known_after_a_check_is_given_up),
+	    T(string_instructions_move_what_was_checked),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

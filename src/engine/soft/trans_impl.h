@@ -261,6 +261,8 @@ void tb_near_begin(struct tb *tb);
 void tb_near_after(struct tb *tb);
 /* What has been checked does not count any more. */
 void tb_near_end(struct tb *tb);
+/* The general registers that an instruction may write, by bits: no fewer than it does. */
+unsigned tb_gprs_written(const struct tb_insn *i);
 /* An operand. False: to be looked for in the TLB. */
 _Bool tb_near_mem(struct tb *tb, struct tb_mem *mem);
 /* Its page's flags into a register. */

@@ -447,12 +447,14 @@ static _Bool leave(struct tb *tb)
 	return 1;
 }
 
-/* Not in loops: they may wait, or change what is checked where a loop begins. */
+/* Not in loops: they may wait, or change what is checked where a loop begins. So rare that nothing
+ * is lost by not relying on what is known of the registers that they write either. */
 static _Bool unusual(struct tb *tb, const struct tb_insn *i)
 {
 	if (!tb_sys(tb, i) && !tb_rare(tb, i))
 		return 0;
 	tb->loop.broken = 1;
+	tb_near_end(tb);
 	return 1;
 }
 

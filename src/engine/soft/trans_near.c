@@ -30,8 +30,9 @@
  * Why a check stays true until the block's end: the entry is at a fixed place that only the stub
  * writes, and no other check of the block has the same; a C function that empties entries
  * (soft_near_forget) sets code_stop, and host code looks at that after each C function and leaves
- * the block; one that is in line (tb_handler) ends all sharing besides. The registers are followed
- * by what Zydis says that an instruction writes.
+ * the block; one that is in line (tb_handler) ends all sharing besides, and so do instructions that
+ * compilers seldom emit. The registers are followed by what Zydis says that an instruction writes,
+ * and what it forgets (tb_gprs_written), which a test compares with what the host's CPU writes.
  */
 #include <string.h>
 #include "engine/soft/trans_impl.h"
@@ -164,22 +165,41 @@ static void operand_take(struct tb *tb, struct tb_ahead *a, const struct insn *n
 	}
 }
 
+unsigned tb_gprs_written(const struct tb_insn *i)
+{
+	unsigned written = 0;
+
+	for (unsigned k = 0; k < i->zi.operand_count; k++) {
+		const ZydisDecodedOperand *op = &i->ops[k];
+		int off =
+		    op->type == ZYDIS_OPERAND_TYPE_REGISTER ? soft_gpr_offset(op->reg.value) : -1;
+
+		if (off >= 0 && (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+			written |= 1u << (off / 8);
+	}
+	switch (i->zi.meta.category) {
+	/* Zydis 4.0 does not say that CMPS and SCAS move on. */
+	case ZYDIS_CATEGORY_STRINGOP:
+	case ZYDIS_CATEGORY_IOSTRINGOP:
+		written |= 1u << X86_RSI | 1u << X86_RDI | 1u << X86_RCX;
+		break;
+	default: break;
+	}
+	/* XCHG with R8, by its name. */
+	if (i->zi.mnemonic == ZYDIS_MNEMONIC_PAUSE)
+		written |= 1u << X86_RAX | 1u << X86_R8;
+	return written;
+}
+
 static void ahead_take(struct tb *tb, struct tb_ahead *a, const struct insn *n,
 		       const struct tb_insn *i, int64_t at)
 {
-	*a = (struct tb_ahead){.add_gpr = -1};
-	for (unsigned k = 0; k < i->zi.operand_count; k++) {
-		const ZydisDecodedOperand *op = &i->ops[k];
-
-		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
-		    !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
-			continue;
-		int off = soft_gpr_offset(op->reg.value);
-		if (off >= 0)
-			a->changed |= (uint16_t)(1u << (off / 8));
-		if (ZydisRegisterGetClass(op->reg.value) == ZYDIS_REGCLASS_SEGMENT)
+	*a = (struct tb_ahead){.changed = (uint16_t)tb_gprs_written(i), .add_gpr = -1};
+	for (unsigned k = 0; k < i->zi.operand_count; k++)
+		if (i->ops[k].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    (i->ops[k].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE) &&
+		    ZydisRegisterGetClass(i->ops[k].reg.value) == ZYDIS_REGCLASS_SEGMENT)
 			a->changed = ALL_GPRS;
-	}
 	switch (i->zi.mnemonic) {
 	case ZYDIS_MNEMONIC_SWAPGS:
 	case ZYDIS_MNEMONIC_WRFSBASE:

@@ -116,9 +116,9 @@ _Bool vec_feature(const struct cpuid_policy *policy, const ZydisDecodedInstructi
 
 	if (vec_is_avx512(zi) && !cpuid_has(policy, 7, 0, CPUID_EBX, 16))
 		return 0;
-	/* Likewise BSF without BMI1. */
+	/* Likewise BSF without BMI1. With VEX it was another CPU's. */
 	if (zi->mnemonic == ZYDIS_MNEMONIC_TZCNT)
-		return 1;
+		return zi->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	for (size_t i = 0; i < ARRAY_SIZE(vec_features); i++) {
 		const struct vec_feature_row *f = &vec_features[i];
 

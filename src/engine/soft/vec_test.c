@@ -42,6 +42,33 @@ CODE(fld1, "fld1; hlt");
 CODE(fwait, "fwait; hlt");
 CODE(vaddps, "vaddps %ymm1, %ymm1, %ymm0; hlt");
 CODE(popcnt, "popcnt %eax, %eax; hlt");
+/* As a CPU of the past had them: with VEX. */
+CODE(vex_popcnt, "mov $5, %ecx; .byte 0xc5, 0xfa, 0xb8, 0xc1; hlt");
+CODE(vex_tzcnt, "mov $5, %ecx; .byte 0xc5, 0xfa, 0xbc, 0xc1; hlt");
+CODE(vex_lzcnt, "mov $5, %ecx; .byte 0xc5, 0xfa, 0xbd, 0xc1; hlt");
+CODE(vex_tzcnt_mem, "mov $5, %ecx; .byte 0xc4, 0xe1, 0xfa, 0xbc, 0x04, 0x24; hlt");
+CODE(vex_andn, "mov $5, %ecx; mov $7, %eax; .byte 0xc4, 0xe2, 0x70, 0xf2, 0xc0; hlt");
+static void counting_bits_has_no_vex_form(void **state)
+{
+	struct board *b = *state;
+	static const struct {
+		const uint8_t *code, *end;
+	} codes[] = {{vex_popcnt, vex_popcnt_end},
+		     {vex_tzcnt, vex_tzcnt_end},
+		     {vex_lzcnt, vex_lzcnt_end},
+		     {vex_tzcnt_mem, vex_tzcnt_mem_end}};
+
+	for (unsigned k = 0; k < ARRAY_SIZE(codes); k++) {
+		prepare(b, codes[k].code, codes[k].end);
+		assert_int_equal(board_run(b), X86_VEC_UD);
+		assert_int_equal(board_stack(b, 0), BOARD_CODE + 5);
+	}
+	if (!cpuid_has(&b->cpuid, 7, 0, CPUID_EBX, 3))
+		return;
+	assert_int_equal(RUN(b, vex_andn), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 2); /* ~5 & 7 */
+}
+
 static void control_registers_decide_what_may_run(void **state)
 {
 	struct board *b = *state;
@@ -375,6 +402,7 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, board_setup, board_teardown)
 	const struct CMUnitTest tests[] = {
+	    TEST(counting_bits_has_no_vex_form),
 	    TEST(control_registers_decide_what_may_run),
 	    TEST(avx_needs_osxsave_and_xcr0),
 	    TEST(vex_is_invalid_in_real_mode),
