@@ -232,7 +232,8 @@ _Bool direct_run(struct soft_cpu *cpu)
 		if (!exit_answer(cpu, s, &x))
 			return 1;
 		d->once = 0;
-		more = !atomic_load(&cpu->base.link.events);
+		/* Another CPU may have mapped something there since. */
+		more = !atomic_load(&cpu->base.link.events) && region_free(cpu, s->helper.base);
 	}
 	return 1;
 }

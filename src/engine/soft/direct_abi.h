@@ -24,7 +24,7 @@ struct direct_layout {
 	uint64_t map, unmap, tell, wait, leave;
 };
 
-/* The helper's descriptors */
+/* The helper's descriptors; from its set-up on only the first and the event's. */
 enum direct_fd { DIRECT_FD_RAM, DIRECT_FD_SHARED, DIRECT_FD_EVENT, DIRECT_FD_CODE };
 
 /* What the helper writes to its event descriptor is `go` and this: never 0, which would tell

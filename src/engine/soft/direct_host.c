@@ -139,11 +139,12 @@ static NORETURN void child_exec(const int fds[4], pid_t parent)
 
 static int memory_file(const char *name, size_t size)
 {
+	const unsigned flags = MFD_CLOEXEC | MFD_ALLOW_SEALING;
 	/* Newer kernels want to be told that it is not, or is, a program. */
-	int fd = memfd_create(name, MFD_CLOEXEC | 0x10u /* MFD_EXEC */);
+	int fd = memfd_create(name, flags | 0x10u /* MFD_EXEC */);
 
 	if (fd < 0)
-		fd = memfd_create(name, MFD_CLOEXEC);
+		fd = memfd_create(name, flags);
 	if (fd >= 0 && ftruncate(fd, (off_t)size)) {
 		close(fd);
 		return -1;
@@ -284,6 +285,12 @@ static int program_file(int *code)
 	if (write(fd, direct_stub, sizeof(direct_stub)) != (ssize_t)sizeof(direct_stub)) {
 		close(fd);
 		return -ENOSPC;
+	}
+	/* It runs before there is a filter: nobody changes it, whatever he has got hold of. */
+	if (fcntl(fd, F_ADD_SEALS, F_SEAL_WRITE | F_SEAL_GROW | F_SEAL_SHRINK | F_SEAL_SEAL)) {
+		int error = errno;
+		close(fd);
+		return -error;
 	}
 	*code = fd;
 	return 0;

@@ -20,6 +20,7 @@
  * and the host's kernel can be asked whether that has happened (direct_helper_waits).
  */
 #include <asm/prctl.h>
+#include <errno.h>
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/prctl.h>
@@ -169,6 +170,7 @@ static inline void token_take(struct direct_shared *s)
 HIDDEN __attribute__((noreturn, used)) void direct_go(void)
 {
 	struct direct_shared *s = &direct_shared;
+	const uint64_t region = (uint64_t)(uintptr_t)direct_code;
 	uint32_t ops, i;
 	long rc = 0;
 
@@ -176,7 +178,11 @@ HIDDEN __attribute__((noreturn, used)) void direct_go(void)
 	token_take(s);
 	ops = s->ops;
 	for (i = 0; i < ops && i < DIRECT_OPS; i++) {
-		rc = op_run(s, &s->op[i]);
+		const struct direct_op *op = &s->op[i];
+		/* What the token is used on is never replaced: the engine does not ask for it. */
+		rc = op->prot && op->addr < region + DIRECT_REGION && op->addr + op->len > region
+			 ? -EINVAL
+			 : op_run(s, op);
 		if (rc < 0 && rc > -4096) {
 			s->out_failed = i + 1;
 			s->out_error = (int32_t)rc;
@@ -298,6 +304,9 @@ HIDDEN __attribute__((noreturn, used)) void direct_setup(void)
 	rc = CALL(SYS_prctl, PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0);
 	if (rc)
 		setup_failed(s, 4, rc);
+	/* What is not needed any more cannot be used by anybody. */
+	CALL(SYS_close, DIRECT_FD_SHARED, 0, 0, 0, 0);
+	CALL(SYS_close, DIRECT_FD_CODE, 0, 0, 0, 0);
 	s->cpuid_faults = !CALL(SYS_arch_prctl, ARCH_SET_CPUID, 0, 0, 0, 0);
 	CALL(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
 	/* What is outside of the code below becomes a signal before anything else is asked: newer
@@ -329,7 +338,7 @@ HIDDEN __attribute__((noreturn, used)) void direct_begin(void)
 	base = s->base;
 	/* The code's pages of this very executable, whose first bytes are direct_code. */
 	rc = call6(SYS_mmap, (long)base, DIRECT_CODE_SIZE, PROT_READ | PROT_EXEC,
-		   MAP_SHARED | MAP_FIXED_NOREPLACE, DIRECT_FD_CODE, DIRECT_FILE_OFFSET);
+		   MAP_PRIVATE | MAP_FIXED_NOREPLACE, DIRECT_FD_CODE, DIRECT_FILE_OFFSET);
 	if (rc != (long)base)
 		setup_failed(s, 7, rc);
 	rc = call6(SYS_mmap, (long)(base + DIRECT_CODE_SIZE), DIRECT_SHARED_SIZE,
