@@ -77,8 +77,8 @@ void soft_blocks_fini(struct soft_cpu *cpu)
 
 void soft_blocks_empty(struct soft_cache *c)
 {
-	c->hash_bits = (unsigned)__builtin_ctz(SOFT_BLOCK_HASH);
 	memset(c->hash, 0, sizeof(*c->hash) << c->hash_bits);
+	c->hash_bits = (unsigned)__builtin_ctz(SOFT_BLOCK_HASH);
 	memset(c->pages, 0, sizeof(c->pages));
 	memset(c->part_used, 0, sizeof(c->part_used));
 	memset(c->ghosts, 0, sizeof(c->ghosts));
