@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 
-BAR_MIB = 25
+BAR_MIB = 24
 
 
 def resident_by_mapping(pid):

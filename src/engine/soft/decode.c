@@ -267,7 +267,7 @@ int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, stru
 	struct soft_shape *shape = soft_shape_find(cpu, bytes, avail);
 	ZyanStatus status = ZYAN_STATUS_SUCCESS;
 	const struct tb_insn *i;
-	struct tb_insn room;
+	struct tb_room room;
 	uint8_t copy[15];
 
 	if (LIKELY(shape != NULL)) {
@@ -277,13 +277,14 @@ int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, stru
 		}
 		i = soft_shape_zydis(shape, bytes);
 	} else {
-		i = &room;
-		status = ZydisDecoderDecodeFull(soft_decoder(cpu), bytes, MIN(avail, 15u), &room.zi,
-						room.ops);
+		i = &room.i;
+		room.i.ops = room.ops;
+		status = ZydisDecoderDecodeFull(soft_decoder(cpu), bytes, MIN(avail, 15u),
+						&room.i.zi, room.ops);
 		if (UNLIKELY(!ZYAN_SUCCESS(status)) && evex_ignore(cpu, bytes, avail, copy)) {
 			bytes = copy;
 			status = ZydisDecoderDecodeFull(soft_decoder(cpu), bytes, MIN(avail, 15u),
-							&room.zi, room.ops);
+							&room.i.zi, room.ops);
 		}
 		if (ZYAN_SUCCESS(status))
 			shape = soft_shape_keep(cpu, bytes, avail, i);

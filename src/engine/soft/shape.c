@@ -11,7 +11,8 @@
  * another), and a result is kept only when Zydis says that the values begin there, and that each is
  * the value of one operand. So these are not kept: 3DNow!, whose opcode comes last; registers that
  * an immediate names; two immediates; far pointers. Nor are displacements that are scaled (EVEX),
- * 16-bit code and addresses, whose ModRM has no SIB, and keys of more than 8 bytes.
+ * 16-bit code and addresses, whose ModRM has no SIB, keys of more than 8 bytes, and more than
+ * SHAPE_OPERANDS operands (PUSHA, PCMPESTRI).
  *
  * The decoded instruction (struct insn) is kept besides, for 64-bit code and the handlers that
  * depend on the shape alone (decode_shaped).
@@ -211,7 +212,7 @@ struct soft_shape *soft_shape_keep(struct soft_cpu *cpu, const uint8_t *bytes, u
 	if (!(cpu->mode & (SOFT_MODE_64 | SOFT_MODE_32)) ||
 	    (i->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
 	     i->zi.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
-	    !disp_of(i, &disp) || !imm_of(i, &imm))
+	    i->zi.operand_count > SHAPE_OPERANDS || !disp_of(i, &disp) || !imm_of(i, &imm))
 		return NULL;
 	if (imm.bytes)
 		values = imm.at;
@@ -232,19 +233,22 @@ struct soft_shape *soft_shape_keep(struct soft_cpu *cpu, const uint8_t *bytes, u
 	s->disp = disp;
 	s->imm = imm;
 	s->i = *i;
+	s->i.ops = s->ops;
+	memcpy(s->ops, i->ops, sizeof(s->ops));
 	return s;
 }
 
 const struct tb_insn *soft_zydis(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail,
-				 struct tb_insn *room)
+				 struct tb_room *room)
 {
 	struct soft_shape *s = soft_shape_find(cpu, bytes, avail);
 
 	if (LIKELY(s != NULL))
 		return soft_shape_zydis(s, bytes);
 	if (!ZYAN_SUCCESS(
-		ZydisDecoderDecodeFull(soft_decoder(cpu), bytes, avail, &room->zi, room->ops)))
+		ZydisDecoderDecodeFull(soft_decoder(cpu), bytes, avail, &room->i.zi, room->ops)))
 		return NULL;
-	soft_shape_keep(cpu, bytes, avail, room);
-	return room;
+	room->i.ops = room->ops;
+	soft_shape_keep(cpu, bytes, avail, &room->i);
+	return &room->i;
 }

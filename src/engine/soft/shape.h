@@ -8,8 +8,16 @@
 /* One instruction, by Zydis. */
 struct tb_insn {
 	ZydisDecodedInstruction zi;
+	ZydisDecodedOperand *ops; /* SHAPE_OPERANDS at least; behind zi's they are zero */
+};
+/* ... and where it may be put. */
+struct tb_room {
+	struct tb_insn i;
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 };
+
+/* Nearly all instructions have no more operands, hidden ones counted. */
+#define SHAPE_OPERANDS 6u
 
 /* Where a value lies in the instruction, and in what Zydis says of it. */
 struct soft_shape_value {
@@ -26,6 +34,7 @@ struct soft_shape {
 	struct soft_shape_value disp, imm;
 	struct insn insn;
 	struct tb_insn i;
+	ZydisDecodedOperand ops[SHAPE_OPERANDS];
 };
 #define SOFT_SHAPES 4096u
 
@@ -46,6 +55,6 @@ void soft_shape_decoded(struct soft_shape *s, const struct insn *insn, _Bool rel
 /* What Zydis says, kept or decoded into `room`, and then kept if it can be. True until the next
  * call of these functions. NULL: nothing. */
 const struct tb_insn *soft_zydis(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail,
-				 struct tb_insn *room);
+				 struct tb_room *room);
 
 #endif

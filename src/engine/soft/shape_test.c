@@ -71,7 +71,7 @@ static unsigned zydis_compare(struct soft_cpu *cpu, unsigned count, uint32_t see
 
 	for (unsigned n = 0; n < count; n++) {
 		uint8_t p[BYTES];
-		struct tb_insn room, fresh;
+		struct tb_room room, fresh;
 
 		bytes_make(p, &seed);
 		soft_zydis(cpu, p, 15, &room);
@@ -85,9 +85,10 @@ static unsigned zydis_compare(struct soft_cpu *cpu, unsigned count, uint32_t see
 			const struct tb_insn *i = soft_zydis(cpu, p, s->len, &room);
 			assert_ptr_equal(i, &s->i);
 			assert_true(ZYAN_SUCCESS(ZydisDecoderDecodeFull(soft_decoder(cpu), p, 15,
-									&fresh.zi, fresh.ops)));
-			assert_memory_equal(&i->zi, &fresh.zi, sizeof(fresh.zi));
-			assert_memory_equal(i->ops, fresh.ops, sizeof(fresh.ops));
+									&fresh.i.zi, fresh.ops)));
+			assert_memory_equal(&i->zi, &fresh.i.zi, sizeof(fresh.i.zi));
+			assert_memory_equal(i->ops, fresh.ops, sizeof(s->ops));
+			assert_in_range(i->zi.operand_count, 0, SHAPE_OPERANDS);
 			values_change(p, values_from(s), &seed);
 		}
 	}

@@ -227,7 +227,7 @@ static _Bool insns_emit(struct tb *tb, const struct soft_block *b, unsigned from
 	_Bool ended = 0;
 
 	for (unsigned k = from; k < b->count; k++) {
-		struct tb_insn room;
+		struct tb_room room;
 		tb->insn = &b->insn[k];
 		tb->bytes = bytes;
 		tb->next = tb->at + tb->insn->len;
@@ -236,10 +236,9 @@ static _Bool insns_emit(struct tb *tb, const struct soft_block *b, unsigned from
 		if (i && i->zi.length != tb->insn->len)
 			return 0;
 		if (i && UNLIKELY(opcode_of(tb, &i->zi) != i->zi.opcode)) {
-			if (i != &room)
-				room = *i;
-			room.zi.opcode = opcode_of(tb, &room.zi);
-			i = &room;
+			room.i = *i;
+			room.i.zi.opcode = opcode_of(tb, &i->zi);
+			i = &room.i;
 		}
 		if (!tb->loop.tail)
 			tb->host[k] = tb->e.at;

@@ -455,7 +455,7 @@ void tb_near_look(struct tb *tb, struct soft_block *b, const uint8_t *bytes)
 		const struct insn *insn = &b->insn[k];
 
 		n->ahead[k] = (struct tb_ahead){.changed = ALL_GPRS, .add_gpr = -1};
-		struct tb_insn room;
+		struct tb_room room;
 		const struct tb_insn *i = soft_zydis(tb->cpu, bytes, insn->len, &room);
 		if (i)
 			ahead_take(tb, &n->ahead[k], insn, i, at);

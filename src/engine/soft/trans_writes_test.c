@@ -346,24 +346,26 @@ static void the_cpu_changes_no_more_than_the_translator_believes(void **state)
 	signals_take(old, 0);
 	for (unsigned n = 0; n < trials; n++) {
 		uint8_t insn[16];
-		struct tb_insn i;
+		struct tb_room room = {.i.ops = room.ops};
+		const struct tb_insn *i = &room.i;
 
 		insn_make(f, insn);
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(decoder, insn, 15, &i.zi, i.ops)) ||
-		    !insn_possible(&i))
+		if (!ZYAN_SUCCESS(
+			ZydisDecoderDecodeFull(decoder, insn, 15, &room.i.zi, room.ops)) ||
+		    !insn_possible(i))
 			continue;
 		uint64_t flags = next(f) & X86_ARITH;
 		gprs_make(f);
-		code_make(f, insn, i.zi.length);
+		code_make(f, insn, i->zi.length);
 		if (!code_run(f, flags))
 			continue;
 		run++;
-		const char *what = believed(f, &i);
+		const char *what = believed(f, i);
 		first = *f->t;
 		if (!what && code_run(f, flags ^ X86_ARITH))
-			what = believed_again(f, &i, &first);
+			what = believed_again(f, i, &first);
 		if (what)
-			show(what, &i, insn);
+			show(what, i, insn);
 		wrong += what != NULL;
 	}
 	signals_take(old, 1);
