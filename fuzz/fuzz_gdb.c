@@ -69,6 +69,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct gdb_session *session = NULL;
 	const struct gdb_target target = {
 	    .cpus = 2,
+	    .avx512 = 1,
 	    .get = get,
 	    .set = set,
 	    .read = read_ram,

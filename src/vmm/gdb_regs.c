@@ -10,10 +10,12 @@
 /*
  * The order of gdb's own features: general registers, flags, segments, x87 (org.gnu.gdb.i386.core),
  * SSE (...sse), segment bases (...segments); then system registers in a feature of this program's,
- * which gdb shows by "info registers system" and by name; last the upper halves of the YMM
- * registers (...avx), of which gdb itself makes $ymm0 and so on.
+ * which gdb shows by "info registers system" and by name; then the upper halves of the YMM
+ * registers (...avx), of which gdb itself makes $ymm0 and so on; last, where the guest was given
+ * them, AVX-512's (...avx512): registers 16 to 31 likewise, opmasks, and the upper halves of all
+ * ZMM registers.
  */
-enum kind { GPR, SYSTEM, FLAGS, SEGMENT, ST, FPU, XMM, YMMH, MXCSR, BASE };
+enum kind { GPR, SYSTEM, FLAGS, SEGMENT, ST, FPU, XMM, YMMH, ZMMH, OPMASK, MXCSR, BASE };
 
 struct reg_desc {
 	const char *name;
@@ -23,11 +25,12 @@ struct reg_desc {
 	const char *type, *feature, *group;
 };
 
-#define CORE "org.gnu.gdb.i386.core"
-#define SSE  "org.gnu.gdb.i386.sse"
-#define AVX  "org.gnu.gdb.i386.avx"
-#define SEGS "org.gnu.gdb.i386.segments"
-#define SYS  "org.polyvisor.system"
+#define CORE   "org.gnu.gdb.i386.core"
+#define SSE    "org.gnu.gdb.i386.sse"
+#define AVX    "org.gnu.gdb.i386.avx"
+#define AVX512 "org.gnu.gdb.i386.avx512"
+#define SEGS   "org.gnu.gdb.i386.segments"
+#define SYS    "org.polyvisor.system"
 
 #define R(name, index)                                                                             \
 	{                                                                                          \
@@ -53,6 +56,22 @@ struct reg_desc {
 	{                                                                                          \
 		"ymm" #n "h", YMMH, n, 16, "uint128", AVX                                          \
 	}
+#define X_HIGH(n)                                                                                  \
+	{                                                                                          \
+		"xmm" #n, XMM, n, 16, "vec128", AVX512                                             \
+	}
+#define YH_HIGH(n)                                                                                 \
+	{                                                                                          \
+		"ymm" #n "h", YMMH, n, 16, "uint128", AVX512                                       \
+	}
+#define ZH(n)                                                                                      \
+	{                                                                                          \
+		"zmm" #n "h", ZMMH, n, 32, "v2ui128", AVX512                                       \
+	}
+#define K(n)                                                                                       \
+	{                                                                                          \
+		"k" #n, OPMASK, n, 8, "uint64", AVX512                                             \
+	}
 #define S(name, field)                                                                             \
 	{                                                                                          \
 		name, SYSTEM, offsetof(struct x86_state, field), 8, "int64", SYS, "system"         \
@@ -61,6 +80,13 @@ struct reg_desc {
 	{                                                                                          \
 		name, BASE, segment, 8, "int64", SEGS                                              \
 	}
+
+#define EACH_LOW(M)                                                                                \
+	M(0), M(1), M(2), M(3), M(4), M(5), M(6), M(7), M(8), M(9), M(10), M(11), M(12), M(13),    \
+	    M(14), M(15)
+#define EACH_HIGH(M)                                                                               \
+	M(16), M(17), M(18), M(19), M(20), M(21), M(22), M(23), M(24), M(25), M(26), M(27), M(28), \
+	    M(29), M(30), M(31)
 
 static const struct reg_desc regs[] = {
     R("rax", X86_RAX),
@@ -103,22 +129,7 @@ static const struct reg_desc regs[] = {
     FP("foseg", 5),
     FP("fooff", 6),
     FP("fop", 7),
-    X(0),
-    X(1),
-    X(2),
-    X(3),
-    X(4),
-    X(5),
-    X(6),
-    X(7),
-    X(8),
-    X(9),
-    X(10),
-    X(11),
-    X(12),
-    X(13),
-    X(14),
-    X(15),
+    EACH_LOW(X),
     {"mxcsr", MXCSR, 0, 4, "i386_mxcsr", SSE, "vector"},
     SB("fs_base", X86_FS),
     SB("gs_base", X86_GS),
@@ -128,27 +139,26 @@ static const struct reg_desc regs[] = {
     S("cr3", cr3),
     S("cr4", cr4),
     S("efer", efer),
-    YH(0),
-    YH(1),
-    YH(2),
-    YH(3),
-    YH(4),
-    YH(5),
-    YH(6),
-    YH(7),
-    YH(8),
-    YH(9),
-    YH(10),
-    YH(11),
-    YH(12),
-    YH(13),
-    YH(14),
-    YH(15),
+    EACH_LOW(YH),
+    EACH_HIGH(X_HIGH),
+    EACH_HIGH(YH_HIGH),
+    K(0),
+    K(1),
+    K(2),
+    K(3),
+    K(4),
+    K(5),
+    K(6),
+    K(7),
+    EACH_LOW(ZH),
+    EACH_HIGH(ZH),
 };
 
-unsigned gdb_reg_count(void)
+#define AVX512_REGS (16 + 16 + 8 + 32) /* at the end */
+
+unsigned gdb_reg_count(_Bool avx512)
 {
-	return ARRAY_SIZE(regs);
+	return ARRAY_SIZE(regs) - (avx512 ? 0 : AVX512_REGS);
 }
 
 unsigned gdb_reg_size(unsigned n)
@@ -233,6 +243,8 @@ void gdb_reg_get(const struct x86_state *s, unsigned n, uint8_t *out)
 	case FPU: store_le32(out, fpu_get(s, r->at)); break;
 	case XMM: memcpy(out, s->fpu.vec[r->at], 16); break;
 	case YMMH: memcpy(out, s->fpu.vec[r->at] + 16, 16); break;
+	case ZMMH: memcpy(out, s->fpu.vec[r->at] + 32, 32); break;
+	case OPMASK: store_le64(out, s->fpu.k[r->at]); break;
 	case MXCSR: memcpy(out, s->fpu.fx + X86_FX_MXCSR, 4); break;
 	}
 }
@@ -240,6 +252,16 @@ void gdb_reg_get(const struct x86_state *s, unsigned n, uint8_t *out)
 static _Bool is_canonical(uint64_t v)
 {
 	return (uint64_t)((int64_t)(v << 16) >> 16) == v;
+}
+
+/* Has the guest switched on what the register belongs to? */
+static _Bool is_enabled(const struct x86_state *s, const struct reg_desc *r)
+{
+	uint64_t need = !strcmp(r->feature, AVX)      ? X86_XCR0_AVX
+			: !strcmp(r->feature, AVX512) ? X86_XCR0_AVX512
+						      : 0;
+
+	return (s->xcr0 & need) == need;
 }
 
 /* A segment register is more than its selector: only writing what is there already is possible. */
@@ -253,6 +275,8 @@ _Bool gdb_reg_put(struct x86_state *s, unsigned n, const uint8_t *in)
 	gdb_reg_get(s, n, old);
 	if (!memcmp(old, in, r->bytes))
 		return 1;
+	if (!is_enabled(s, r))
+		return 0;
 	switch (r->kind) {
 	case GPR: s->gpr[r->at] = load_le64(in); return 1;
 	case SYSTEM:
@@ -273,11 +297,9 @@ _Bool gdb_reg_put(struct x86_state *s, unsigned n, const uint8_t *in)
 	case ST: memcpy(s->fpu.fx + X86_FX_ST + 16 * r->at, in, 10); return 1;
 	case FPU: fpu_put(s, r->at, load_le32(in)); return 1;
 	case XMM: memcpy(s->fpu.vec[r->at], in, 16); return 1;
-	case YMMH:
-		if (!(s->xcr0 & X86_XCR0_AVX))
-			return 0;
-		memcpy(s->fpu.vec[r->at] + 16, in, 16);
-		return 1;
+	case YMMH: memcpy(s->fpu.vec[r->at] + 16, in, 16); return 1;
+	case ZMMH: memcpy(s->fpu.vec[r->at] + 32, in, 32); return 1;
+	case OPMASK: s->fpu.k[r->at] = load_le64(in); return 1;
 	case MXCSR:
 		if (load_le32(in) & 0xffff0000)
 			return 0;
@@ -292,7 +314,25 @@ static void text(struct wbuf *out, const char *s)
 	wbuf_put(out, s, strlen(s));
 }
 
-/* The types that gdb's own descriptions of these features use. */
+static void describe_vec128(struct wbuf *out)
+{
+	text(out, "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/>"
+		  "<vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/>"
+		  "<vector id=\"v16i8\" type=\"int8\" count=\"16\"/>"
+		  "<vector id=\"v8i16\" type=\"int16\" count=\"8\"/>"
+		  "<vector id=\"v4i32\" type=\"int32\" count=\"4\"/>"
+		  "<vector id=\"v2i64\" type=\"int64\" count=\"2\"/>"
+		  "<union id=\"vec128\"><field name=\"v4_float\" type=\"v4f\"/>"
+		  "<field name=\"v2_double\" type=\"v2d\"/><field name=\"v16_int8\" "
+		  "type=\"v16i8\"/>"
+		  "<field name=\"v8_int16\" type=\"v8i16\"/><field name=\"v4_int32\" "
+		  "type=\"v4i32\"/>"
+		  "<field name=\"v2_int64\" type=\"v2i64\"/><field name=\"uint128\" "
+		  "type=\"uint128\"/>"
+		  "</union>");
+}
+
+/* The types that gdb's own descriptions of these features use; each knows its own alone. */
 static void describe_types(struct wbuf *out, const char *feature)
 {
 	if (!strcmp(feature, CORE)) {
@@ -313,20 +353,8 @@ static void describe_types(struct wbuf *out, const char *feature)
 			  "<field name=\"AC\" start=\"18\" end=\"18\"/>"
 			  "<field name=\"ID\" start=\"21\" end=\"21\"/></flags>");
 	} else if (!strcmp(feature, SSE)) {
-		text(out, "<vector id=\"v4f\" type=\"ieee_single\" count=\"4\"/>"
-			  "<vector id=\"v2d\" type=\"ieee_double\" count=\"2\"/>"
-			  "<vector id=\"v16i8\" type=\"int8\" count=\"16\"/>"
-			  "<vector id=\"v8i16\" type=\"int16\" count=\"8\"/>"
-			  "<vector id=\"v4i32\" type=\"int32\" count=\"4\"/>"
-			  "<vector id=\"v2i64\" type=\"int64\" count=\"2\"/>"
-			  "<union id=\"vec128\"><field name=\"v4_float\" type=\"v4f\"/>"
-			  "<field name=\"v2_double\" type=\"v2d\"/><field name=\"v16_int8\" "
-			  "type=\"v16i8\"/>"
-			  "<field name=\"v8_int16\" type=\"v8i16\"/><field name=\"v4_int32\" "
-			  "type=\"v4i32\"/>"
-			  "<field name=\"v2_int64\" type=\"v2i64\"/><field name=\"uint128\" "
-			  "type=\"uint128\"/>"
-			  "</union><flags id=\"i386_mxcsr\" size=\"4\">"
+		describe_vec128(out);
+		text(out, "<flags id=\"i386_mxcsr\" size=\"4\">"
 			  "<field name=\"IE\" start=\"0\" end=\"0\"/><field name=\"DE\" "
 			  "start=\"1\" end=\"1\"/>"
 			  "<field name=\"ZE\" start=\"2\" end=\"2\"/><field name=\"OE\" "
@@ -342,17 +370,20 @@ static void describe_types(struct wbuf *out, const char *feature)
 			  "<field name=\"PM\" start=\"12\" end=\"12\"/><field name=\"FZ\" "
 			  "start=\"15\" end=\"15\"/>"
 			  "</flags>");
+	} else if (!strcmp(feature, AVX512)) {
+		describe_vec128(out);
+		text(out, "<vector id=\"v2ui128\" type=\"uint128\" count=\"2\"/>");
 	}
 }
 
-void gdb_regs_describe(struct wbuf *out)
+void gdb_regs_describe(struct wbuf *out, _Bool avx512)
 {
 	const char *feature = NULL;
 	char line[160];
 
 	text(out, "<?xml version=\"1.0\"?><!DOCTYPE target SYSTEM \"gdb-target.dtd\"><target>"
 		  "<architecture>i386:x86-64</architecture>");
-	for (unsigned i = 0; i < ARRAY_SIZE(regs); i++) {
+	for (unsigned i = 0; i < gdb_reg_count(avx512); i++) {
 		const struct reg_desc *r = &regs[i];
 		int n;
 

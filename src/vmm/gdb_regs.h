@@ -5,7 +5,7 @@
 #include "base/buf.h"
 #include "x86/state.h"
 
-#define GDB_REG_MAX_BYTES 16
+#define GDB_REG_MAX_BYTES 32
 
 /* Registers are numbered from 0 without a gap. The size in bytes, or 0: there is no such. */
 unsigned gdb_reg_size(unsigned n);
@@ -14,10 +14,10 @@ unsigned gdb_reg_size(unsigned n);
 void gdb_reg_get(const struct x86_state *s, unsigned n, uint8_t *out);
 _Bool gdb_reg_put(struct x86_state *s, unsigned n, const uint8_t *in);
 
-/* How many of them the 'g' packet carries: all. */
-unsigned gdb_reg_count(void);
+/* How many there are, of which the 'g' packet carries all. AVX-512's come last. */
+unsigned gdb_reg_count(_Bool avx512);
 
 /* The target description (GDB G) as XML. */
-void gdb_regs_describe(struct wbuf *out);
+void gdb_regs_describe(struct wbuf *out, _Bool avx512);
 
 #endif

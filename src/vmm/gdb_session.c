@@ -142,6 +142,11 @@ void gdb_session_ended(struct gdb_session *s, unsigned status)
 
 /* --- Registers and memory -------------------------------------------------------------------- */
 
+static unsigned reg_count(const struct gdb_session *s)
+{
+	return gdb_reg_count(s->target.avx512);
+}
+
 static void put_register(struct gdb_session *s, unsigned n)
 {
 	uint8_t value[GDB_REG_MAX_BYTES];
@@ -158,7 +163,7 @@ static void cmd_read_registers(struct gdb_session *s, const char *args)
 		reply_status(s, rc);
 		return;
 	}
-	for (unsigned i = 0; i < gdb_reg_count(); i++)
+	for (unsigned i = 0; i < reg_count(s); i++)
 		put_register(s, i);
 }
 
@@ -178,7 +183,7 @@ static void cmd_write_registers(struct gdb_session *s, const char *args)
 {
 	int rc = s->target.get(s->target.opaque, s->cpu, &s->state);
 
-	for (unsigned i = 0; !rc && i < gdb_reg_count() && *args; i++) {
+	for (unsigned i = 0; !rc && i < reg_count(s) && *args; i++) {
 		if (!take_register(s, i, &args))
 			rc = -EINVAL;
 	}
@@ -192,7 +197,7 @@ static void cmd_read_register(struct gdb_session *s, const char *args)
 	uint64_t n;
 	int rc = -EINVAL;
 
-	if (gdb_hex_number(&args, &n) && n < gdb_reg_count())
+	if (gdb_hex_number(&args, &n) && n < reg_count(s))
 		rc = s->target.get(s->target.opaque, s->cpu, &s->state);
 	if (rc)
 		reply_status(s, rc);
@@ -205,7 +210,7 @@ static void cmd_write_register(struct gdb_session *s, const char *args)
 	uint64_t n;
 	int rc = -EINVAL;
 
-	if (gdb_hex_number(&args, &n) && n < gdb_reg_count() && *args++ == '=')
+	if (gdb_hex_number(&args, &n) && n < reg_count(s) && *args++ == '=')
 		rc = s->target.get(s->target.opaque, s->cpu, &s->state);
 	if (!rc && !take_register(s, (unsigned)n, &args))
 		rc = -EINVAL;
@@ -417,7 +422,7 @@ static void query_features(struct gdb_session *s, const char *args)
 		return;
 	}
 	wbuf_init(&xml, 64 << 10);
-	gdb_regs_describe(&xml);
+	gdb_regs_describe(&xml, s->target.avx512);
 	len = MIN(len, (uint64_t)MEMORY_MAX);
 	if (offset >= xml.len) {
 		reply_text(s, "l");

@@ -32,6 +32,7 @@ struct gdb_stop {
  * Errors are negative errnos. */
 struct gdb_target {
 	unsigned cpus;
+	_Bool avx512; /* the guest was given it */
 	int (*get)(void *opaque, unsigned cpu, struct x86_state *s);
 	int (*set)(void *opaque, unsigned cpu, const struct x86_state *s);
 	int (*read)(void *opaque, unsigned cpu, uint64_t addr, void *buf, size_t len);

@@ -100,11 +100,12 @@ static void fake_monitor(void *opaque, unsigned cpu, const char *command, struct
 	wbuf_put(out, command, strlen(command));
 }
 
-static int set_up(void **state)
+static int set_up_as(void **state, _Bool avx512)
 {
 	struct fake *f = aligned_alloc(64, ALIGN_UP(sizeof(*f), 64));
 	const struct gdb_target target = {
 	    .cpus = 2,
+	    .avx512 = avx512,
 	    .get = fake_get,
 	    .set = fake_set,
 	    .read = fake_read,
@@ -128,6 +129,14 @@ static int set_up(void **state)
 	assert_non_null(f->session);
 	*state = f;
 	return 0;
+}
+static int set_up(void **state)
+{
+	return set_up_as(state, 0);
+}
+static int set_up_avx512(void **state)
+{
+	return set_up_as(state, 1);
 }
 
 static int tear_down(void **state)
@@ -250,7 +259,7 @@ static void registers_are_read_and_written(void **state)
 	assert_string_equal(ask(f, "P10=00f0000000000000"), "OK");
 	assert_int_equal(f->cpu[1].rip, 0xf000);
 	assert_string_equal(ask(f, "Hg3"), "E16");
-	for (unsigned i = 0; i < gdb_reg_count(); i++)
+	for (unsigned i = 0; i < gdb_reg_count(1); i++)
 		assert_in_range(gdb_reg_size(i), 4, GDB_REG_MAX_BYTES);
 }
 
@@ -264,7 +273,7 @@ static unsigned number_of(const char *name)
 
 	snprintf(key, sizeof(key), "name=\"%s\" ", name);
 	wbuf_init(&xml, 64 << 10);
-	gdb_regs_describe(&xml);
+	gdb_regs_describe(&xml, 1);
 	wbuf_u8(&xml, 0);
 	at = strstr((const char *)xml.data, key);
 	assert_non_null(at);
@@ -288,6 +297,78 @@ static void upper_halves_of_vectors_are_written_where_the_guest_has_them(void **
 	assert_string_equal(ask(f, packet), "OK");
 	for (unsigned i = 0; i < 64; i++)
 		assert_int_equal(f->cpu[0].fpu.vec[15][i], i < 16 || i > 31 ? 0 : (i - 16) * 0x11);
+}
+
+static void avx512s_registers_are_there_where_the_guest_has_them(void **state)
+{
+	static const struct {
+		const char *name;
+		unsigned vec, at, bytes;
+	} rows[] = {
+	    {"xmm16", 16, 0, 16},   {"xmm31", 31, 0, 16}, {"ymm16h", 16, 16, 16},
+	    {"ymm31h", 31, 16, 16}, {"zmm0h", 0, 32, 32}, {"zmm31h", 31, 32, 32},
+	};
+	struct fake *f = *state;
+	struct x86_fpu *fpu = &f->cpu[0].fpu;
+	char packet[96], value[65];
+
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		for (unsigned k = 0; k < 32; k++)
+			snprintf(value + 2 * k, 3, "%02x", 32 * i + k + 1);
+		value[2 * rows[i].bytes] = 0;
+		snprintf(packet, sizeof(packet), "P%x=%s", number_of(rows[i].name), value);
+		f->cpu[0].xcr0 = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX;
+		assert_string_equal(ask(f, packet), "E16");
+		f->cpu[0].xcr0 |= X86_XCR0_AVX512;
+		assert_string_equal(ask(f, packet), "OK");
+		for (unsigned k = 0; k < 64; k++)
+			assert_int_equal(fpu->vec[rows[i].vec][k],
+					 k - rows[i].at < rows[i].bytes
+					     ? (32 * i + k - rows[i].at + 1) & 0xff
+					     : 0);
+		snprintf(packet, sizeof(packet), "p%x", number_of(rows[i].name));
+		assert_string_equal(ask(f, packet), value);
+		memset(fpu->vec, 0, sizeof(fpu->vec));
+	}
+	fpu->k[7] = 0x1122;
+	snprintf(packet, sizeof(packet), "p%x", number_of("k7"));
+	assert_string_equal(ask(f, packet), "2211000000000000");
+	snprintf(packet, sizeof(packet), "P%x=0300000000000000", number_of("k0"));
+	assert_string_equal(ask(f, packet), "OK");
+	assert_int_equal(fpu->k[0], 3);
+	/* All of them in one packet, and back. */
+	size_t bytes = 0;
+	for (unsigned i = 0; i < gdb_reg_count(1); i++)
+		bytes += gdb_reg_size(i);
+	char *all = malloc(2 * bytes + 2);
+	assert_non_null(all);
+	strcpy(all + 1, ask(f, "g"));
+	assert_int_equal(strlen(all + 1), 2 * bytes);
+	all[0] = 'G';
+	memset(all + 1 + 2 * bytes - 2, 'f', 2);
+	assert_string_equal(ask(f, all), "OK");
+	assert_int_equal(fpu->vec[31][63], 0xff);
+	free(all);
+	assert_int_equal(number_of("zmm31h"), gdb_reg_count(1) - 1);
+}
+
+static void avx512s_registers_are_not_there_where_the_guest_has_none(void **state)
+{
+	struct fake *f = *state;
+	char packet[32];
+	struct wbuf xml;
+
+	snprintf(packet, sizeof(packet), "p%x", gdb_reg_count(0));
+	assert_string_equal(ask(f, packet), "E16");
+	snprintf(packet, sizeof(packet), "p%x", gdb_reg_count(0) - 1);
+	assert_int_equal(strlen(ask(f, packet)), 32); /* ymm15h */
+	assert_int_equal(number_of("xmm16"), gdb_reg_count(0));
+	wbuf_init(&xml, 64 << 10);
+	gdb_regs_describe(&xml, 0);
+	wbuf_u8(&xml, 0);
+	assert_null(strstr((const char *)xml.data, "avx512"));
+	assert_null(strstr((const char *)xml.data, "xmm16"));
+	wbuf_fini(&xml);
 }
 
 static void memory_is_read_and_written(void **state)
@@ -380,6 +461,9 @@ int main(void)
 	    TEST(unknown_packets_get_the_empty_reply),
 	    TEST(registers_are_read_and_written),
 	    TEST(upper_halves_of_vectors_are_written_where_the_guest_has_them),
+	    cmocka_unit_test_setup_teardown(avx512s_registers_are_there_where_the_guest_has_them,
+					    set_up_avx512, tear_down),
+	    TEST(avx512s_registers_are_not_there_where_the_guest_has_none),
 	    TEST(memory_is_read_and_written),
 	    TEST(threads_run_step_and_stop),
 	    TEST(breakpoints_and_questions_are_answered),

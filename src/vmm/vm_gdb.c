@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "vmm/gdb_server.h"
 #include "vmm/vm_impl.h"
+#include "x86/regs.h"
 #include "x86/walk.h"
 
 /*
@@ -540,6 +541,7 @@ int vm_gdb_open(struct vm *vm, struct error *err)
 	cfg.opaque = g;
 	cfg.target = (struct gdb_target){
 	    .cpus = machine_cpus(vm->machine),
+	    .avx512 = !!(machine_engine(vm->machine)->env->cpuid->xcr0_allowed & X86_XCR0_AVX512),
 	    .get = target_get,
 	    .set = target_set,
 	    .read = target_read,

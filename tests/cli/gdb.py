@@ -130,6 +130,27 @@ def a_debian_kernel_with_two_cpus_is_debugged():
 
 
 @test
+def avx512s_registers_are_shown_where_the_guest_has_them():
+    with Vm("--gdb", f"unix:{SOCKET}", "--gdb-wait", kernel=counting_guest()):
+        wait_until(listening)
+        expect(gdb("p $k3", "p sizeof($ymm3)", "kill"), r"^\$1 = void", r"^\$2 = 32")
+    flags = re.search(r"^flags\s*: (.*)", open("/proc/cpuinfo").read(), re.M)[1].split()
+    if not {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags):
+        return
+    # This guest has not switched them on; Linux does.
+    with Vm("--gdb", f"unix:{SOCKET}", "--gdb-wait", "--cpu-features", "+avx512", kernel=counting_guest()):
+        wait_until(listening)
+        expect(gdb("p sizeof($zmm31)", "set $k3 = 5", "p $k3", "set $xmm1.v2_int64[1] = 7", "p $zmm1.v8_int64", "kill"),
+               r"^\$1 = 64", r"Could not write register \"k3\"", r"^\$2 = 0", r"^\$3 = \{0, 7, 0")
+    with Vm("--gdb", f"unix:{SOCKET}", "--cpu-features", "+avx512", shell=True) as vm:
+        vm.wait_for(b"guest:~# ")
+        expect(gdb("set $k3 = 5", "p $k3", "set $zmm31.v8_int64[7] = 77", "set $xmm31.v2_int64[1] = 9", "p $zmm31.v8_int64[7]",
+                   "p $ymm31.v4_int64[1]", "detach"), r"^\$1 = 5", r"^\$2 = 77", r"^\$3 = 9", r"detached")
+        vm.say(b"echo still-$((40+2))\n")
+        vm.wait_for(b"still-42")
+
+
+@test
 def a_debugger_that_vanishes_leaves_a_running_vm():
     with Vm("--gdb", f"unix:{SOCKET}", "--name", "left", kernel=counting_guest()) as vm:
         wait_until(lambda: polyvisor("ctl", "left", "status").returncode == 0)
