@@ -22,14 +22,24 @@ struct gain_unit {
 	uint64_t cost; /* a way into a helper and back */
 };
 
+/* What was seen of one way in a window or a trial. */
+struct gain_arm {
+	uint8_t count;	/* stretches */
+	uint64_t spent; /* in all, and ... */
+	uint64_t most;	/* in one of them */
+};
+
 struct gain {
 	uint8_t best, now, tried;
-	uint8_t count, beyond;	  /* stretches in this window; those longer than a crossing */
-	_Bool apart;		  /* were there any of these in best's last window? */
-	uint16_t rest, pause;	  /* windows before the next trial, and before the one after it */
-	uint64_t spent;		  /* in this window */
-	uint64_t most;		  /* of it in one stretch */
-	uint64_t debt;		  /* time that best has to run before the next trial */
+	uint8_t trial;	      /* the way that is compared with the best one, or GAIN_WAYS */
+	uint8_t beyond;	      /* best's stretches in this window that were longer than a crossing */
+	_Bool apart;	      /* were there any of these in best's last window? */
+	uint16_t rest, pause; /* windows before the next trial, and before the one after it */
+	uint32_t random;
+	struct gain_arm arm[2];	  /* best's, the trial's */
+	int64_t tail;		  /* what GAIN_SOON gains against GAIN_STAY, at least */
+	int64_t ahead;		  /* ... and GAIN_AT_ONCE against the best of the two, at most */
+	uint64_t debt;		  /* windows of best before the next trial */
 	uint64_t mean[GAIN_WAYS]; /* of a stretch; 0: not known */
 };
 

@@ -116,6 +116,49 @@ static void of_short_and_long_stretches_only_the_long_ones_go(void **state)
 	assert_true(w.total < w.helper);
 }
 
+/* What compresses reads, writes, and computes now and then, for most of its time. */
+static void a_few_long_stretches_among_many_short_ones_do_not_wait(void **state)
+{
+	const struct program gzip = {
+	    .native = US / 2, .slower = 24, .rare = 16, .tail = 300 * US, .noise = 200};
+	struct world w;
+
+	(void)state;
+	for (unsigned seed = 1; seed <= 20; seed++) {
+		world_init(&w);
+		w.random = seed;
+		run(&w, &gzip, 2000);
+		run(&w, &gzip, 20000);
+		assert_int_equal(w.gain.best, GAIN_SOON);
+		assert_true(w.total < w.translated / 2);
+		assert_true(w.total < w.helper);
+	}
+}
+
+/* A shell's children: each starts up with many short stretches and does its work in longer ones. */
+static void what_comes_in_phases_is_compared_within_each(void **state)
+{
+	const struct program start = {.native = US, .slower = 24, .noise = 90};
+	const struct program work = {.native = 25 * US, .slower = 10, .noise = 30};
+	struct world w;
+	uint64_t total = 0, translated = 0;
+
+	(void)state;
+	for (unsigned seed = 1; seed <= 20; seed++) {
+		world_init(&w);
+		w.random = seed;
+		total = translated = 0;
+		for (unsigned i = 0; i < 40; i++) {
+			run(&w, &start, 40);
+			run(&w, &work, 120);
+			total += i < 4 ? 0 : w.total;
+			translated += i < 4 ? 0 : w.translated;
+			assert_true(i < 4 || w.gain.best == GAIN_STAY);
+		}
+		assert_in_range(total, 1, translated + translated / 20);
+	}
+}
+
 static void a_few_stretches_cost_twice_the_better_way_at_most(void **state)
 {
 	static const unsigned native[] = {1, 5, 17, 18, 19, 40, 80, 200, 1000, 10000};
@@ -198,6 +241,8 @@ int main(void)
 	    cmocka_unit_test(long_stretches_go_to_a_helper),
 	    cmocka_unit_test(code_that_is_nearly_as_fast_translated_stays_there),
 	    cmocka_unit_test(of_short_and_long_stretches_only_the_long_ones_go),
+	    cmocka_unit_test(a_few_long_stretches_among_many_short_ones_do_not_wait),
+	    cmocka_unit_test(what_comes_in_phases_is_compared_within_each),
 	    cmocka_unit_test(a_few_stretches_cost_twice_the_better_way_at_most),
 	    cmocka_unit_test(a_program_that_changes_is_followed),
 	    cmocka_unit_test(computations_now_and_then_say_nothing_of_the_rest),
