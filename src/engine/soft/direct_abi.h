@@ -32,7 +32,9 @@ enum direct_fd { DIRECT_FD_RAM, DIRECT_FD_SHARED, DIRECT_FD_EVENT, DIRECT_FD_COD
 #define DIRECT_TOLD (UINT64_C(1) << 32)
 
 #define DIRECT_OPS 128u
-/* prot 0: unmap */
+/* prot 0: unmap. In `offset`: user code is about to use it, so the host's page tables get it at
+ * once. */
+#define DIRECT_POPULATE UINT64_C(1)
 struct direct_op {
 	uint64_t addr, len, prot, offset;
 };

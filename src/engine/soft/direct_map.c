@@ -364,7 +364,9 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 		if (s->ops >= DIRECT_OPS - 4)
 			at = last + 4096;
 		if (pages && !joins) {
-			op_add(s, run, pages * UINT64_C(4096), run_prot, run_offset);
+			_Bool now = lin >= run && lin < run + pages * UINT64_C(4096);
+			op_add(s, run, pages * UINT64_C(4096), run_prot,
+			       run_offset | (now ? DIRECT_POPULATE : 0));
 			if (pages == AROUND_BIG) /* of which `page` is one */
 				direct_large_note(cpu, page & ~UINT64_C(0x1fffff));
 			pages = 0;

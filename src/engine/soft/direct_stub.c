@@ -74,8 +74,12 @@ static inline long call6(long n, long a, long b, long c, long d, long e, long f)
 static inline __attribute__((always_inline)) long op_run(const struct direct_shared *s,
 							 const struct direct_op *op)
 {
+	uint64_t offset = op->offset & ~DIRECT_POPULATE;
+	uint64_t flags = MAP_SHARED | MAP_FIXED;
 	long ret;
 
+	if (op->offset & DIRECT_POPULATE)
+		flags |= MAP_POPULATE;
 	if (!op->prot) {
 		__asm__ volatile("syscall\n\t"
 				 ".globl direct_at_unmap\n"
@@ -85,27 +89,27 @@ static inline __attribute__((always_inline)) long op_run(const struct direct_sha
 				 : "rcx", "r11", "memory");
 		return ret;
 	}
-	__asm__ volatile("mov %[offset], %%r9\n\t"
-			 "mov %[t0], %%rdx\n\t"
-			 "shl $32, %%rdx\n\t"
-			 "or %[prot], %%rdx\n\t"
-			 "mov %[t1], %%r10\n\t"
-			 "shl $32, %%r10\n\t"
-			 "or %[flags], %%r10\n\t"
-			 "mov %[t2], %%r8\n\t"
-			 "shl $32, %%r8\n\t" /* the descriptor is 0 */
-			 "syscall\n\t"
-			 ".globl direct_at_map\n"
-			 "direct_at_map:\n\t"
-			 "xor %%edx, %%edx\n\t"
-			 "xor %%r10d, %%r10d\n\t"
-			 "xor %%r8d, %%r8d"
-			 : "=a"(ret)
-			 : "a"((long)SYS_mmap), "D"(op->addr),
-			   "S"(op->len), [prot] "m"(op->prot), [offset] "m"(op->offset),
-			   [flags] "i"(MAP_SHARED | MAP_FIXED | MAP_POPULATE), [t0] "m"(s->held[0]),
-			   [t1] "m"(s->held[1]), [t2] "m"(s->held[2])
-			 : "rdx", "r10", "r8", "r9", "rcx", "r11", "memory");
+	__asm__ volatile(
+	    "mov %[offset], %%r9\n\t"
+	    "mov %[t0], %%rdx\n\t"
+	    "shl $32, %%rdx\n\t"
+	    "or %[prot], %%rdx\n\t"
+	    "mov %[t1], %%r10\n\t"
+	    "shl $32, %%r10\n\t"
+	    "or %[flags], %%r10\n\t"
+	    "mov %[t2], %%r8\n\t"
+	    "shl $32, %%r8\n\t" /* the descriptor is 0 */
+	    "syscall\n\t"
+	    ".globl direct_at_map\n"
+	    "direct_at_map:\n\t"
+	    "xor %%edx, %%edx\n\t"
+	    "xor %%r10d, %%r10d\n\t"
+	    "xor %%r8d, %%r8d"
+	    : "=a"(ret)
+	    : "a"((long)SYS_mmap), "D"(op->addr),
+	      "S"(op->len), [prot] "m"(op->prot), [offset] "m"(offset), [flags] "m"(flags),
+	      [t0] "m"(s->held[0]), [t1] "m"(s->held[1]), [t2] "m"(s->held[2])
+	    : "rdx", "r10", "r8", "r9", "rcx", "r11", "memory");
 	return ret;
 }
 
