@@ -208,6 +208,7 @@ _Bool direct_run(struct soft_cpu *cpu)
 	if (d->expect_asid == cpu->asid_user)
 		direct_map_expected(cpu, s, d->expect, d->expect_access);
 	d->expect_asid = 0;
+	direct_map_fill(cpu, s);
 	for (_Bool more = 1; more;) {
 		if (!s->helper.pid)
 			return 1;

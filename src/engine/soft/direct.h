@@ -51,6 +51,7 @@ struct direct_space {
 	uint64_t asid; /* 0: none */
 	uint64_t used;
 	_Bool clear; /* unmap everything first */
+	_Bool empty; /* nothing is mapped, or will be when it has done that */
 	unsigned ops;
 	struct direct_op op[DIRECT_OPS];
 	unsigned vmas; /* at most so many since the last clear */
@@ -170,6 +171,9 @@ struct direct_space *direct_space_get(struct soft_cpu *cpu);
  * guest's faults. */
 _Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
 		       enum soft_access access);
+/* Before user code runs: a helper that has nothing mapped is given what the guest's tables say was
+ * used, as far as that is likely to be worth it. */
+void direct_map_fill(struct soft_cpu *cpu, struct direct_space *s);
 /* The same before guest code has touched lin again, where that is possible without a fault. */
 void direct_map_expected(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
 			 enum soft_access access);

@@ -1,5 +1,6 @@
 /* direct_flush_test.c: what the guest's kernel flushes is never seen stale by user code in a helper
- * (SDM3 4.10.4): pages through new entries, rights that were taken away.
+ * (SDM3 4.10.4): pages through new entries, rights that were taken away; and a helper that is
+ * filled from the tables gets nothing that they do not give.
  *
  * Each case lets user code read a page, changes its entry, flushes in one of the ways there are, in
  * ring 0 and by the guest's own instructions, and lets the same helper's user code look again.
@@ -272,6 +273,138 @@ static void code_that_may_no_longer_run_does_not(void **state)
 	assert_int_equal(board_stack(b, 0), X86_PFERR_P | X86_PFERR_U | X86_PFERR_I);
 }
 
+/* Far from each other and from the code: nothing is mapped along with its neighbours. */
+#define PAGE(n)	    (UINT64_C(0x140000) + (n)*0x10000)
+#define TABLE	    UINT64_C(0x130000)
+#define BELOW_TABLE UINT64_C(0xa00000) /* 2 MiB, with a table of its own */
+#define USED	    (X86_PTE_P | X86_PTE_W | X86_PTE_U | X86_PTE_A | X86_PTE_D)
+
+/* What an access in a helper that has nothing yet ends with, and how often it stops for mappings.
+ */
+static int fresh_access(struct board *b, const uint8_t *code, const uint8_t *end, uint64_t at,
+			uint64_t *stops)
+{
+	uint64_t before = b->cpu->stats.direct_faults;
+
+	soft_tlb_flush_all(b->cpu);
+	int vector = user_access(b, code, end, at);
+	*stops = b->cpu->stats.direct_faults - before;
+	return vector;
+}
+
+static void a_new_helper_has_what_was_used(void **state)
+{
+	struct board *b = *state;
+	uint64_t stops;
+
+	(void)user_reads(b, USER_DATA); /* the code's page is used from here on */
+	board_pte_set(b, PAGE(0), PAGE(0) | USED);
+	board_pte_set(b, PAGE(1), PAGE(1) | (USED & ~X86_PTE_W));
+	board_pte_set(b, PAGE(2), PAGE(2) | (USED & ~X86_PTE_D));
+	for (unsigned i = 0; i < 3; i++) {
+		board_write(b, PAGE(i), 8, 500 + i);
+		assert_int_equal(fresh_access(b, read_page, read_page_end, PAGE(i), &stops), 0x80);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], 500 + i);
+		assert_int_equal(stops, 0);
+	}
+	assert_int_equal(fresh_access(b, write_page, write_page_end, PAGE(0), &stops), 0x80);
+	assert_int_equal(stops, 0);
+	assert_int_equal(board_read(b, PAGE(0), 8), 333);
+}
+
+static void a_new_helper_has_nothing_that_was_not_used(void **state)
+{
+	struct board *b = *state;
+	uint64_t stops;
+
+	(void)user_reads(b, USER_DATA);
+	board_pte_set(b, PAGE(0), PAGE(0) | (USED & ~(X86_PTE_A | X86_PTE_D)));
+	board_pte_set(b, PAGE(1), PAGE(1) | (USED & ~X86_PTE_D));
+	assert_int_equal(fresh_access(b, read_page, read_page_end, PAGE(0), &stops), 0x80);
+	assert_int_equal(stops, 1);
+	assert_int_equal(board_pte(b, PAGE(0)), PAGE(0) | (USED & ~X86_PTE_D));
+	assert_int_equal(fresh_access(b, write_page, write_page_end, PAGE(1), &stops), 0x80);
+	assert_int_equal(stops, 1);
+	assert_int_equal(board_pte(b, PAGE(1)), PAGE(1) | USED);
+	/* The table above it was not: the CPU sets its bit when it uses it. */
+	board_write(b, BOARD_PD + (BELOW_TABLE >> 21) * 8, 8, USER_PTE(TABLE));
+	board_write(b, TABLE, 8, PAGE(2) | USED);
+	assert_int_equal(fresh_access(b, read_page, read_page_end, BELOW_TABLE, &stops), 0x80);
+	assert_int_equal(stops, 1);
+	assert_int_equal(board_read(b, BOARD_PD + (BELOW_TABLE >> 21) * 8, 8),
+			 USER_PTE(TABLE) | X86_PTE_A);
+}
+
+CODE(jump_to_page, "jmp *%rdi");
+static void a_new_helper_has_no_rights_that_the_tables_do_not_give(void **state)
+{
+	static const struct {
+		const uint8_t *code, *end;
+		uint64_t lacks, has, error;
+	} ways[] = {
+	    {read_page, read_page_end, X86_PTE_U, 0, X86_PFERR_P | X86_PFERR_U},
+	    {read_page, read_page_end, X86_PTE_P, 0, X86_PFERR_U},
+	    {write_page, write_page_end, X86_PTE_W, 0, X86_PFERR_P | X86_PFERR_W | X86_PFERR_U},
+	    {jump_to_page, jump_to_page_end, X86_PTE_W, X86_PTE_NX,
+	     X86_PFERR_P | X86_PFERR_U | X86_PFERR_I},
+	};
+	struct board *b = *state;
+	const uint64_t code = 0x050f90909090; /* NOPs: CR2 tells how far it has come */
+	uint64_t stops, upper = BOARD_PD + (BELOW_TABLE >> 21) * 8;
+
+	(void)user_reads(b, USER_DATA);
+	for (unsigned i = 0; i < 2 * ARRAY_SIZE(ways); i++) {
+		uint64_t bits = (USED & ~ways[i / 2].lacks) | ways[i / 2].has;
+		/* In the entry itself, in one of a level above. */
+		board_write(b, upper, 8, TABLE | (i % 2 ? bits : USED));
+		board_write(b, TABLE, 8, PAGE(0) | (i % 2 ? USED : bits));
+		board_write(b, PAGE(0), 8, code);
+		int vector =
+		    fresh_access(b, ways[i / 2].code, ways[i / 2].end, BELOW_TABLE, &stops);
+		assert_int_equal(vector, X86_VEC_PF);
+		assert_int_equal(b->cpu->s.cr2, BELOW_TABLE);
+		assert_int_equal(board_stack(b, 0), ways[i / 2].error);
+		assert_int_equal(board_read(b, PAGE(0), 8), code);
+	}
+}
+
+/* What user code can write in a large page is no page table. */
+static void what_a_large_page_holds_gives_a_new_helper_nothing(void **state)
+{
+	struct board *b = *state;
+	uint64_t stops;
+
+	(void)user_reads(b, USER_DATA);
+	board_write(b, BOARD_PD + (LARGE >> 21) * 8, 8, LARGE | USED | X86_PTE_PS);
+	for (unsigned i = 0; i < 512; i++)
+		board_write(b, LARGE + i * 8, 8, KERNEL | USED);
+	assert_int_equal(fresh_access(b, read_page, read_page_end, LARGE + 0x3000, &stops), 0x80);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 1000 + 0x3000);
+	assert_int_equal(stops, 1);
+}
+
+/* More than fits into one order to a helper: the rest is mapped when it is touched. */
+static void a_new_helper_is_given_a_part_of_many_pages(void **state)
+{
+	struct board *b = *state;
+	uint64_t stops, given = 0;
+
+	(void)user_reads(b, USER_DATA);
+	board_write(b, BOARD_PD + (BELOW_TABLE >> 21) * 8, 8, TABLE | USED);
+	for (unsigned i = 0; i < 512; i++) /* no two of them are neighbours in memory */
+		board_write(b, TABLE + i * 8, 8, (0x200000 + ((511 - i) << 12)) | USED);
+	for (unsigned i = 0; i < 512; i += 17) {
+		board_write(b, 0x200000 + ((511 - i) << 12), 8, 700 + i);
+		assert_int_equal(fresh_access(b, read_page, read_page_end,
+					      BELOW_TABLE + ((uint64_t)i << 12), &stops),
+				 0x80);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], 700 + i);
+		assert_true(stops <= 1);
+		given += !stops;
+	}
+	assert_in_range(given, 1, 20);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, board_teardown)
@@ -283,6 +416,11 @@ int main(void)
 	    T(the_host_is_asked_once_for_a_large_page_and_when_there_is_time),
 	    T(rights_that_were_taken_away_are_gone),
 	    T(code_that_may_no_longer_run_does_not),
+	    T(a_new_helper_has_what_was_used),
+	    T(a_new_helper_has_nothing_that_was_not_used),
+	    T(a_new_helper_has_no_rights_that_the_tables_do_not_give),
+	    T(what_a_large_page_holds_gives_a_new_helper_nothing),
+	    T(a_new_helper_is_given_a_part_of_many_pages),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,7 +19,8 @@
 #define LOWEST	   UINT64_C(0x10000) /* vm.mmap_min_addr is no higher than that anywhere */
 #define VMAS_MAX   20000u
 #define LEAVES_MAX 4096u
-#define AROUND	   16u	/* pages */
+#define AROUND	   16u /* pages */
+#define FILL_OPS   100u
 #define AROUND_BIG 512u /* in large pages, of data */
 
 uint64_t direct_map_lowest(void)
@@ -81,6 +82,7 @@ static void space_clear(struct direct_space *s)
 			s->spare = l;
 		}
 	s->clear = 1;
+	s->empty = 1;
 	s->ops = 0;
 	s->vmas = 0;
 }
@@ -237,27 +239,36 @@ void direct_take_revoked(struct soft_cpu *cpu)
 		revoke_own(cpu, list[i]);
 }
 
-/* A page as the guest's tables give it to user code, without side effects; 0: not, or not so that a
+/* A page as the guest's tables, which say `v`, give it to user code; 0: not, or not so that a
  * helper can have it. */
-static uint64_t page_peek(struct soft_cpu *cpu, uint64_t lin, uint64_t *offset, unsigned *shift)
+static uint64_t page_given(struct soft_cpu *cpu, uint64_t lin, const struct soft_view *v,
+			   uint64_t *offset)
 {
 	struct soft_engine *e = cpu->engine;
-	struct soft_view v;
 
-	if (lin < cpu->direct->lowest || lin >= USER_TOP || !soft_mmu_peek(cpu, lin, &v) ||
-	    !v.user || !v.accessed)
+	if (lin < cpu->direct->lowest || lin >= USER_TOP || !v->user || !v->accessed)
 		return 0;
-	const struct soft_slot *slot = soft_ram_slot(&e->ram, v.phys);
-	if (!slot || v.phys == cpu->mmu->apic_page)
+	const struct soft_slot *slot = soft_ram_slot(&e->ram, v->phys);
+	if (!slot || v->phys == cpu->mmu->apic_page)
 		return 0;
-	*offset = slot->fd_offset + (v.phys - slot->base);
-	*shift = v.shift;
-	uint64_t page = v.phys | DIRECT_MAPPED;
-	if (v.writable && v.dirty && !soft_slot_readonly(slot))
+	*offset = slot->fd_offset + (v->phys - slot->base);
+	uint64_t page = v->phys | DIRECT_MAPPED;
+	if (v->writable && v->dirty && !soft_slot_readonly(slot))
 		page |= DIRECT_WRITE;
-	if (!v.nx)
+	if (!v->nx)
 		page |= DIRECT_EXEC;
 	return page;
+}
+
+/* The same by a look at the tables, without side effects. */
+static uint64_t page_peek(struct soft_cpu *cpu, uint64_t lin, uint64_t *offset, unsigned *shift)
+{
+	struct soft_view v;
+
+	if (!soft_mmu_peek(cpu, lin, &v))
+		return 0;
+	*shift = v.shift;
+	return page_given(cpu, lin, &v, offset);
 }
 
 /* May helpers write to the page from now on? Not while its code is decoded or its writes logged. */
@@ -316,13 +327,55 @@ static uint64_t prot_of(uint64_t page)
 	return 1u /* PROT_READ */ | (page & DIRECT_WRITE ? 2u : 0) | (page & DIRECT_EXEC ? 4u : 0);
 }
 
+/* Pages that follow each other in both address spaces and become one mapping. */
+struct run {
+	uint64_t lin, offset, prot;
+	unsigned pages;
+};
+
+static _Bool run_joins(const struct run *r, uint64_t page, uint64_t lin, uint64_t offset)
+{
+	uint64_t len = r->pages * UINT64_C(4096);
+
+	return r->pages && lin == r->lin + len && offset == r->offset + len &&
+	       prot_of(page) == r->prot;
+}
+
+/* `touched`: it is put into the host's page tables at once if that is in it. */
+static void run_map(struct direct_space *s, struct run *r, uint64_t touched)
+{
+	uint64_t len = r->pages * UINT64_C(4096);
+
+	if (len)
+		op_add(s, r->lin, len, r->prot,
+		       r->offset | (touched - r->lin < len ? DIRECT_POPULATE : 0));
+	r->pages = 0;
+}
+
+static void run_take(struct run *r, struct direct_leaf *leaf, uint64_t page, uint64_t lin,
+		     uint64_t offset)
+{
+	uint64_t *have = &leaf->page[(lin >> 12) % 512];
+
+	leaf->writable += !!(page & DIRECT_WRITE) - !!(*have & DIRECT_WRITE);
+	*have = page;
+	if (!r->pages)
+		*r = (struct run){lin, offset, prot_of(page), 0};
+	r->pages++;
+}
+
+static _Bool in_stub(const struct direct_space *s, uint64_t lin)
+{
+	return lin - s->helper.base < DIRECT_REGION;
+}
+
 /* Maps lin and what is around it as the tables are now. False: not for such an access. */
 static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
 			enum soft_access access)
 {
-	uint64_t offset, first, last, run = 0, run_offset = 0, run_prot = 0;
-	uint64_t base = s->helper.base;
-	unsigned shift, pages = 0;
+	struct run run = {0};
+	uint64_t offset, first, last;
+	unsigned shift;
 
 	lin &= ~UINT64_C(0xfff);
 	/* The stub's pages stay the stub's, whatever the guest's tables have said meanwhile:
@@ -347,44 +400,95 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 		if (!leaf)
 			return 0;
 	}
-	for (uint64_t at = first;; at += 4096) {
-		uint64_t p = 0, o = 0, *have = &leaf->page[(at >> 12) % 512];
+	/* In a large page the runs that decoded code or the stub break up have no bound. */
+	for (uint64_t at = first; at <= last && s->ops < DIRECT_OPS - 4; at += 4096) {
+		uint64_t p = 0, o = 0;
 		unsigned sh;
 		if (at == lin) {
 			p = page;
 			o = offset;
-		} else if (at <= last && !*have && (at < base || at >= base + DIRECT_REGION)) {
+		} else if (!leaf->page[(at >> 12) % 512] && !in_stub(s, at)) {
 			p = page_peek(cpu, at, &o, &sh);
 			if (p)
 				p = page_trim(cpu, p, at, access, 0);
 		}
-		_Bool joins = p && pages && o == run_offset + pages * UINT64_C(4096) &&
-			      prot_of(p) == run_prot;
-		/* In a large page the runs that decoded code or the stub break up have no bound. */
-		if (s->ops >= DIRECT_OPS - 4)
-			at = last + 4096;
-		if (pages && !joins) {
-			_Bool now = lin >= run && lin < run + pages * UINT64_C(4096);
-			op_add(s, run, pages * UINT64_C(4096), run_prot,
-			       run_offset | (now ? DIRECT_POPULATE : 0));
-			if (pages == AROUND_BIG) /* of which `page` is one */
-				direct_large_note(cpu, page & ~UINT64_C(0x1fffff));
-			pages = 0;
-		}
-		if (at > last)
-			break;
 		if (!p)
 			continue;
-		leaf->writable += !!(p & DIRECT_WRITE) - !!(*have & DIRECT_WRITE);
-		*have = p;
-		if (!pages) {
-			run = at;
-			run_offset = o;
-			run_prot = prot_of(p);
-		}
-		pages++;
+		if (!run_joins(&run, p, at, o))
+			run_map(s, &run, lin);
+		run_take(&run, leaf, p, at, o);
+	}
+	if (run.pages == AROUND_BIG) /* of which `page` is one */
+		direct_large_note(cpu, page & ~UINT64_C(0x1fffff));
+	run_map(s, &run, lin);
+	return 1;
+}
+
+/* What a helper that has nothing yet is given before it runs. */
+struct fill {
+	struct soft_cpu *cpu;
+	struct direct_space *space;
+	struct direct_leaf *leaf;
+	struct run run;
+};
+
+static _Bool fill_page(struct fill *f, uint64_t lin, const struct soft_view *v)
+{
+	uint64_t offset, page = page_given(f->cpu, lin, v, &offset);
+
+	if (!page || in_stub(f->space, lin))
+		return 1;
+	if (!f->leaf || f->leaf->region != lin >> 21)
+		f->leaf = leaf_get(f->space, lin);
+	if (!f->leaf)
+		return 0;
+	if (f->leaf->page[(lin >> 12) % 512])
+		return 1;
+	page = page_trim(f->cpu, page, lin, SOFT_READ, 0);
+	if (!run_joins(&f->run, page, lin, offset)) {
+		run_map(f->space, &f->run, 0);
+		if (f->space->ops >= FILL_OPS)
+			return 0;
+	}
+	run_take(&f->run, f->leaf, page, lin, offset);
+	return 1;
+}
+
+/* All pages that the table at `phys`, of entries for 1 << shift bytes each, says were used, as far
+ * as there is room. `v` is what the levels above it give. */
+static _Bool fill_table(struct fill *f, uint64_t phys, unsigned shift, uint64_t lin,
+			const struct soft_view *v)
+{
+	const uint64_t need = X86_PTE_P | X86_PTE_U | X86_PTE_A;
+	const uint64_t *table = (const void *)host_of(f->cpu, phys);
+
+	for (unsigned i = 0; table && i < (shift == 39 ? 256 : 512); i++) {
+		uint64_t e = __atomic_load_n(&table[i], __ATOMIC_RELAXED);
+		struct soft_view below = *v;
+		if ((e & need) != need || (shift > 12 && e & X86_PTE_PS))
+			continue;
+		below.writable &= !!(e & X86_PTE_W);
+		below.nx |= !!(e & X86_PTE_NX);
+		below.dirty = !!(e & X86_PTE_D);
+		below.phys = e & UINT64_C(0xffffffffff000);
+		uint64_t at = lin | (uint64_t)i << shift;
+		if (!(shift > 12 ? fill_table(f, below.phys, shift - 9, at, &below)
+				 : fill_page(f, at, &below)))
+			return 0;
 	}
 	return 1;
+}
+
+void direct_map_fill(struct soft_cpu *cpu, struct direct_space *s)
+{
+	const struct soft_view all = {.user = 1, .writable = 1, .accessed = 1, .shift = 12};
+	struct fill f = {.cpu = cpu, .space = s};
+
+	if (!s->empty)
+		return;
+	s->empty = 0;
+	(void)fill_table(&f, cpu->s.cr3 & UINT64_C(0xffffffffff000), 39, 0, &all);
+	run_map(s, &f.run, 0);
 }
 
 _Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,

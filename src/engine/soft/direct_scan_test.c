@@ -38,11 +38,25 @@ static void instructions_that_would_tell_of_the_host_are_found(void **state)
 		memcpy(page + 1000, rows[i].code, (size_t)(rows[i].end - rows[i].code));
 		assert_int_equal(direct_sensitive(&d, page, page), rows[i].is);
 	}
+	/* Anywhere in a page. */
+	memset(page, 0x90, sizeof(page));
+	for (unsigned at = 0; at + 2 <= sizeof(page); at++) {
+		page[at] = 0x0f;
+		page[at + 1] = 0xa2;
+		assert_int_equal(direct_sensitive(&d, page, page), 1);
+		page[at] = page[at + 1] = 0x90;
+	}
+	assert_int_equal(direct_sensitive(&d, page, page), 0);
 	/* Across the end of a page. */
 	memset(page, 0x90, sizeof(page));
 	page[4095] = 0x0f;
 	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xa2"), 1);
 	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\x90\x90"), 0);
+	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\x01\xf9"), 1);
+	page[4094] = 0x0f;
+	page[4095] = 0x01;
+	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xf9\x90"), 1);
+	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xf8\x90"), 0);
 }
 CODE(identify, "mov $0x40000000, %eax\n"
 	       "cpuid\n"
