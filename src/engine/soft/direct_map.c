@@ -380,7 +380,7 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 	lin &= ~UINT64_C(0xfff);
 	/* The stub's pages stay the stub's, whatever the guest's tables have said meanwhile:
 	 * direct_run finds the stub another place. */
-	if (lin - base < DIRECT_REGION)
+	if (in_stub(s, lin))
 		return 0;
 	uint64_t page = page_peek(cpu, lin, &offset, &shift);
 	uint64_t want = access == SOFT_WRITE ? DIRECT_WRITE : access == SOFT_EXEC ? DIRECT_EXEC : 1;
