@@ -12,7 +12,7 @@
  * the value of one operand. So these are not kept: 3DNow!, whose opcode comes last; registers that
  * an immediate names; two immediates; far pointers. Nor are displacements that are scaled (EVEX),
  * 16-bit code and addresses, whose ModRM has no SIB, keys of more than 8 bytes, and more than
- * SHAPE_OPERANDS operands (PUSHA, PCMPESTRI).
+ * SHAPE_OPERANDS operands (REP MOVSB, CMPXCHG16B).
  *
  * The decoded instruction (struct insn) is kept besides, for 64-bit code and the handlers that
  * depend on the shape alone (decode_shaped).

@@ -16,8 +16,8 @@ struct tb_room {
 	ZydisDecodedOperand ops[ZYDIS_MAX_OPERAND_COUNT];
 };
 
-/* Nearly all instructions have no more operands, hidden ones counted. */
-#define SHAPE_OPERANDS 6u
+/* All but 6 of the 3937 shapes of a boot have no more operands, hidden ones counted. */
+#define SHAPE_OPERANDS 5u
 
 /* Where a value lies in the instruction, and in what Zydis says of it. */
 struct soft_shape_value {
