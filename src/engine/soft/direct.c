@@ -204,11 +204,15 @@ _Bool direct_run(struct soft_cpu *cpu)
 		direct_choose_below(cpu, 0);
 		return 0;
 	}
-	cpu->stats.direct_entries++;
 	if (d->expect_asid == cpu->asid_user)
 		direct_map_expected(cpu, s, d->expect, d->expect_access);
 	d->expect_asid = 0;
 	direct_map_fill(cpu, s);
+	if (direct_map_kept(cpu, s)) {
+		direct_choose_below(cpu, 1);
+		return 0;
+	}
+	cpu->stats.direct_entries++;
 	for (_Bool more = 1; more;) {
 		if (!s->helper.pid)
 			return 1;

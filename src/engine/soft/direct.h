@@ -19,6 +19,7 @@
 #define DIRECT_MAPPED BIT64(0)
 #define DIRECT_WRITE  BIT64(1)
 #define DIRECT_EXEC   BIT64(2)
+#define DIRECT_KEPT   BIT64(3) /* it would be executable but for what is in it */
 struct direct_leaf {
 	uint64_t region; /* linear address of its 2 MiB */
 	unsigned writable;
@@ -171,6 +172,8 @@ struct direct_space *direct_space_get(struct soft_cpu *cpu);
  * guest's faults. */
 _Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
 		       enum soft_access access);
+/* Is the code at RIP in a page that has turned out to be none for helpers, and still is none? */
+_Bool direct_map_kept(struct soft_cpu *cpu, struct direct_space *s);
 /* Before user code runs: a helper that has nothing mapped is given what the guest's tables say was
  * used, as far as that is likely to be worth it. */
 void direct_map_fill(struct soft_cpu *cpu, struct direct_space *s);

@@ -317,7 +317,7 @@ static uint64_t page_trim(struct soft_cpu *cpu, uint64_t page, uint64_t lin,
 		    soft_mmu_peek(cpu, lin + 4096, &v) ? host_of(cpu, v.phys) : NULL;
 		if (direct_sensitive(&cpu->cache->decoder[2], host_of(cpu, phys),
 				     next ? next : nothing))
-			page &= ~DIRECT_EXEC;
+			page = (page & ~DIRECT_EXEC) | DIRECT_KEPT;
 	}
 	return page;
 }
@@ -369,6 +369,16 @@ static _Bool in_stub(const struct direct_space *s, uint64_t lin)
 	return lin - s->helper.base < DIRECT_REGION;
 }
 
+/* Whatever is mapped of the page stays as it is. */
+static void kept_note(struct direct_space *s, uint64_t page, uint64_t lin)
+{
+	struct direct_leaf *leaf = leaf_get(s, lin);
+	uint64_t *have = leaf ? &leaf->page[(lin >> 12) % 512] : NULL;
+
+	if (have)
+		*have |= DIRECT_KEPT | (*have ? 0 : (page & ~UINT64_C(0xfff)) | DIRECT_MAPPED);
+}
+
 /* Maps lin and what is around it as the tables are now. False: not for such an access. */
 static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
 			enum soft_access access)
@@ -387,8 +397,11 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 	if (!(page & want))
 		return 0;
 	page = page_trim(cpu, page, lin, access, 1);
-	if (!(page & want))
+	if (!(page & want)) {
+		if (page & DIRECT_KEPT)
+			kept_note(s, page, lin);
 		return 0;
+	}
 	(void)ops_room(s, AROUND * 4);
 	unsigned around = shift > 12 && !(page & DIRECT_EXEC) ? AROUND_BIG : AROUND;
 	first = lin & ~(uint64_t)(around * 4096 - 1);
@@ -489,6 +502,14 @@ void direct_map_fill(struct soft_cpu *cpu, struct direct_space *s)
 	s->empty = 0;
 	(void)fill_table(&f, cpu->s.cr3 & UINT64_C(0xffffffffff000), 39, 0, &all);
 	run_map(s, &f.run, 0);
+}
+
+_Bool direct_map_kept(struct soft_cpu *cpu, struct direct_space *s)
+{
+	const struct direct_leaf *leaf = leaf_find(s, cpu->s.rip);
+
+	return leaf && leaf->page[(cpu->s.rip >> 12) % 512] & DIRECT_KEPT &&
+	       !map_around(cpu, s, cpu->s.rip, SOFT_EXEC);
 }
 
 _Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,

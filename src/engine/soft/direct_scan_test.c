@@ -106,6 +106,33 @@ static void cpuid_is_the_guests_in_code_that_was_written_just_now(void **state)
 	same_as_interpreted(b, write_and_identify, write_and_identify_end);
 }
 
+CODE(plain, "mov $77, %r8d\n"
+	    "syscall\n");
+static void
+a_page_that_is_none_for_helpers_is_tried_once_and_again_when_it_has_changed(void **state)
+{
+	struct board *b = *state;
+	const struct soft_stats *stats = &b->cpu->stats;
+
+	assert_int_equal(run_user(b, identify, identify_end), 0x80);
+	ran(b);
+	assert_int_equal(stats->direct_faults, 1);
+	for (unsigned i = 0; i < 5; i++) {
+		user_again(b, USER_CODE);
+		assert_int_equal(board_run(b), 0x80);
+	}
+	assert_int_equal(stats->direct_entries, 1);
+	assert_int_equal(stats->direct_faults, 1);
+	for (unsigned at = 0; at < 64; at += 8)
+		board_write(b, USER_CODE + at, 8, 0);
+	board_load(b, USER_CODE, plain, (size_t)(plain_end - plain));
+	user_again(b, USER_CODE);
+	assert_int_equal(board_run(b), 0x80);
+	assert_int_equal(b->cpu->s.gpr[X86_R8], 77);
+	assert_int_equal(stats->direct_entries, 2);
+	assert_int_equal(stats->direct_calls, 1);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup_direct, board_teardown)
@@ -113,6 +140,7 @@ int main(void)
 	    cmocka_unit_test(instructions_that_would_tell_of_the_host_are_found),
 	    T(cpuid_is_the_guests),
 	    T(cpuid_is_the_guests_in_code_that_was_written_just_now),
+	    T(a_page_that_is_none_for_helpers_is_tried_once_and_again_when_it_has_changed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
