@@ -21,7 +21,8 @@
 #define NAME_FIELD     (FW_CFG_NAME_MAX + 1)
 #define DIR_ENTRY      (4 + 2 + 2 + NAME_FIELD)
 #define GENERAL_KEYS   (FW_CFG_FILE_FIRST + FW_CFG_FILE_SLOTS)
-#define WRITABLE_BYTES 4096 /* of all writable files together */
+#define WRITABLE_BYTES 4096	    /* of all writable files together */
+#define ZEROES_MAX     (256u << 10) /* that one request may read past an item's end */
 
 struct item {
 	const uint8_t *data;
@@ -274,10 +275,13 @@ static void port_write(struct device *dev, void *opaque, uint64_t offset, unsign
 
 /* --- DMA ----------------------------------------------------------------------------------- */
 
-/* Copies from the item to guest memory; past the item's end a guest reads zeroes. */
+/* Copies from the item to guest memory; past the item's end a guest reads zeroes. A request for all
+ * of RAM full of them is an error: nobody needs it, and the vCPU could not be stopped meanwhile. */
 static int dma_read(struct fw_cfg *fw, const struct item *it, struct gpa to, uint32_t len)
 {
 	uint32_t have = it && fw->offset < it->len ? MIN(len, it->len - fw->offset) : 0;
+	if (len - have > ZEROES_MAX)
+		return -EINVAL;
 	if (have && gmem_write(fw->cfg.mem, to, it->data + fw->offset, have))
 		return -EFAULT;
 	if (len > have)

@@ -144,6 +144,23 @@ static void dma_selects_reads_and_skips(void **state)
 	teardown(&f);
 }
 
+static void zeroes_past_an_items_end_are_bounded(void **state)
+{
+	const uint32_t most = 256 << 10;
+	struct fixture f;
+	uint8_t got[2];
+	setup(&f);
+	assert_int_equal(gmem_fill(f.b.mem, gpa(BUFFER), 0xee, most + 8), 0);
+	assert_int_equal(dma(&f, FW_CFG_SIGNATURE << 16 | SELECT | READ, 4 + most + 1, BUFFER), 1);
+	assert_int_equal(gmem_read(f.b.mem, gpa(BUFFER), got, 1), 0);
+	assert_int_equal(got[0], 0xee);
+	assert_int_equal(dma(&f, FW_CFG_SIGNATURE << 16 | SELECT | READ, 4 + most, BUFFER), 0);
+	assert_int_equal(gmem_read(f.b.mem, gpa(BUFFER + 4 + most - 1), got, 2), 0);
+	assert_int_equal(got[0], 0);
+	assert_int_equal(got[1], 0xee);
+	teardown(&f);
+}
+
 static void only_writable_files_can_be_written_within_their_size(void **state)
 {
 	struct fixture f;
@@ -236,6 +253,7 @@ int main(void)
 	    cmocka_unit_test(items_read_little_endian_and_then_zeroes),
 	    cmocka_unit_test(the_directory_lists_files_in_order_of_name),
 	    cmocka_unit_test(dma_selects_reads_and_skips),
+	    cmocka_unit_test(zeroes_past_an_items_end_are_bounded),
 	    cmocka_unit_test(only_writable_files_can_be_written_within_their_size),
 	    cmocka_unit_test(hostile_descriptors_are_refused),
 	    cmocka_unit_test(set_up_errors_have_sentences),

@@ -114,6 +114,37 @@ static unsigned log2_bytes(unsigned bits)
 	return bits >= 64 ? 3 : bits >= 32 ? 2 : bits >= 16 ? 1 : 0;
 }
 
+/* Integer instructions that a host, and so the guest's CPUID, may be without: the host's own are
+ * executed for them. BMI, ADX and MOVBE are vec_decode's; LZCNT and TZCNT are others without. */
+static const struct {
+	uint16_t mnemonic; /* ZydisMnemonic */
+	uint8_t reg, bit;
+	uint32_t leaf;
+} features[] = {
+    {ZYDIS_MNEMONIC_MONITOR, CPUID_ECX, 3, 1},
+    {ZYDIS_MNEMONIC_MWAIT, CPUID_ECX, 3, 1},
+    {ZYDIS_MNEMONIC_CMPXCHG16B, CPUID_ECX, 13, 1},
+    {ZYDIS_MNEMONIC_POPCNT, CPUID_ECX, 23, 1},
+    {ZYDIS_MNEMONIC_RDRAND, CPUID_ECX, 30, 1},
+    {ZYDIS_MNEMONIC_INVPCID, CPUID_EBX, 10, 7},
+    {ZYDIS_MNEMONIC_RDSEED, CPUID_EBX, 18, 7},
+    {ZYDIS_MNEMONIC_CLFLUSHOPT, CPUID_EBX, 23, 7},
+    {ZYDIS_MNEMONIC_CLWB, CPUID_EBX, 24, 7},
+    {ZYDIS_MNEMONIC_RDPID, CPUID_ECX, 22, 7},
+    {ZYDIS_MNEMONIC_RDTSCP, CPUID_EDX, 27, 0x80000001},
+};
+
+static _Bool feature_missing(const struct soft_cpu *cpu, ZydisMnemonic mnemonic)
+{
+	const struct cpuid_policy *policy = cpu->base.engine->env->cpuid;
+
+	for (unsigned k = 0; k < ARRAY_SIZE(features); k++)
+		if (features[k].mnemonic == mnemonic)
+			return !cpuid_has(policy, features[k].leaf, 0,
+					  (enum cpuid_reg)features[k].reg, features[k].bit);
+	return 0;
+}
+
 /* The operands that every part finds filled in. */
 static void insn_common(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 			const ZydisDecodedOperand *ops, struct insn *out)
@@ -291,9 +322,10 @@ int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, stru
 	}
 	if (ZYAN_SUCCESS(status)) {
 		insn_common(cpu, &i->zi, i->ops, out);
-		if (decode_integer(cpu, &i->zi, i->ops, shape, out) ||
-		    sys_decode(cpu, &i->zi, i->ops, out) ||
-		    vec_decode(cpu, &i->zi, i->ops, bytes, out))
+		if (!feature_missing(cpu, i->zi.mnemonic) &&
+		    (decode_integer(cpu, &i->zi, i->ops, shape, out) ||
+		     sys_decode(cpu, &i->zi, i->ops, out) ||
+		     vec_decode(cpu, &i->zi, i->ops, bytes, out)))
 			return 0;
 		out->fn = op_ud;
 		out->flags = INSN_BRANCH | INSN_STATE;

@@ -341,11 +341,31 @@ static int events_take(struct soft_cpu *cpu, uint32_t events)
 	return -1;
 }
 
+/*
+ * An exception came up while another was being delivered. A guest can arrange that for ever (an
+ * alignment check whose frame is not aligned; a debug trap of the task that handles it), and a real
+ * CPU then takes nothing but RESET; the vCPU's thread must still be stopped. What is to be
+ * delivered is then settled, so that it is all there is to save; a double fault may end it.
+ */
+static _Bool delivery_leave(struct soft_cpu *cpu)
+{
+	uint32_t events = atomic_load_explicit(&cpu->base.link.events, memory_order_acquire);
+
+	if (events & CPU_EVENT_ENGINE)
+		soft_cache_take_pending(cpu);
+	if (!(events & CPU_EVENT_KICK))
+		return 0;
+	sys_settle(cpu);
+	return 1;
+}
+
 static int run_inner(struct soft_cpu *cpu)
 {
 	cpu->alone = 0; /* an instruction that was abandoned leaves it */
 	for (;;) {
 		while (cpu->exc.valid) {
+			if (cpu->delivering.valid && delivery_leave(cpu))
+				return RUN_KICKED;
 			cpu->stats.exceptions++;
 			sys_deliver(cpu);
 		}
@@ -422,6 +442,7 @@ int soft_run(struct vcpu *vcpu)
 		    .kind = cpu->s.event_kind,
 		    .has_error = cpu->s.event_has_error,
 		    .error = cpu->s.event_error,
+		    .dr6 = cpu->s.dr6 & 15, /* the state has them, see get_state */
 		};
 		cpu->s.event_valid = 0;
 	}

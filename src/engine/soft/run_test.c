@@ -571,6 +571,97 @@ static void ports_are_reached_alone_and_by_strings(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RCX], 0);
 }
 
+/* Each access kicks the CPU. */
+static uint64_t kick_read(struct device *dev, void *opaque, uint64_t offset, unsigned size)
+{
+	struct board *b = opaque;
+
+	cpu_link_raise(&b->cpu->base.link, CPU_EVENT_KICK);
+	return 0;
+}
+static void kick_write(struct device *dev, void *opaque, uint64_t offset, unsigned size,
+		       uint64_t value)
+{
+	(void)kick_read(dev, opaque, offset, size);
+}
+static const struct region_ops kick_ops = {.read = kick_read, .write = kick_write};
+
+static void a_kick_ends_a_repeated_access_to_a_device_after_one_element(void **state)
+{
+	static const uint8_t codes[2][3] = {{0xf3, 0x6c, 0xf4},
+					    {0xf3, 0xaa, 0xf4}}; /* INSB, STOSB */
+	struct board *b = *state;
+	struct region port = {.name = "k", .dev = b->dev, .opaque = b, .ops = &kick_ops, .size = 8};
+	struct region mmio = {
+	    .name = "k", .dev = b->dev, .opaque = b, .ops = &kick_ops, .size = 4096};
+
+	assert_int_equal(space_map(b->ports, &port, 0x300), 0);
+	assert_int_equal(space_map(b->memory, &mmio, BOARD_MMIO + 0x1000), 0);
+	for (unsigned k = 0; k < 2; k++) {
+		board_load(b, BOARD_CODE + k * 16, codes[k], sizeof(codes[k]));
+		board_pte_set(b, BOARD_DATA, (k ? BOARD_MMIO + 0x1000 : BOARD_DATA) | 3);
+		board_long(b, BOARD_CODE + k * 16);
+		b->cpu->s.gpr[X86_RDX] = 0x300;
+		b->cpu->s.gpr[X86_RDI] = BOARD_DATA;
+		b->cpu->s.gpr[X86_RCX] = 100;
+		for (unsigned i = 0; i < 100; i++) {
+			cpu_link_clear(&b->cpu->base.link, CPU_EVENT_KICK);
+			assert_int_equal(engine_soft.run(&b->cpu->base), RUN_KICKED);
+			assert_int_equal(b->cpu->s.gpr[X86_RCX], 99 - i);
+		}
+		cpu_link_clear(&b->cpu->base.link, CPU_EVENT_KICK);
+		assert_int_equal(board_run(b), -1);
+	}
+	space_unmap(b->ports, &port);
+	space_unmap(b->memory, &mmio);
+}
+
+static void cpuid_hide(struct board *b, uint32_t leaf, uint32_t ebx, uint32_t ecx, uint32_t edx)
+{
+	for (unsigned i = 0; i < b->cpuid.count; i++) {
+		struct cpuid_leaf *l = &b->cpuid.leaf[i];
+		if (l->leaf != leaf || l->subleaf)
+			continue;
+		l->ebx &= ~ebx;
+		l->ecx &= ~ecx;
+		l->edx &= ~edx;
+	}
+}
+
+/* The host may be without them as well, and then has better not to be asked. */
+static void what_cpuid_does_not_have_is_undefined(void **state)
+{
+	static const uint8_t codes[][6] = {
+	    {0x0f, 0xc7, 0xf0},		    /* rdrand eax */
+	    {0x0f, 0xc7, 0xf8},		    /* rdseed eax */
+	    {0xf3, 0x0f, 0xb8, 0xc0},	    /* popcnt eax, eax */
+	    {0x48, 0x0f, 0xc7, 0x0f},	    /* cmpxchg16b [rdi] */
+	    {0xf3, 0x0f, 0xc7, 0xf8},	    /* rdpid rax */
+	    {0x66, 0x0f, 0xae, 0x3f},	    /* clflushopt [rdi] */
+	    {0x66, 0x0f, 0xae, 0x37},	    /* clwb [rdi] */
+	    {0x0f, 0x01, 0xf9},		    /* rdtscp */
+	    {0x66, 0x0f, 0x38, 0x82, 0x07}, /* invpcid rax, [rdi] */
+	    {0x0f, 0x38, 0xf0, 0x07},	    /* movbe eax, [rdi] */
+	    {0x66, 0x0f, 0x38, 0xf6, 0xc1}, /* adcx eax, ecx */
+	    {0xc4, 0xe2, 0x70, 0xf2, 0xc2}, /* andn eax, ecx, edx */
+	    {0xc4, 0xe2, 0x73, 0xf7, 0xc2}, /* shrx eax, edx, ecx */
+	};
+	struct board *b = *state;
+
+	cpuid_hide(b, 1, 0, BIT32(13) | BIT32(22) | BIT32(23) | BIT32(30), 0);
+	cpuid_hide(b, 7,
+		   BIT32(3) | BIT32(8) | BIT32(10) | BIT32(18) | BIT32(19) | BIT32(23) | BIT32(24),
+		   BIT32(22), 0);
+	cpuid_hide(b, 0x80000001, 0, 0, BIT32(27));
+	for (unsigned i = 0; i < ARRAY_SIZE(codes); i++) {
+		board_load(b, BOARD_CODE + i * 16, codes[i], sizeof(codes[i]));
+		board_long(b, BOARD_CODE + i * 16);
+		b->cpu->s.gpr[X86_RDI] = BOARD_DATA;
+		assert_int_equal(board_run(b), X86_VEC_UD);
+		assert_int_equal(board_stack(b, 0), BOARD_CODE + i * 16);
+	}
+}
+
 CODE(port_watch_code, "mov $0x106, %edx; in %dx, %al; inc %edx; in %dx, %al; nop; hlt");
 static void a_port_breakpoint_traps_after_the_access(void **state)
 {
@@ -711,6 +802,8 @@ int main(void)
 	    T(too_long_and_wrongly_locked_instructions_fault),
 	    T(the_dirty_log_hears_of_guest_stores),
 	    T(ports_are_reached_alone_and_by_strings),
+	    T(a_kick_ends_a_repeated_access_to_a_device_after_one_element),
+	    T(what_cpuid_does_not_have_is_undefined),
 	    T(a_port_breakpoint_traps_after_the_access),
 	    T(an_address_that_is_not_canonical_faults_by_its_segment),
 	    T(a_fault_without_handlers_shuts_the_cpu_down),

@@ -236,6 +236,10 @@ static int cpu_get_state(struct vcpu *vcpu, struct x86_state *out)
 		out->event_kind = cpu->exc.kind;
 		out->event_has_error = cpu->exc.has_error;
 		out->event_error = cpu->exc.error;
+		/* A debug exception's bits, as they are to be. That it is a fault (general detect)
+		 * is not told: RF is then missing in its frame. */
+		if (cpu->exc.kind == X86_EVENT_EXCEPTION && cpu->exc.vector == X86_VEC_DB)
+			out->dr6 = (out->dr6 & ~UINT64_C(15)) | cpu->exc.dr6;
 	}
 	return 0;
 }

@@ -1,9 +1,9 @@
 /* string.c: string instructions, repeated or not, with ports or not.
  *
  * A repeated instruction commits its registers after every element, so a fault in the middle leaves
- * them exact. It runs at most CHUNK elements before it looks for events: if there are any it ends
- * with rip where it was. MOVS and STOS that go upward through ordinary pages are done a page at a
- * time.
+ * them exact. It runs at most CHUNK elements before it looks for events, and one that went to a
+ * device, which may take its time: if there are any it ends with rip where it was. MOVS and STOS
+ * that go upward through ordinary pages are done a page at a time.
  */
 #include "engine/soft/cond.h"
 #include "engine/soft/io.h"
@@ -158,6 +158,12 @@ static _Bool event_pending(struct soft_cpu *cpu)
 	return atomic_load_explicit(&cpu->base.link.events, memory_order_relaxed) != 0;
 }
 
+/* Accesses to devices so far. */
+static uint64_t outside(const struct soft_cpu *cpu)
+{
+	return cpu->stats.mmio + cpu->stats.ports;
+}
+
 /* How many elements fit from a linear address to its page's end. */
 static uint64_t page_room(uint64_t lin, unsigned size)
 {
@@ -256,7 +262,7 @@ static ALWAYS_INLINE void repeat(struct soft_cpu *cpu, const struct insn *i, ins
 				 uint64_t (*run)(struct soft_cpu *, const struct insn *, uint64_t),
 				 unsigned stop)
 {
-	uint64_t budget = cpu->slow ? 1 : CHUNK;
+	uint64_t budget = cpu->slow ? 1 : CHUNK, seen = outside(cpu);
 
 	for (uint64_t count; (count = index_get(cpu, i, X86_RCX)) != 0;) {
 		uint64_t n = run && !cpu->slow ? run(cpu, i, count) : 0;
@@ -272,6 +278,11 @@ static ALWAYS_INLINE void repeat(struct soft_cpu *cpu, const struct insn *i, ins
 				return; /* to be continued */
 			n = 0;
 			budget = CHUNK;
+		}
+		if (UNLIKELY(outside(cpu) != seen)) {
+			seen = outside(cpu);
+			if (event_pending(cpu) && index_get(cpu, i, X86_RCX))
+				return;
 		}
 		budget -= MIN(n, budget);
 	}

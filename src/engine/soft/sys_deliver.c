@@ -56,6 +56,13 @@ static _Bool event_is_fault(const struct soft_event *e)
 	}
 }
 
+void sys_settle(struct soft_cpu *cpu)
+{
+	if (cpu->delivering.valid)
+		event_combine(cpu, &cpu->delivering, &cpu->exc);
+	cpu->delivering.valid = 0;
+}
+
 #define DEBUGCTL_LBR_BTF 3u
 
 static void debug_registers(struct soft_cpu *cpu, uint64_t hits)
@@ -68,12 +75,12 @@ static void debug_registers(struct soft_cpu *cpu, uint64_t hits)
 
 void sys_deliver(struct soft_cpu *cpu)
 {
-	struct soft_event e = cpu->exc;
 	struct sys_delivery d;
+	struct soft_event e;
 
+	sys_settle(cpu);
+	e = cpu->exc;
 	cpu->exc.valid = 0;
-	if (cpu->delivering.valid)
-		event_combine(cpu, &cpu->delivering, &e);
 	cpu->delivering = e;
 	cpu->s.activity = X86_RUNNING;
 	cpu->s.shadow_sti = cpu->s.shadow_ss = 0;

@@ -272,6 +272,74 @@ static void v86_interrupts_are_redirected_by_the_bitmap(void **state)
 	assert_int_equal(stacked(f, 0, 4), 0x30 * 8 + 2);
 }
 
+/* A handler in ring 3 whose frame is not aligned, with alignment checks: each #AC raises another.
+ */
+static void exceptions_without_end_can_be_stopped_and_saved(void **state)
+{
+	struct fixture *f = *state;
+
+	fixture_protected(f, 3);
+	put_gate(f, IDT, X86_VEC_AC, SEL_CODE3, CODE + 0x100, X86_SYS_INT32, 0, 0, 0);
+	f->s.cr0 |= X86_CR0_AM;
+	f->s.rflags |= X86_AC;
+	f->s.gpr[X86_RSP] = STACK_3 + 1;
+	f->s.event_valid = f->s.event_has_error = 1;
+	f->s.event_kind = X86_EVENT_EXCEPTION;
+	f->s.event_vector = X86_VEC_AC;
+	assert_int_equal(engine_soft.set_state(f->vcpu, &f->s), 0);
+	cpu_link_raise(&f->vcpu->link, CPU_EVENT_KICK);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(engine_soft.run(f->vcpu), RUN_KICKED);
+		assert_int_equal(engine_soft.get_state(f->vcpu, &f->s), 0);
+		assert_int_equal(f->s.event_valid, 1);
+		assert_int_equal(f->s.event_vector, X86_VEC_AC);
+		assert_int_equal(f->s.rip, CODE);
+		assert_int_equal(engine_soft.set_state(f->vcpu, &f->s), 0);
+	}
+	/* A benign one of another kind ends it. */
+	f->s.gpr[X86_RSP] = STACK_3;
+	put(f, CODE + 0x100, 0xcd | 0x21 << 8, 2); /* INT 21h, which ring 3 may not */
+	assert_int_equal(engine_soft.set_state(f->vcpu, &f->s), 0);
+	cpu_link_clear(&f->vcpu->link, CPU_EVENT_KICK);
+	assert_int_equal(engine_soft.run(f->vcpu), RUN_HALTED);
+	assert_int_equal(f->cpu->s.rip, HANDLERS + 8 * X86_VEC_GP + 1);
+}
+
+static void what_is_saved_amid_a_delivery_is_already_the_double_fault(void **state)
+{
+	struct fixture *f = *state;
+
+	fixture_protected(f, 0);
+	put(f, IDT + 8 * X86_VEC_GP, 0, 8); /* not an interrupt gate: #GP again */
+	f->s.event_valid = f->s.event_has_error = 1;
+	f->s.event_kind = X86_EVENT_EXCEPTION;
+	f->s.event_vector = X86_VEC_GP;
+	assert_int_equal(engine_soft.set_state(f->vcpu, &f->s), 0);
+	cpu_link_raise(&f->vcpu->link, CPU_EVENT_KICK);
+	assert_int_equal(engine_soft.run(f->vcpu), RUN_KICKED);
+	assert_int_equal(engine_soft.get_state(f->vcpu, &f->s), 0);
+	assert_int_equal(f->s.event_valid, 1);
+	assert_int_equal(f->s.event_vector, X86_VEC_DF);
+	cpu_link_clear(&f->vcpu->link, CPU_EVENT_KICK);
+}
+
+static void a_debug_exception_that_waits_is_saved_with_its_reason(void **state)
+{
+	struct fixture *f = *state;
+
+	fixture_protected(f, 0);
+	RUN(f, ud2);
+	f->cpu->exc = (struct soft_event){
+	    .valid = 1, .vector = X86_VEC_DB, .kind = X86_EVENT_EXCEPTION, .dr6 = X86_DR6_BS | 2};
+	assert_int_equal(engine_soft.get_state(f->vcpu, &f->s), 0);
+	assert_int_equal(f->s.dr6 & (X86_DR6_BS | 15), X86_DR6_BS | 2);
+	f->s.activity = X86_RUNNING;
+	assert_int_equal(engine_soft.set_state(f->vcpu, &f->s), 0);
+	assert_int_equal(engine_soft.run(f->vcpu), RUN_HALTED);
+	assert_int_equal(f->cpu->s.rip, HANDLERS + 8 * X86_VEC_DB + 1);
+	assert_int_equal(f->cpu->s.dr6 & (X86_DR6_BS | 15), X86_DR6_BS | 2);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -288,6 +356,9 @@ int main(void)
 	    SYS_TEST(v86_programs_enter_and_leave_with_all_segments),
 	    SYS_TEST(v86_interrupt_flag_is_virtual_with_vme),
 	    SYS_TEST(v86_interrupts_are_redirected_by_the_bitmap),
+	    SYS_TEST(exceptions_without_end_can_be_stopped_and_saved),
+	    SYS_TEST(what_is_saved_amid_a_delivery_is_already_the_double_fault),
+	    SYS_TEST(a_debug_exception_that_waits_is_saved_with_its_reason),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

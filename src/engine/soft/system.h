@@ -28,6 +28,9 @@ _Bool sys_decode(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
  * still set. On success clears `delivering`.
  */
 void sys_deliver(struct soft_cpu *cpu);
+/* What sys_deliver begins with: cpu->exc becomes what is to be delivered, with `delivering` taken
+ * into account, and cleared. May end in shutdown, and does not return then. */
+void sys_settle(struct soft_cpu *cpu);
 /* An external interrupt or NMI (kind X86_EVENT_INTR or X86_EVENT_NMI) between instructions. The
  * core has acknowledged it and cleared the shadows; the activity becomes running. May raise. */
 void sys_interrupt(struct soft_cpu *cpu, unsigned vector, unsigned kind);
