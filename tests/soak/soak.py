@@ -5,7 +5,7 @@ usage: soak.py POLYVISOR CPUBENCH GUEST_DIR MINUTES [--soft KIND] [--cpus N] [--
 
 Each round measures a few loads in the guest (the same program as bench/cpu.py's), and between them does a fixed piece of work: it
 starts hundreds of programs, makes and runs code that is new each time, and fills memory with files until the kernel has to give pages
-up. A line a round tells the rates as parts of the first round's, what the fixed work costs, and the process's memory beyond the
+up. Then a second of new code that is run often enough to be translated fills the code memory. A line a round tells the rates as parts of the first round's, what the fixed work costs, and the process's memory beyond the
 guest's RAM.
 
 Time is the process's own CPU time, so that other work on the machine does not count: the guest says how many units of a load it did,
@@ -45,6 +45,7 @@ while true; do
   done
   for n in $(seq 40); do cpubench -t 10 -o jit >/dev/null; done
   echo "soak worked"
+  cpubench -t 1000 -o jit-hot >/dev/null
 done
 """
 
