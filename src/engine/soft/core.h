@@ -52,6 +52,12 @@ struct soft_view {
 	unsigned shift;
 };
 _Bool soft_mmu_peek(struct soft_cpu *cpu, uint64_t lin, struct soft_view *out);
+/* Bits of a PAE or 4-level entry `e` for 1 << shift bytes that must be 0 (SDM3 tables 4-8 to 4-20).
+ */
+uint64_t soft_mmu_reserved(const struct soft_cpu *cpu, uint64_t e, unsigned shift);
+/* Translations of a page of 1 << shift bytes at lin are kept outside of the TLBs, too: INVLPG must
+ * find all of it. */
+void soft_mmu_large(struct soft_cpu *cpu, uint64_t lin, unsigned shift);
 /* After a change of control bits that translations depend on: drops them. */
 void soft_mmu_control(struct soft_cpu *cpu);
 /* The TLB for explicit accesses at the present privilege, when none is disabled. */

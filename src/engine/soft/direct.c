@@ -5,6 +5,8 @@
  * helper stops, and are taken back: the instruction pointer is behind a SYSCALL, INT n or INT3.
  */
 #include "engine/soft/direct.h"
+#include <cpuid.h>
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/mman.h>
@@ -14,14 +16,17 @@
 #include "engine/soft/probe.h"
 
 #define KILLED_MAX 64u
+#define VSYSCALL   UINT64_C(0xffffffffff600000) /* Linux's page, if it has one */
 
 int direct_init(struct soft_cpu *cpu)
 {
 	struct soft_direct *d = calloc(1, sizeof(*d));
+	unsigned eax, ebx, ecx, edx;
 
 	if (!d)
 		return -1;
 	d->code = -1;
+	d->umip = __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && ecx & BIT32(2);
 	d->lowest = direct_map_lowest();
 	d->core.slept = 1; /* there is no window yet */
 	d->always = cpu->engine->base.cfg.soft == SOFT_DIRECT_ALWAYS;
@@ -69,6 +74,18 @@ static _Bool state_fits(const struct soft_cpu *cpu)
 	       !(s->dr7 & 0xff) && !cpu->data_bp;
 }
 
+/* Which pages may be executed depends on it. */
+static void umip_follow(struct soft_cpu *cpu)
+{
+	struct soft_direct *d = cpu->direct;
+	_Bool tables = !d->umip || !(cpu->s.cr4 & X86_CR4_UMIP);
+
+	if (LIKELY(tables == d->tables))
+		return;
+	d->tables = tables;
+	direct_forget_all(cpu);
+}
+
 /* The guest may have mapped something where the stub is: then user code would see the wrong bytes.
  */
 static _Bool region_free(struct soft_cpu *cpu, uint64_t base)
@@ -87,14 +104,47 @@ static _Bool region_free(struct soft_cpu *cpu, uint64_t base)
 	return 1;
 }
 
-/* Translated code is right as well: only who asked for helpers is told. */
-static void helpers_refuse(struct soft_cpu *cpu, const char *why)
+/* What stays as it is while the VM runs. Else there was no room for a process, say, or somebody has
+ * ended it. */
+static _Bool lasting(int error)
 {
-	cpu->direct->refused = 1;
+	return error == -ENOTSUP || error == -EPERM || error == -EACCES || error == -EINVAL ||
+	       error == -ENOSYS;
+}
+
+/* Translated code is right as well: only who asked for helpers is told. What does not last is tried
+ * again, after twice as long each time in a row. */
+static void helpers_refuse(struct soft_cpu *cpu, const char *why, _Bool lasts)
+{
+	struct soft_direct *d = cpu->direct;
+	const uint64_t second = (uint64_t)soft_tsc_khz() * 1000;
+	uint64_t now = __rdtsc();
+
+	if (now - d->refused_at > 8 * d->refused_for)
+		d->refused_for = 0;
+	d->refused_for = lasts ? 0 : MIN(MAX(d->refused_for * 2, second), 64 * second);
+	d->refused_at = now;
+	d->refused = 1;
 	cpu->stats.direct_refused = 1;
-	cpu->direct->why = why;
-	log_msg(cpu->engine->base.cfg.soft_named ? LOG_WARN : LOG_INFO,
-		"CPU %u: %s: user code is translated instead", cpu->base.index, why);
+	if (d->why != why)
+		log_msg(cpu->engine->base.cfg.soft_named ? LOG_WARN : LOG_INFO,
+			"CPU %u: %s: user code is translated instead%s", cpu->base.index, why,
+			lasts ? "" : " for a while");
+	d->why = why;
+}
+
+static _Bool helpers_refused(struct soft_cpu *cpu)
+{
+	struct soft_direct *d = cpu->direct;
+
+	if (!d->refused)
+		return 0;
+	if (!d->refused_for || __rdtsc() - d->refused_at < d->refused_for)
+		return 1;
+	d->refused = 0;
+	d->killed /= 2;
+	cpu->stats.direct_refused = 0;
+	return 0;
 }
 
 static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
@@ -103,7 +153,7 @@ static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
 	const char *why;
 
 	if (d->killed > KILLED_MAX) {
-		helpers_refuse(cpu, "too many helper processes have ended");
+		helpers_refuse(cpu, "too many helper processes have ended", 0);
 		return 0;
 	}
 	if (s->helper.pid && !region_free(cpu, s->helper.base))
@@ -111,8 +161,9 @@ static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
 	for (unsigned tries = 0; !s->helper.pid; tries++) {
 		if (tries == 4)
 			return 0;
-		if (direct_helper_start(cpu, &s->helper, cpu->engine->ram.fd, &d->code, &why)) {
-			helpers_refuse(cpu, why);
+		int rc = direct_helper_start(cpu, &s->helper, cpu->engine->ram.fd, &d->code, &why);
+		if (rc) {
+			helpers_refuse(cpu, why, lasting(rc));
 			return 0;
 		}
 		cpu->stats.direct_helpers++;
@@ -129,25 +180,28 @@ static void instruction_undo(struct soft_cpu *cpu, const struct direct_exit *x)
 {
 	uint8_t byte = 0;
 
-	if (x->signal == SIGSYS) { /* by seccomp or by user dispatch */
-		/* In the vsyscall page it has not moved. */
-		if (cpu->s.rip < UINT64_C(1) << 63)
-			cpu->s.rip -= 2; /* SYSCALL, INT 0x80, SYSENTER */
+	if (x->signal == SIGSYS && x->call >> 12 == VSYSCALL >> 12) {
+		/* The host's kernel returns from there before it tells. Of RAX only the call's
+		 * number is left; who calls there mostly has its address there. */
+		if (cpu->s.rip >> 12 != VSYSCALL >> 12)
+			cpu->s.gpr[X86_RSP] -= 8;
+		cpu->s.rip = cpu->s.gpr[X86_RAX] = x->call & ~UINT64_C(0x3ff);
+	} else if (x->signal == SIGSYS) { /* by seccomp or by user dispatch */
+		cpu->s.rip -= 2;	  /* SYSCALL, INT 0x80, SYSENTER */
 	} else if (x->signal == SIGTRAP && x->trap == X86_VEC_BP) {
 		soft_load_bytes(cpu, X86_CS, cpu->s.rip - 1, &byte, 1);
 		cpu->s.rip -= byte == 0xcc ? 1 : 2;
 	}
 }
 
-static void single_step_done(struct soft_cpu *cpu)
+/* #DB. Whether an instruction was stepped over is not seen by the flags, which it may have changed.
+ */
+static void debug_trap(struct soft_cpu *cpu, const struct direct_exit *x)
 {
-	uint8_t byte = 0;
-
-	if (cpu->s.rflags & X86_TF)
+	if (x->code == TRAP_TRACE)
 		soft_raise_db(cpu, X86_DR6_BS, 0);
-	soft_load_bytes(cpu, X86_CS, cpu->s.rip - 1, &byte, 1);
-	if (byte == 0xf1) /* INT1 */
-		cpu->s.rip--;
+	if (x->code == TRAP_BRKPT)
+		cpu->s.rip--; /* INT1 */
 }
 
 /* What is to follow on the way that user code has stopped: true: go on in the helper. May raise. */
@@ -175,13 +229,13 @@ static _Bool exit_answer(struct soft_cpu *cpu, struct direct_space *s, const str
 		d->expect_access = access;
 		d->expect_asid = cpu->asid_user;
 		_Bool mapped = direct_map_fault(cpu, s, x->address, access);
-		d->expect_asid = 0; /* it was no fault of the guest's */
-		return mapped && soft_is64(cpu) && cpu->s.seg[X86_CS].selector == 0x33;
+		d->expect_asid = 0;		  /* it was no fault of the guest's */
+		return mapped && state_fits(cpu); /* it may have loaded selectors, say */
 	}
 	if (x->signal == SIGSYS)
 		cpu->stats.direct_calls++;
 	if (x->signal == SIGTRAP && x->trap == X86_VEC_DB)
-		single_step_done(cpu);
+		debug_trap(cpu, x);
 	instruction_undo(cpu, x);
 	return 0;
 }
@@ -192,13 +246,16 @@ _Bool direct_run(struct soft_cpu *cpu)
 	struct direct_exit x;
 
 	direct_choose_user(cpu);
-	if (d->once || d->refused || !state_fits(cpu)) {
+	if (d->once || helpers_refused(cpu) || !state_fits(cpu)) {
 		direct_choose_below(cpu, d->once);
 		d->once = 0;
 		return 0;
 	}
-	if (!direct_choose_wants(cpu))
+	/* What is still pending cannot be taken now, as a masked NMI: a helper would be stopped for
+	 * it before its first instruction, for ever. */
+	if (atomic_load(&cpu->base.link.events) || !direct_choose_wants(cpu))
 		return 0;
+	umip_follow(cpu);
 	struct direct_space *s = direct_space_get(cpu);
 	if (!helper_ready(cpu, s)) {
 		direct_choose_below(cpu, 0);

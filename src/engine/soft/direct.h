@@ -66,7 +66,7 @@ struct direct_exit {
 	unsigned signal; /* 0: it is no more */
 	int code;	 /* si_code */
 	uint64_t trap, error, address;
-	_Bool vsyscall;
+	uint64_t call; /* SIGSYS: where the kernel says that the call was */
 };
 
 /* Where the vCPU's thread and its helpers run (direct_core.c). */
@@ -94,12 +94,16 @@ struct direct_large {
 
 struct soft_direct {
 	struct direct_space space[DIRECT_SPACES];
-	_Atomic int running; /* pidfd of the helper that runs guest code, plus 1; 0: none */
-	int code;	     /* the stub's program, a memfd; or -1 */
-	const char *why;     /* ... for this reason */
-	_Bool refused;	     /* helpers cannot be made here */
-	_Bool always;	     /* whenever it is possible at all */
-	unsigned killed;
+	_Atomic int running;	/* pidfd of the helper that runs guest code, plus 1; 0: none */
+	_Atomic unsigned kicks; /* so many threads are about to use it, or what it was */
+	int code;		/* the stub's program, a memfd; or -1 */
+	const char *why;	/* ... for this reason */
+	_Bool refused;		/* helpers cannot be made here, or not now: */
+	uint64_t refused_at, refused_for; /* TSC; for so long, 0: for ever */
+	_Bool umip;			  /* the host's CPU has it */
+	_Bool tables;	 /* SGDT and its like do not run in helpers: host or guest has no UMIP */
+	_Bool always;	 /* whenever it is possible at all */
+	unsigned killed; /* lately */
 	/* A fault of the guest's that a helper met: when its handler is done, the page will be
 	 * there. */
 	uint64_t expect, expect_asid;
@@ -162,6 +166,9 @@ int direct_regs_learn(const struct soft_cpu *cpu, struct direct_helper *h);
 int direct_regs_in(struct soft_cpu *cpu, struct direct_helper *h, struct direct_exit *exit);
 /* Is the frame one that a signal to code outside of the stub has left? */
 _Bool direct_regs_whole(const struct direct_helper *h);
+/* Nothing of the program that it has run is left in such a frame and in the shared part. -1: there
+ * is no frame. */
+int direct_regs_wipe(struct direct_helper *h);
 /* Segment registers that user code has loaded, through the guest's tables. May raise. */
 void direct_selectors_in(struct soft_cpu *cpu, const struct direct_helper *h);
 
@@ -196,8 +203,9 @@ void direct_space_reset(struct direct_space *s);
 _Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s);
 
 /* Is there something in the page that must not run natively (direct_scan.c)? `next`: the first two
- * bytes behind it. */
-_Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next);
+ * bytes behind it. `tables`: SGDT and its like are that, too. */
+_Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
+		       _Bool tables);
 
 /* The chooser (direct_choose.c): user code begins or goes on; it was left (`interrupted`: from
  * outside, so that it goes on some time); should the helper have it (counted); the layers below

@@ -31,6 +31,9 @@ enum direct_fd { DIRECT_FD_RAM, DIRECT_FD_SHARED, DIRECT_FD_EVENT, DIRECT_FD_COD
  * nothing. */
 #define DIRECT_TOLD (UINT64_C(1) << 32)
 
+/* RFLAGS that user code can change and that no signal frame has: NT and ID */
+#define DIRECT_FLAGS 0x204000u
+
 #define DIRECT_OPS 128u
 /* prot 0: unmap. In `offset`: user code is about to use it, so the host's page tables get it at
  * once. */
@@ -50,7 +53,7 @@ struct direct_shared {
 	 * next stop by it. */
 	_Atomic uint32_t go;
 	_Atomic uint32_t asleep;
-	uint32_t id_flag; /* RFLAGS.ID of guest code */
+	uint32_t flags; /* DIRECT_FLAGS of guest code */
 	/* Helper to engine, at every exit; the registers are in the signal frame. */
 	uint64_t out_frame, out_fs_base, out_gs_base;
 	uint32_t out_signal;

@@ -205,6 +205,54 @@ static void a_large_page_is_flushed_whole(void **state)
 		assert_int_equal(user_reads(b, LARGE + off), 2000 + off);
 }
 
+/* The page is mapped because of a fault that the guest's kernel has answered: no walk has seen it.
+ */
+static void a_large_page_that_was_only_looked_at_is_flushed_whole(void **state)
+{
+	struct board *b = *state;
+
+	(void)user_reads(b, USER_DATA);
+	board_write(b, BOARD_PD + (LARGE >> 21) * 8, 8, 0);
+	KERNEL_RUNS(b, by_cr3, 0);
+	assert_int_equal(user_access(b, read_page, read_page_end, LARGE), X86_VEC_PF);
+	board_write(b, BOARD_PD + (LARGE >> 21) * 8, 8,
+		    USER_PTE(LARGE) | X86_PTE_PS | X86_PTE_A | X86_PTE_D);
+	assert_int_equal(user_reads(b, LARGE), 1000);
+	board_write(b, BOARD_PD + (LARGE >> 21) * 8, 8, 0);
+	KERNEL_RUNS(b, by_invlpg_in_the_large_page, 0);
+	for (uint64_t off = 0; off < 0x200000; off += 0x35000) {
+		assert_int_equal(user_access(b, read_page, read_page_end, LARGE + off), X86_VEC_PF);
+		assert_int_equal(b->cpu->s.cr2, LARGE + off);
+	}
+}
+
+static void an_entry_with_reserved_bits_is_no_page(void **state)
+{
+	const uint64_t used = X86_PTE_A | X86_PTE_D;
+	struct board *b = *state;
+
+	(void)user_reads(b, USER_DATA);
+	/* Neither at first nor when its fault was answered by going back to it, nor with a helper
+	 * that has nothing yet. */
+	board_write(b, BOARD_PD + (LARGE >> 21) * 8, 8,
+		    USER_PTE(LARGE) | X86_PTE_PS | used | BIT64(13));
+	for (unsigned i = 0; i < 4; i++) {
+		assert_int_equal(user_access(b, read_page, read_page_end, LARGE), X86_VEC_PF);
+		assert_int_equal(b->cpu->s.cr2, LARGE);
+		assert_int_equal(board_stack(b, 0), X86_PFERR_P | X86_PFERR_U | X86_PFERR_RSVD);
+		if (i & 1)
+			KERNEL_RUNS(b, by_cr3, 0);
+	}
+	b->cpu->s.efer &= ~X86_EFER_NXE;
+	board_pte_set(b, USER_DATA, USER_PTE(USER_DATA) | used | X86_PTE_NX);
+	soft_tlb_flush_all(b->cpu);
+	for (unsigned i = 0; i < 2; i++) {
+		assert_int_equal(user_access(b, read_page, read_page_end, USER_DATA), X86_VEC_PF);
+		assert_int_equal(b->cpu->s.cr2, USER_DATA);
+		assert_int_equal(board_stack(b, 0), X86_PFERR_P | X86_PFERR_U | X86_PFERR_RSVD);
+	}
+}
+
 static void the_host_is_asked_once_for_a_large_page_and_when_there_is_time(void **state)
 {
 	struct board *b = *state;
@@ -413,6 +461,8 @@ int main(void)
 	    T(an_address_space_that_was_left_is_flushed_as_asked),
 	    T(address_spaces_do_not_see_each_others_pages),
 	    T(a_large_page_is_flushed_whole),
+	    T(a_large_page_that_was_only_looked_at_is_flushed_whole),
+	    T(an_entry_with_reserved_bits_is_no_page),
 	    T(the_host_is_asked_once_for_a_large_page_and_when_there_is_time),
 	    T(rights_that_were_taken_away_are_gone),
 	    T(code_that_may_no_longer_run_does_not),

@@ -111,7 +111,6 @@ static void filter_make(struct filter *p, const struct direct_helper *h)
 static NORETURN void child_exec(const int fds[4], pid_t parent)
 {
 	static char *const none[] = {NULL};
-	sigset_t mask;
 
 	/* Without it, a root user that has given its capabilities up would get them back by exec,
 	 * and the death signal be forgotten on that account. */
@@ -131,8 +130,7 @@ static NORETURN void child_exec(const int fds[4], pid_t parent)
 			_exit(3);
 	if (syscall(SYS_close_range, 4, ~0u, 0))
 		_exit(4);
-	sigemptyset(&mask);
-	sigprocmask(SIG_SETMASK, &mask, NULL);
+	/* Signals stay blocked until the program has said what becomes of them. */
 	syscall(SYS_execveat, DIRECT_FD_CODE, "", none, none, AT_EMPTY_PATH);
 	_exit(5);
 }
@@ -413,10 +411,13 @@ static void helper_go(struct soft_cpu *cpu, struct direct_helper *h)
 
 void direct_kick(struct soft_cpu *cpu)
 {
-	int running = atomic_load(&cpu->direct->running);
+	struct soft_direct *d = cpu->direct;
 
+	atomic_fetch_add(&d->kicks, 1);
+	int running = atomic_load(&d->running);
 	if (running)
 		syscall(SYS_pidfd_send_signal, running - 1, SIGUSR1, NULL, 0);
+	atomic_fetch_sub(&d->kicks, 1);
 }
 
 void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
@@ -451,6 +452,9 @@ void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const stru
 		}
 	}
 	atomic_store(&d->running, 0);
+	/* From here on the descriptor may be closed, and its number be another process's. */
+	while (atomic_load(&d->kicks))
+		sched_yield();
 	if (told != TOLD_STOP)
 		direct_helper_kill(h);
 }

@@ -340,6 +340,75 @@ static void what_a_helper_can_read_of_its_stub_is_worth_nothing(void **state)
 	}
 }
 
+/* Another address space whose turn it is to get the helper that the present one has. */
+static void other_program_takes_it(struct board *b)
+{
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		b->cpu->direct->space[i].used =
+		    b->cpu->direct->space[i].asid == b->cpu->asid_user ? 0 : 1000000;
+	uint64_t before = b->cpu->asid_user;
+	soft_tlb_flush_all(b->cpu);
+	assert_int_not_equal(b->cpu->asid_user, before);
+}
+
+/* A program with something to hide, which is stopped with it in its registers; then another one
+ * that gets the same helper and looks for it, its own pages known to be in use, so that it looks
+ * before it is stopped for the first time. */
+#define HIDDEN_WORD UINT64_C(0x5ec4e75ec4e75ec4)
+#define HIDDEN_BASE UINT64_C(0x123456789000)
+CODE(has_secrets, "mov $0x5ec4e75ec4e75ec4, %rax\n"
+		  "mov %rax, %r9\n"
+		  "vmovq %rax, %xmm3\n"
+		  "vpermq $0, %ymm3, %ymm3\n"
+		  "mov $0x123456789000, %rdx\n"
+		  "wrfsbase %rdx\n"
+		  "wrgsbase %rdx\n"
+		  "mov 0x58abc, %ecx\n"
+		  "mov 0x5bff8, %ecx\n"
+		  "mov %rax, 0x59abc\n"
+		  "syscall\n");
+CODE(copy_shared, "mov %r15, %rsi\n"
+		  "mov $0x72000, %edi\n"
+		  "mov $0xa000, %ecx\n"
+		  "rep movsb\n"
+		  "syscall\n");
+static void what_a_program_had_is_not_seen_by_the_next_one(void **state)
+{
+	struct board *b = *state;
+	struct x86_state *s = &b->cpu->s;
+
+	next_program_runs_well(b);
+	if (direct_helper_waits(helper_of(b)) < 0) {
+		print_message("skipped: no /proc\n");
+		skip();
+	}
+	for (unsigned i = 0; i < 16; i++)
+		board_pte_set(b, USER_DATA + i * 4096,
+			      (USER_DATA + (i * 7 % 16) * 4096) | 7 | X86_PTE_A);
+	assert_int_equal(RUN(b, has_secrets, 0), 0x80);
+	struct direct_helper *h = helper_of(b);
+	int pid = h->pid;
+	for (unsigned i = 0; i < DIRECT_OPS; i++)
+		assert_int_equal(h->shared->op[i].offset | h->shared->op[i].addr, 0);
+	uint64_t used = X86_PTE_P | X86_PTE_W | X86_PTE_U | X86_PTE_A | X86_PTE_D;
+	for (unsigned i = 0; i < 16; i++)
+		board_pte_set(b, 0x72000 + i * 4096, (0x72000 + i * 4096) | used);
+	other_program_takes_it(b);
+	memset(s->fpu.vec, 0, sizeof(s->fpu.vec));
+	memset(s->gpr, 0, sizeof(s->gpr));
+	s->seg[X86_FS].base = s->seg[X86_GS].base = 0;
+	board_load(b, USER_CODE, copy_shared, (size_t)(copy_shared_end - copy_shared));
+	user_again(b, USER_CODE);
+	s->gpr[X86_R15] = h->base + DIRECT_CODE_SIZE;
+	assert_int_equal(board_run(b), 0x80);
+	assert_int_equal(helper_of(b)->pid, pid);
+	for (unsigned i = 0; i < DIRECT_SHARED_SIZE; i += 4) {
+		uint64_t v = board_read(b, 0x72000 + i, 8);
+		if (v == HIDDEN_WORD || v == HIDDEN_BASE || (v >= USER_DATA && v < 0x60000))
+			fail_msg("0x%x of the shared part has 0x%llx", i, (unsigned long long)v);
+	}
+}
+
 CODE(nonsense, "mov %r12, %rsp\n"
 	       "wrfsbase %r13\n"
 	       "wrgsbase %r14\n"
@@ -434,17 +503,6 @@ CODE(fail_forged, "push %rbx\n" /* so that the stack is there */
 		  "movq $0, 48(%rsi)\n"
 		  "jmp *%r15\n");
 
-/* Another address space whose turn it is to get the helper that the present one has. */
-static void other_program_takes_it(struct board *b)
-{
-	for (unsigned i = 0; i < DIRECT_SPACES; i++)
-		b->cpu->direct->space[i].used =
-		    b->cpu->direct->space[i].asid == b->cpu->asid_user ? 0 : 1000000;
-	uint64_t before = b->cpu->asid_user;
-	soft_tlb_flush_all(b->cpu);
-	assert_int_not_equal(b->cpu->asid_user, before);
-}
-
 /* direct_go: where the jump goes to that follows the call that tells. */
 static uint64_t go_of(uint64_t behind_tell)
 {
@@ -522,6 +580,55 @@ static void who_forges_a_stop_and_leaves_leaves_nothing_to_the_next(void **state
 	}
 }
 
+/* The same with a code segment, R8, and a signal that asks for nothing. */
+CODE(tell_segment, "mov %r14, 0xb0(%r13)\n"
+		   "movw %r8w, 0xc0(%r13)\n"
+		   "movl $1, 0x140(%r13)\n"
+		   "movl $8, (%rbx,%rbp)\n"
+		   "mov $1, %eax\n"
+		   "shl $32, %rax\n"
+		   "mov (%rbx,%r11), %esi\n"
+		   "or %rsi, %rax\n"
+		   "movl $0, (%rbx,%r11)\n"
+		   "lea (%rbx,%r12), %rsi\n"
+		   "mov %rax, (%rsi)\n"
+		   "mov $1, %eax\n"
+		   "mov $2, %edi\n"
+		   "mov $8, %edx\n"
+		   "jmp *%r15\n");
+static void a_stop_with_the_kernels_code_segment_is_a_fault(void **state)
+{
+	/* Ring 0's code, data, what is beyond the table; and what is allowed. */
+	static const uint16_t sels[] = {BOARD_CS64 | 3, BOARD_DS3, 0x7b, BOARD_CS3};
+	static const uint8_t ud[] = {0x0f, 0x0b};
+	struct board *b = *state;
+	struct x86_state *s = &b->cpu->s;
+	uint64_t at[5];
+
+	calls_of(at);
+	for (unsigned i = 0; i < ARRAY_SIZE(sels); i++) {
+		next_program_runs_well(b);
+		struct direct_helper *h = helper_of(b);
+		uint64_t low = h->base + DIRECT_CODE_SIZE;
+		board_load(b, USER_CODE, tell_segment, (size_t)(tell_segment_end - tell_segment));
+		board_load(b, USER_CODE + 0x200, ud, 2);
+		user_again(b, USER_CODE);
+		s->gpr[X86_RBX] = low;
+		s->gpr[X86_RBP] = offsetof(struct direct_shared, out_signal);
+		s->gpr[X86_R8] = sels[i];
+		s->gpr[X86_R11] = offsetof(struct direct_shared, go);
+		s->gpr[X86_R12] = offsetof(struct direct_shared, one);
+		s->gpr[X86_R13] = low + h->frame;
+		s->gpr[X86_R14] = USER_CODE + 0x200;
+		s->gpr[X86_R15] = h->base + at[2];
+		_Bool fine = sels[i] == BOARD_CS3;
+		assert_int_equal(board_run(b), fine ? X86_VEC_UD : X86_VEC_GP);
+		if (!fine)
+			assert_int_equal(board_stack(b, 0), sels[i] & 0xfffc);
+		assert_int_equal(board_stack(b, fine ? 1 : 2), fine ? BOARD_CS3 : 0x33);
+	}
+}
+
 CODE(copy_vector, "vmovups %ymm3, 0x56040\n"
 		  "syscall\n");
 static void nothing_of_a_forged_frame_is_gone_on_with(void **state)
@@ -578,9 +685,11 @@ int main(void)
 	    T(no_system_call_from_the_stub_is_the_hosts_but_what_harms_oneself),
 	    T(no_system_call_of_other_abis_is_the_hosts),
 	    T(what_a_helper_can_read_of_its_stub_is_worth_nothing),
+	    T(what_a_program_had_is_not_seen_by_the_next_one),
 	    T(nonsense_in_rsp_and_the_bases_does_not_keep_a_fault_from_the_guest),
 	    T(who_unmaps_what_it_stands_on_ends_only_itself),
 	    T(who_forges_a_stop_and_leaves_leaves_nothing_to_the_next),
+	    T(a_stop_with_the_kernels_code_segment_is_a_fault),
 	    T(nothing_of_a_forged_frame_is_gone_on_with),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

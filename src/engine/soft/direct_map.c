@@ -164,7 +164,7 @@ struct direct_space *direct_space_get(struct soft_cpu *cpu)
 	 * forged: else it is as its last program has left it. */
 	if (s->helper.pid) {
 		int waits = direct_helper_waits(&s->helper);
-		if (waits <= 0)
+		if (waits <= 0 || direct_regs_wipe(&s->helper))
 			direct_helper_kill(&s->helper);
 		d->killed += !waits;
 	}
@@ -316,7 +316,7 @@ static uint64_t page_trim(struct soft_cpu *cpu, uint64_t page, uint64_t lin,
 		const uint8_t *next =
 		    soft_mmu_peek(cpu, lin + 4096, &v) ? host_of(cpu, v.phys) : NULL;
 		if (direct_sensitive(&cpu->cache->decoder[2], host_of(cpu, phys),
-				     next ? next : nothing))
+				     next ? next : nothing, cpu->direct->tables))
 			page = (page & ~DIRECT_EXEC) | DIRECT_KEPT;
 	}
 	return page;
@@ -396,6 +396,7 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 	uint64_t want = access == SOFT_WRITE ? DIRECT_WRITE : access == SOFT_EXEC ? DIRECT_EXEC : 1;
 	if (!(page & want))
 		return 0;
+	soft_mmu_large(cpu, lin, shift);
 	page = page_trim(cpu, page, lin, access, 1);
 	if (!(page & want)) {
 		if (page & DIRECT_KEPT)
@@ -478,7 +479,8 @@ static _Bool fill_table(struct fill *f, uint64_t phys, unsigned shift, uint64_t 
 	for (unsigned i = 0; table && i < (shift == 39 ? 256 : 512); i++) {
 		uint64_t e = __atomic_load_n(&table[i], __ATOMIC_RELAXED);
 		struct soft_view below = *v;
-		if ((e & need) != need || (shift > 12 && e & X86_PTE_PS))
+		if ((e & need) != need || (shift > 12 && e & X86_PTE_PS) ||
+		    e & soft_mmu_reserved(f->cpu, e, shift))
 			continue;
 		below.writable &= !!(e & X86_PTE_W);
 		below.nx |= !!(e & X86_PTE_NX);

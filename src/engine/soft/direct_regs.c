@@ -23,7 +23,7 @@
 #define USER_SS	   0x2bu
 
 /* What user code may change by itself. RF is what the host pushed for its own fault. */
-#define FLAGS_IN ((uint64_t)(X86_ARITH | X86_TF | X86_DF | X86_AC | X86_ID))
+#define FLAGS_IN ((uint64_t)(X86_ARITH | X86_TF | X86_DF | X86_AC | X86_ID | X86_NT))
 
 static const unsigned greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
 				     REG_RSI, REG_RDI, REG_R8,	REG_R9,	 REG_R10, REG_R11,
@@ -154,7 +154,7 @@ void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h)
 		      .ss_size = DIRECT_SHARED_SIZE - DIRECT_STACK};
 	memset(&uc->uc_sigmask, 0, 8);
 	memcpy(xsave + XSAVE_SW, h->software, sizeof(h->software));
-	s->id_flag = (uint32_t)(x->rflags & X86_ID);
+	s->flags = (uint32_t)(x->rflags & DIRECT_FLAGS);
 	memcpy(xsave, x->fpu.fx, X86_FX_MASK);
 	memcpy(xsave + X86_FX_ST, x->fpu.fx + X86_FX_ST, FX_XMM - X86_FX_ST);
 	for (unsigned i = 0; i < 16; i++) {
@@ -204,6 +204,28 @@ _Bool direct_regs_whole(const struct direct_helper *h)
 	       (uint64_t)__atomic_load_n(&g[REG_RIP], __ATOMIC_ACQUIRE) - h->base >= DIRECT_REGION;
 }
 
+int direct_regs_wipe(struct direct_helper *h)
+{
+	const uint64_t handler = 0x400; /* what the stub's handler has of the stack, and more */
+	struct direct_shared *s = h->shared;
+	ucontext_t *uc;
+	siginfo_t *info;
+	uint8_t *xsave;
+
+	if (!frame_find(h, software_size(h), &uc, &info, &xsave))
+		return -1;
+	fpregset_t place = uc->uc_mcontext.fpregs;
+	uint64_t from = h->frame - MIN(handler, h->frame - DIRECT_STACK);
+	memset((uint8_t *)s + from, 0, DIRECT_SHARED_SIZE - from);
+	uc->uc_mcontext.fpregs = place;
+	s->fs_base = s->gs_base = s->out_fs_base = s->out_gs_base = 0;
+	s->out_frame = 0;
+	s->out_signal = 0;
+	/* Not null, whatever they were: the stub loads them anew. */
+	memset(s->out_sel, 0xff, sizeof(s->out_sel));
+	return 0;
+}
+
 static void vectors_in(struct soft_cpu *cpu, const uint8_t *xsave)
 {
 	struct x86_fpu *f = &cpu->s.fpu;
@@ -233,10 +255,13 @@ static void code_segment_in(struct soft_cpu *cpu, uint16_t sel)
 
 	if (!(sel & 0xfffc) || (sel & 3) != 3 || !sys_desc_read(cpu, sel, &d))
 		sys_gp(cpu, sel & 0xfffc);
-	struct x86_seg seg = seg_from_desc(sel, d.lo, 0);
-	if ((seg.attr & (X86_SEG_P | X86_SEG_S | 8)) != (X86_SEG_P | X86_SEG_S | 8))
+	/* The checks of a far jump in ring 3: what the frame says may be a lie. */
+	if (!desc_is_code(d.lo) || !desc_present(d.lo) ||
+	    (!(desc_type(d.lo) & X86_TYPE_C) && desc_dpl(d.lo) != 3) ||
+	    (desc_attr(d.lo) & X86_SEG_L && desc_attr(d.lo) & X86_SEG_DB))
 		sys_gp(cpu, sel & 0xfffc);
-	cpu->s.seg[X86_CS] = seg;
+	sys_desc_touch(cpu, &d);
+	cpu->s.seg[X86_CS] = seg_from_desc(sel, d.lo, 0);
 	soft_mode_update(cpu);
 }
 
@@ -295,6 +320,7 @@ int direct_regs_in(struct soft_cpu *cpu, struct direct_helper *h, struct direct_
 	    .trap = (uint64_t)g[REG_TRAPNO],
 	    .error = (uint64_t)g[REG_ERR],
 	    .address = (uint64_t)g[REG_CR2],
+	    .call = (uint64_t)(uintptr_t)info->si_call_addr,
 	};
 	soft_mode_update(cpu);
 	return 0;

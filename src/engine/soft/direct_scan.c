@@ -1,9 +1,11 @@
 /* direct_scan.c: finds instructions that must not run natively, because their result there is not
- * the guest's: CPUID, XGETBV, RDTSCP, RDPID, and LAR and LSL of a register (with which a program
- * asks for the number of its CPU).
+ * the guest's: CPUID, XGETBV, RDTSCP, RDPID, LAR and LSL (with which a program asks for the number
+ * of its CPU), VERR and VERW; or because a hypervisor below the host would answer: VMCALL, VMMCALL.
  *
- * RDTSC faults in a helper, and stores of descriptor tables are emulated by the host's kernel as
- * they are by the guest's (UMIP), with the same constants; these need no finding.
+ * RDTSC faults in a helper. SGDT, SIDT, SLDT, STR and SMSW are found where `tables` says so. With
+ * UMIP in host and guest they need not be: what they fault for is emulated by the host's kernel as
+ * it is by the guest's, with the same constants. Their bytes are frequent in other instructions, so
+ * that finding them takes one page of fifty from the helpers.
  *
  * Their bytes also turn up by chance inside of other instructions, in one page of fifty. Where
  * instructions begin is not marked in x86 code, but decoding that starts at a wrong byte falls into
@@ -16,16 +18,19 @@
 
 #define BACK 48u /* bytes to begin at */
 
-static _Bool suspect(unsigned b1, unsigned b2)
+static _Bool suspect(unsigned b1, unsigned b2, _Bool tables)
 {
 	unsigned reg = (b2 >> 3) & 7;
 	_Bool memory = b2 < 0xc0;
 
 	switch (b1) {
-	case 0xa2: return 1;			    /* CPUID */
-	case 0x01: return b2 == 0xd0 || b2 == 0xf9; /* XGETBV, RDTSCP */
+	case 0xa2: return 1;					       /* CPUID */
+	case 0x00: return reg == 4 || reg == 5 || (tables && reg < 2); /* VERR, VERW; SLDT, STR */
+	case 0x01: /* XGETBV, RDTSCP, VMCALL, VMMCALL; SGDT, SIDT, SMSW */
+		return b2 == 0xd0 || b2 == 0xf9 || b2 == 0xc1 || b2 == 0xd9 ||
+		       (tables && (reg == 4 || (memory && reg < 2)));
 	case 0x02:
-	case 0x03: return !memory;			 /* LAR, LSL */
+	case 0x03: return 1;				 /* LAR, LSL */
 	case 0xae: return memory && reg >= 4 && reg < 7; /* XSAVE, XRSTOR, XSAVEOPT */
 	case 0xc7: return memory ? reg == 4 : reg == 7;	 /* XSAVEC, RDPID */
 	default: return 0;
@@ -36,19 +41,21 @@ static _Bool suspect(unsigned b1, unsigned b2)
 static _Bool begins(const ZydisDecoder *decoder, const uint8_t *page, unsigned off)
 {
 	unsigned first = off > BACK ? off - BACK : 0, yes = 0, no = 0;
-	uint8_t hits[BACK + 1]; /* from here: 1 comes to `off`, 2 does not */
+	uint8_t hits[BACK + 1]; /* from here: 1 comes to `off`, 2 does not; 0: to what is no code */
 
 	if (off - first < 16)
 		return 1;
 	for (unsigned at = off; at-- > first;) {
 		ZydisDecodedInstruction zi;
-		unsigned next = at + 1;
-		hits[at - first] = 2;
-		if (!ZYAN_FAILED(
+		unsigned next;
+		/* No instruction begins there: who begins to read there has no vote. Strings and
+		 * tables before a function are much of that. */
+		hits[at - first] = 0;
+		if (ZYAN_FAILED(
 			ZydisDecoderDecodeInstruction(decoder, NULL, page + at, 4096 - at, &zi)))
-			next = at + zi.length;
-		else
 			continue;
+		hits[at - first] = 2;
+		next = at + zi.length;
 		/* The suspect may have prefixes, REX among them, of which none has an opcode's
 		 * value. */
 		if (next == off ||
@@ -58,8 +65,10 @@ static _Bool begins(const ZydisDecoder *decoder, const uint8_t *page, unsigned o
 			hits[at - first] = hits[next - first];
 	}
 	/* Those too near have not had the time to fall into step. */
-	for (unsigned at = first; at + 12 < off; at++)
-		*(hits[at - first] == 1 ? &yes : &no) += 1;
+	for (unsigned at = first; at + 12 < off; at++) {
+		yes += hits[at - first] == 1;
+		no += hits[at - first] == 2;
+	}
 	return yes * 2 >= no;
 }
 
@@ -69,8 +78,7 @@ static unsigned candidates(const uint8_t *at)
 {
 	__m128i b0 = _mm_loadu_si128((const __m128i_u *)(const void *)at);
 	__m128i b1 = _mm_loadu_si128((const __m128i_u *)(const void *)(at + 1));
-	__m128i less = _mm_sub_epi8(b1, _mm_set1_epi8(1)); /* 0x01 to 0x03 */
-	__m128i any = _mm_cmpeq_epi8(_mm_min_epu8(less, _mm_set1_epi8(2)), less);
+	__m128i any = _mm_cmpeq_epi8(_mm_min_epu8(b1, _mm_set1_epi8(3)), b1);
 
 	any = _mm_or_si128(any, _mm_cmpeq_epi8(b1, _mm_set1_epi8((char)0xa2)));
 	any = _mm_or_si128(any, _mm_cmpeq_epi8(b1, _mm_set1_epi8((char)0xae)));
@@ -79,7 +87,8 @@ static unsigned candidates(const uint8_t *at)
 	return (unsigned)_mm_movemask_epi8(any);
 }
 
-_Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next)
+_Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
+		       _Bool tables)
 {
 	uint8_t last[18];
 
@@ -89,7 +98,8 @@ _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const u
 		const uint8_t *bytes = block < 4080 ? page + block : last;
 		for (unsigned mask = candidates(bytes); mask; mask &= mask - 1) {
 			unsigned i = (unsigned)__builtin_ctz(mask);
-			if (suspect(bytes[i + 1], bytes[i + 2]) && begins(decoder, page, block + i))
+			if (suspect(bytes[i + 1], bytes[i + 2], tables) &&
+			    begins(decoder, page, block + i))
 				return 1;
 		}
 	}

@@ -13,6 +13,12 @@
 CODE(has_cpuid, "mov %eax, %ebx\n.rept 30\nadd %rbx, %rax\n.endr\ncpuid\nret\n");
 CODE(has_none, ".rept 30\nadd %rbx, %rax\n.endr\nmov $0xa20f, %eax\nmov $0xa20f, %ebx\nret\n");
 CODE(has_lsl, ".rept 30\nadd %rbx, %rax\n.endr\nlsl %eax, %eax\nret\n");
+CODE(has_lsl_of_memory, ".rept 30\nadd %rbx, %rax\n.endr\nlsl (%rdi), %eax\nret\n");
+CODE(has_lar_of_memory, ".rept 30\nadd %rbx, %rax\n.endr\nlar 8(%rsp), %eax\nret\n");
+CODE(has_verw, ".rept 30\nadd %rbx, %rax\n.endr\nverw %ax\nret\n");
+CODE(has_verr, ".rept 30\nadd %rbx, %rax\n.endr\nverr (%rdi)\nret\n");
+CODE(has_vmcall, ".rept 30\nadd %rbx, %rax\n.endr\nvmcall\nret\n");
+CODE(has_vmmcall, ".rept 30\nadd %rbx, %rax\n.endr\nvmmcall\nret\n");
 CODE(has_rdtscp, ".rept 30\nadd %rbx, %rax\n.endr\nrdtscp\nret\n");
 CODE(has_rdpid, ".rept 30\nadd %rbx, %rax\n.endr\nrdpid %rax\nret\n");
 CODE(has_xsavec, ".rept 30\nadd %rbx, %rax\n.endr\nxsavec 0x40(%rsp)\nret\n");
@@ -24,10 +30,20 @@ static void instructions_that_would_tell_of_the_host_are_found(void **state)
 		const uint8_t *code, *end;
 		_Bool is;
 	} rows[] = {
-	    {has_cpuid, has_cpuid_end, 1},   {has_none, has_none_end, 0},
-	    {has_lsl, has_lsl_end, 1},	     {has_rdtscp, has_rdtscp_end, 1},
-	    {has_rdpid, has_rdpid_end, 1},   {has_xsavec, has_xsavec_end, 1},
-	    {has_xrstor, has_xrstor_end, 1}, {has_lfence, has_lfence_end, 0},
+	    {has_cpuid, has_cpuid_end, 1},
+	    {has_none, has_none_end, 0},
+	    {has_lsl, has_lsl_end, 1},
+	    {has_rdtscp, has_rdtscp_end, 1},
+	    {has_rdpid, has_rdpid_end, 1},
+	    {has_xsavec, has_xsavec_end, 1},
+	    {has_lsl_of_memory, has_lsl_of_memory_end, 1},
+	    {has_lar_of_memory, has_lar_of_memory_end, 1},
+	    {has_verw, has_verw_end, 1},
+	    {has_verr, has_verr_end, 1},
+	    {has_vmcall, has_vmcall_end, 1},
+	    {has_vmmcall, has_vmmcall_end, 1},
+	    {has_xrstor, has_xrstor_end, 1},
+	    {has_lfence, has_lfence_end, 0},
 	};
 	static uint8_t page[4096];
 	ZydisDecoder d;
@@ -36,27 +52,83 @@ static void instructions_that_would_tell_of_the_host_are_found(void **state)
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
 		memset(page, 0x90, sizeof(page));
 		memcpy(page + 1000, rows[i].code, (size_t)(rows[i].end - rows[i].code));
-		assert_int_equal(direct_sensitive(&d, page, page), rows[i].is);
+		assert_int_equal(direct_sensitive(&d, page, page, 0), rows[i].is);
 	}
 	/* Anywhere in a page. */
 	memset(page, 0x90, sizeof(page));
 	for (unsigned at = 0; at + 2 <= sizeof(page); at++) {
 		page[at] = 0x0f;
 		page[at + 1] = 0xa2;
-		assert_int_equal(direct_sensitive(&d, page, page), 1);
+		assert_int_equal(direct_sensitive(&d, page, page, 0), 1);
 		page[at] = page[at + 1] = 0x90;
 	}
-	assert_int_equal(direct_sensitive(&d, page, page), 0);
+	assert_int_equal(direct_sensitive(&d, page, page, 0), 0);
 	/* Across the end of a page. */
 	memset(page, 0x90, sizeof(page));
 	page[4095] = 0x0f;
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xa2"), 1);
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\x90\x90"), 0);
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\x01\xf9"), 1);
+	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xa2", 0), 1);
+	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\x90\x90", 0), 0);
+	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\x01\xf9", 0), 1);
 	page[4094] = 0x0f;
 	page[4095] = 0x01;
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xf9\x90"), 1);
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xf8\x90"), 0);
+	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xf9\x90", 0), 1);
+	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xf8\x90", 0), 0);
+}
+
+CODE(has_sgdt, ".rept 30\nadd %rbx, %rax\n.endr\nsgdt (%rdi)\nret\n");
+CODE(has_sidt, ".rept 30\nadd %rbx, %rax\n.endr\nsidt (%rdi)\nret\n");
+CODE(has_sldt, ".rept 30\nadd %rbx, %rax\n.endr\nsldt %eax\nret\n");
+CODE(has_str, ".rept 30\nadd %rbx, %rax\n.endr\nstr (%rdi)\nret\n");
+CODE(has_smsw, ".rept 30\nadd %rbx, %rax\n.endr\nsmsw %eax\nret\n");
+static void where_there_is_no_umip_stores_of_tables_are_found(void **state)
+{
+	static const struct {
+		const uint8_t *code, *end;
+	} rows[] = {{has_sgdt, has_sgdt_end},
+		    {has_sidt, has_sidt_end},
+		    {has_sldt, has_sldt_end},
+		    {has_str, has_str_end},
+		    {has_smsw, has_smsw_end}};
+	static uint8_t page[4096];
+	ZydisDecoder d;
+
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		memset(page, 0x90, sizeof(page));
+		memcpy(page + 1000, rows[i].code, (size_t)(rows[i].end - rows[i].code));
+		assert_int_equal(direct_sensitive(&d, page, page, 1), 1);
+		assert_int_equal(direct_sensitive(&d, page, page, 0), 0);
+	}
+}
+
+/* What stands before a function is often no code: a string, a table. */
+CODE(behind_data, "push %rbx\ncpuid\nret\n");
+static void a_function_behind_bytes_that_are_no_code_is_found(void **state)
+{
+	static const char text[] =
+	    "A string, as compilers put them before a function: \"%s\", 0x%016lx.";
+	static uint8_t page[4096];
+	ZydisDecodedInstruction zi;
+	ZydisDecoder d;
+	unsigned bytes = 0;
+
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	for (unsigned byte = 0; byte < 256; byte++) {
+		memset(page, 0xcc, sizeof(page));
+		memset(page + 500, (int)byte, 62);
+		if (!ZYAN_FAILED(ZydisDecoderDecodeInstruction(&d, NULL, page + 500, 62, &zi)))
+			continue;
+		memcpy(page + 562, behind_data, (size_t)(behind_data_end - behind_data));
+		if (!direct_sensitive(&d, page, page, 0))
+			fail_msg("CPUID behind a table of 0x%02x was not found", byte);
+		bytes++;
+	}
+	assert_true(bytes > 10);
+	/* A string, and what fills up to where functions begin. */
+	memset(page, 0xcc, sizeof(page));
+	memcpy(page + 512, text, sizeof(text));
+	memcpy(page + 592, behind_data, (size_t)(behind_data_end - behind_data));
+	assert_true(direct_sensitive(&d, page, page, 0));
 }
 CODE(identify, "mov $0x40000000, %eax\n"
 	       "cpuid\n"
@@ -89,6 +161,68 @@ static void same_as_interpreted(struct board *b, const uint8_t *code, const uint
 	assert_int_equal(direct[0], other->cpu->s.gpr[X86_R8]);
 	assert_int_equal(direct[1], other->cpu->s.gpr[X86_R9]);
 	board_free(other);
+}
+
+CODE(tables, "mov $0x50000, %edi\n"
+	     "sgdt (%rdi)\n"
+	     "mov 2(%rdi), %r8\n"
+	     "smsw %r9d\n"
+	     "str %eax\n"
+	     "shl $32, %rax\n"
+	     "or %rax, %r9\n"
+	     "syscall\n");
+static void without_umip_user_code_sees_the_guests_tables(void **state)
+{
+	struct board *b = *state;
+
+	same_as_interpreted(b, tables, tables_end);
+	assert_true(b->cpu->direct->tables);
+	/* The guest's kernel turns it on, where it is of use. */
+	run_user(b, identify, identify_end);
+	b->cpu->s.cr4 |= X86_CR4_UMIP;
+	user_again(b, USER_CODE);
+	assert_int_equal(board_run(b), 0x80);
+	assert_int_equal(b->cpu->direct->tables, !b->cpu->direct->umip);
+	/* And off again: what was mapped meanwhile is looked at anew. */
+	board_load(b, USER_CODE, tables, (size_t)(tables_end - tables));
+	user_again(b, USER_CODE);
+	(void)board_run(b);
+	b->cpu->s.cr4 &= ~X86_CR4_UMIP;
+	user_again(b, USER_CODE);
+	assert_int_equal(board_run(b), 0x80);
+	assert_int_equal(b->cpu->s.gpr[X86_R8], BOARD_GDT);
+	assert_int_equal(b->cpu->s.gpr[X86_R9] >> 32, BOARD_TR);
+}
+
+CODE(segment_limit, "mov $0xabc, %r8d\n"
+		    "xor %r9d, %r9d\n"
+		    "lsl 0x50000, %r8d\n"
+		    "verr 0x50000\n"
+		    "setz %r9b\n"
+		    "syscall\n");
+static void segments_of_the_host_are_not_seen(void **state)
+{
+	struct board *b = *state;
+
+	/* One that Linux has and the guest has not: its number is in memory. */
+	board_write(b, USER_DATA, 8, 0x7b);
+	assert_int_equal(run_user(b, segment_limit, segment_limit_end), 0x80);
+	ran(b);
+	assert_int_equal(b->cpu->s.gpr[X86_R8], 0xabc);
+	assert_int_equal(b->cpu->s.gpr[X86_R9] & 1, 0);
+}
+
+CODE(ask_hypervisor, "mov $1000, %eax\n"
+		     "vmmcall\n"
+		     "syscall\n");
+static void a_hypervisor_below_the_host_is_not_asked(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(run_user(b, ask_hypervisor, ask_hypervisor_end), X86_VEC_UD);
+	ran(b);
+	assert_int_equal(board_stack(b, 0), USER_CODE + 5);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 1000);
 }
 
 static void cpuid_is_the_guests(void **state)
@@ -138,7 +272,12 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup_direct, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(instructions_that_would_tell_of_the_host_are_found),
+	    cmocka_unit_test(where_there_is_no_umip_stores_of_tables_are_found),
+	    cmocka_unit_test(a_function_behind_bytes_that_are_no_code_is_found),
 	    T(cpuid_is_the_guests),
+	    T(without_umip_user_code_sees_the_guests_tables),
+	    T(segments_of_the_host_are_not_seen),
+	    T(a_hypervisor_below_the_host_is_not_asked),
 	    T(cpuid_is_the_guests_in_code_that_was_written_just_now),
 	    T(a_page_that_is_none_for_helpers_is_tried_once_and_again_when_it_has_changed),
 	};

@@ -113,6 +113,12 @@ static inline __attribute__((always_inline)) long op_run(const struct direct_sha
 	return ret;
 }
 
+/* Guest-physical addresses are nothing for user code, its own or the next one's. */
+static inline void op_wipe(struct direct_op *op)
+{
+	*op = (struct direct_op){0, 0, 0, 0};
+}
+
 /* Tells the engine of a stop, and waits. Only from this address may the descriptor be written: that
  * it was shows that this process is in direct_go, not in guest code. */
 static inline __attribute__((noreturn)) void engine_tell(struct direct_shared *s)
@@ -182,15 +188,18 @@ HIDDEN __attribute__((noreturn, used)) void direct_go(void)
 	token_take(s);
 	ops = s->ops;
 	for (i = 0; i < ops && i < DIRECT_OPS; i++) {
-		const struct direct_op *op = &s->op[i];
+		struct direct_op *op = &s->op[i];
 		/* What the token is used on is never replaced: the engine does not ask for it. */
 		rc = op->prot && op->addr < region + DIRECT_REGION && op->addr + op->len > region
 			 ? -EINVAL
 			 : op_run(s, op);
+		op_wipe(op);
 		if (rc < 0 && rc > -4096) {
 			s->out_failed = i + 1;
 			s->out_error = (int32_t)rc;
 			s->held[0] = s->held[1] = s->held[2] = 0;
+			while (++i < ops && i < DIRECT_OPS)
+				op_wipe(&s->op[i]);
 			engine_tell(s);
 		}
 	}
@@ -202,11 +211,12 @@ HIDDEN __attribute__((noreturn, used)) void direct_go(void)
 				 "mov %0, %%gs" ::"r"(0));
 	__asm__ volatile("wrfsbase %0" ::"r"(s->fs_base));
 	__asm__ volatile("wrgsbase %0" ::"r"(s->gs_base));
-	/* The ID flag is not the frame's: sigreturn leaves it as it is. */
+	/* Not the frame's: sigreturn leaves them as they are. */
 	__asm__ volatile("pushf\n\t"
-			 "andl $~0x200000, (%%rsp)\n\t"
+			 "andl %1, (%%rsp)\n\t"
 			 "or %0, (%%rsp)\n\t"
-			 "popf" ::"r"((uint64_t)s->id_flag & 0x200000)
+			 "popf" ::"r"((uint64_t)s->flags & DIRECT_FLAGS),
+			 "i"(~(int32_t)DIRECT_FLAGS)
 			 : "memory", "cc");
 	__asm__ volatile("mov %[frame], %%rsp\n\t"
 			 "mov %[t0], %%rdi\n\t"
@@ -270,12 +280,44 @@ static __attribute__((noreturn)) void setup_failed(struct direct_shared *s, unsi
 		CALL(SYS_exit_group, 1, 0, 0, 0, 0);
 }
 
+#define SIGNAL(n) (UINT64_C(1) << ((n)-1))
+#define SIGNALS	  64u
+/* ILL TRAP BUS FPE USR1 SEGV SYS: user code's own, and the kick. */
+#define HANDLED                                                                                    \
+	(SIGNAL(4) | SIGNAL(5) | SIGNAL(7) | SIGNAL(8) | SIGNAL(10) | SIGNAL(11) | SIGNAL(31))
+/* KILL CONT STOP TSTP TTIN TTOU: who stops all processes of a VM stops this one, too. */
+#define KEPT (SIGNAL(9) | SIGNAL(18) | SIGNAL(19) | SIGNAL(20) | SIGNAL(21) | SIGNAL(22))
+
+/* What is meant for the VM often comes to all its processes: it ends, and they with it, or it does
+ * not. So nothing of that kind is for a helper. They are blocked yet, and are until user code runs,
+ * but for the one that the first frame comes from. */
+static long signals_setup(void)
+{
+	uint64_t mask = ~SIGNAL(4);
+	long rc = 0;
+
+	for (unsigned n = 1; n <= SIGNALS && !rc; n++) {
+		struct kernel_action action = {
+		    .handler = direct_entry,
+		    .flags = SA_SIGINFO_ | SA_ONSTACK_ | SA_RESTORER_,
+		    .restorer = direct_entry,
+		    .mask = ~UINT64_C(0),
+		};
+		if (SIGNAL(n) & KEPT)
+			continue;
+		if (!(SIGNAL(n) & HANDLED)) {
+			action.handler = (void (*)(void))1; /* ignored */
+			action.flags = SA_RESTORER_;
+		}
+		rc = CALL(SYS_rt_sigaction, n, &action, 0, 8, 0);
+	}
+	return rc ? rc : CALL(SYS_rt_sigprocmask, 2, &mask, 0, 8, 0); /* SIG_SETMASK */
+}
+
 /* Runs where the region is to be, on a stack of its own. */
 HIDDEN __attribute__((noreturn, used)) void direct_setup(void)
 {
 	struct direct_shared *s = &direct_shared;
-	static const uint8_t signals[] = {4,  5,  7, 8,
-					  10, 11, 31}; /* ILL TRAP BUS FPE USR1 SEGV SYS */
 	uint64_t begin = s->base, end = begin + DIRECT_REGION;
 	struct sock_fprog program = {.len = s->filter_len,
 				     .filter = (struct sock_filter *)(uintptr_t)s->filter};
@@ -294,17 +336,9 @@ HIDDEN __attribute__((noreturn, used)) void direct_setup(void)
 	rc = CALL(SYS_sigaltstack, &stack, 0, 0, 0, 0);
 	if (rc)
 		setup_failed(s, 2, rc);
-	for (unsigned i = 0; i < sizeof(signals); i++) {
-		struct kernel_action action = {
-		    .handler = direct_entry,
-		    .flags = SA_SIGINFO_ | SA_ONSTACK_ | SA_RESTORER_,
-		    .restorer = direct_entry,
-		    .mask = ~UINT64_C(0),
-		};
-		rc = CALL(SYS_rt_sigaction, signals[i], &action, 0, 8, 0);
-		if (rc)
-			setup_failed(s, 3, rc);
-	}
+	rc = signals_setup();
+	if (rc)
+		setup_failed(s, 3, rc);
 	rc = CALL(SYS_prctl, PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0);
 	if (rc)
 		setup_failed(s, 4, rc);

@@ -374,20 +374,34 @@ static _Bool walk_32(struct soft_cpu *cpu, struct walk *w)
 	return walk_finish(cpu, w, l, 2, 4, writable, user, 0, 0);
 }
 
+uint64_t soft_mmu_reserved(const struct soft_cpu *cpu, uint64_t e, unsigned shift)
+{
+	const struct cpuid_policy *policy = cpu->base.engine->env->cpuid;
+	uint64_t frame = BIT64(policy->phys_bits ? policy->phys_bits : 40) - 1;
+	_Bool lma = soft_is_long(cpu);
+	uint64_t bad = (BIT64(52) - 1) & ~frame;
+
+	if (!(cpu->s.efer & X86_EFER_NXE))
+		bad |= X86_PTE_NX;
+	if (!lma)
+		bad |= UINT64_C(0x7ff) << 52;
+	if (shift > 12 && e & X86_PTE_PS)
+		/* PS is reserved in a PML4E; frame bits below the size, without PAT */
+		bad |= shift == 39 ? X86_PTE_PS : (BIT64(shift) - 1) & ~UINT64_C(0x1fff);
+	return bad;
+}
+
 /* PAE and 4-level paging (SDM3 4.4, 4.5) */
 static _Bool walk_64(struct soft_cpu *cpu, struct walk *w)
 {
 	const struct cpuid_policy *policy = cpu->base.engine->env->cpuid;
-	_Bool lma = soft_is_long(cpu), nxe = !!(cpu->s.efer & X86_EFER_NXE);
+	_Bool lma = soft_is_long(cpu);
 	uint64_t frame = BIT64(policy->phys_bits ? policy->phys_bits : 40) - 1;
-	uint64_t high = BIT64(52) - 1, reserved = high & ~frame;
 	uint64_t table = lma ? cpu->s.cr3 & frame & ~UINT64_C(0xfff) : cpu->s.cr3 & 0xffffffe0;
 	_Bool writable = 1, user = 1, nx = 0;
 	unsigned shift = lma ? 39 : 30, n = 0;
 	struct level l[4];
 
-	if (!nxe)
-		reserved |= X86_PTE_NX;
 	for (;; shift -= 9, n++) {
 		unsigned index = (unsigned)(w->lin >> shift) & (!lma && shift == 30 ? 3 : 511);
 		uint64_t e = entry_read(cpu, &l[n], table + index * 8, 8);
@@ -399,11 +413,8 @@ static _Bool walk_64(struct soft_cpu *cpu, struct walk *w)
 			table = e & frame & ~UINT64_C(0xfff);
 			continue;
 		}
-		uint64_t bad = reserved | (lma ? 0 : UINT64_C(0x7ff) << 52);
 		_Bool large = shift > 12 && (e & X86_PTE_PS);
-		if (large) /* PS is reserved in a PML4E; frame bits below the size, without PAT */
-			bad |= shift == 39 ? X86_PTE_PS : (BIT64(shift) - 1) & ~UINT64_C(0x1fff);
-		if (e & bad)
+		if (e & soft_mmu_reserved(cpu, e, shift))
 			walk_fault(cpu, w, X86_PFERR_P | X86_PFERR_RSVD);
 		writable &= !!(e & X86_PTE_W);
 		user &= !!(e & X86_PTE_U);
@@ -417,6 +428,22 @@ static _Bool walk_64(struct soft_cpu *cpu, struct walk *w)
 	return walk_finish(cpu, w, l, n + 1, 8, writable, user, nx, !lma);
 }
 
+void soft_mmu_large(struct soft_cpu *cpu, uint64_t lin, unsigned shift)
+{
+	struct soft_mmu *mmu = cpu->mmu;
+
+	if (shift == 30) {
+		mmu->large_1g |= BIT64(large_hash(lin >> 30) % 64);
+	} else if (shift > 12) {
+		unsigned bit = large_hash(lin >> 21);
+		mmu->large_2m[bit / 64] |= BIT64(bit % 64);
+		if (shift == 22) {
+			bit = large_hash((lin >> 21) ^ 1);
+			mmu->large_2m[bit / 64] |= BIT64(bit % 64);
+		}
+	}
+}
+
 static void walk(struct soft_cpu *cpu, struct walk *w)
 {
 	if (!(cpu->s.cr0 & X86_CR0_PG)) {
@@ -427,17 +454,7 @@ static void walk(struct soft_cpu *cpu, struct walk *w)
 	}
 	while (!(cpu->s.cr4 & X86_CR4_PAE ? walk_64(cpu, w) : walk_32(cpu, w)))
 		;
-	struct soft_mmu *mmu = cpu->mmu;
-	if (w->page_shift == 30)
-		mmu->large_1g |= BIT64(large_hash(w->lin >> 30) % 64);
-	else if (w->page_shift > 12) {
-		unsigned bit = large_hash(w->lin >> 21);
-		mmu->large_2m[bit / 64] |= BIT64(bit % 64);
-		if (w->page_shift == 22) {
-			bit = large_hash((w->lin >> 21) ^ 1);
-			mmu->large_2m[bit / 64] |= BIT64(bit % 64);
-		}
-	}
+	soft_mmu_large(cpu, w->lin, w->page_shift);
 }
 
 static void check_canonical(struct soft_cpu *cpu, unsigned seg, uint64_t lin)
@@ -519,7 +536,7 @@ _Bool soft_mmu_peek(struct soft_cpu *cpu, uint64_t lin, struct soft_view *out)
 
 	for (;; shift -= 9) {
 		e = entry_read(cpu, &l, table + ((lin >> shift) & 511) * 8, 8);
-		if (!l.host || !(e & X86_PTE_P))
+		if (!l.host || !(e & X86_PTE_P) || e & soft_mmu_reserved(cpu, e, shift))
 			return 0;
 		v.user &= !!(e & X86_PTE_U);
 		v.writable &= !!(e & X86_PTE_W);
