@@ -182,7 +182,7 @@ _Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t li
 /* Is the code at RIP in a page that has turned out to be none for helpers, and still is none? */
 _Bool direct_map_kept(struct soft_cpu *cpu, struct direct_space *s);
 /* Before user code runs: a helper that has nothing mapped is given what the guest's tables say was
- * used, as far as that is likely to be worth it. */
+ * used, unless that is much. */
 void direct_map_fill(struct soft_cpu *cpu, struct direct_space *s);
 /* The same before guest code has touched lin again, where that is possible without a fault. */
 void direct_map_expected(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,

@@ -431,11 +431,11 @@ static void what_a_large_page_holds_gives_a_new_helper_nothing(void **state)
 	assert_int_equal(stops, 1);
 }
 
-/* More than fits into one order to a helper: the rest is mapped when it is touched. */
-static void a_new_helper_is_given_a_part_of_many_pages(void **state)
+/* More than fits into one order to a helper: a guess which will be needed. */
+static void a_new_helper_is_given_none_of_many_pages(void **state)
 {
 	struct board *b = *state;
-	uint64_t stops, given = 0;
+	uint64_t stops;
 
 	(void)user_reads(b, USER_DATA);
 	board_write(b, BOARD_PD + (BELOW_TABLE >> 21) * 8, 8, TABLE | USED);
@@ -447,10 +447,8 @@ static void a_new_helper_is_given_a_part_of_many_pages(void **state)
 					      BELOW_TABLE + ((uint64_t)i << 12), &stops),
 				 0x80);
 		assert_int_equal(b->cpu->s.gpr[X86_RAX], 700 + i);
-		assert_true(stops <= 1);
-		given += !stops;
+		assert_in_range(stops, 1, 2); /* and one for the code */
 	}
-	assert_in_range(given, 1, 20);
 }
 
 int main(void)
@@ -470,7 +468,7 @@ int main(void)
 	    T(a_new_helper_has_nothing_that_was_not_used),
 	    T(a_new_helper_has_no_rights_that_the_tables_do_not_give),
 	    T(what_a_large_page_holds_gives_a_new_helper_nothing),
-	    T(a_new_helper_is_given_a_part_of_many_pages),
+	    T(a_new_helper_is_given_none_of_many_pages),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -501,9 +501,12 @@ void direct_map_fill(struct soft_cpu *cpu, struct direct_space *s)
 
 	if (!s->empty)
 		return;
+	/* Of a large program it would be guesses. */
+	if (fill_table(&f, cpu->s.cr3 & UINT64_C(0xffffffffff000), 39, 0, &all))
+		run_map(s, &f.run, 0);
+	else
+		space_clear(s);
 	s->empty = 0;
-	(void)fill_table(&f, cpu->s.cr3 & UINT64_C(0xffffffffff000), 39, 0, &all);
-	run_map(s, &f.run, 0);
 }
 
 _Bool direct_map_kept(struct soft_cpu *cpu, struct direct_space *s)
