@@ -272,6 +272,30 @@ static void host_code_does_not_go_on_after_another_instruction_than_its_own(void
 	assert_true(b->cpu->stats.invalidations > dropped);
 }
 
+/* STI, and what was a load in its shadow has become something else: that is still in it. */
+CODE(shadow_code, "sti; mov (%rdi), %rax; jmp *%r8");
+static void what_follows_sti_is_in_its_shadow_whatever_it_has_become(void **state)
+{
+	struct board *b = *state;
+
+	code_put(b, LONG_CODE, BLOCKS);
+	board_load(b, BOARD_CODE, shadow_code, (size_t)(shadow_code_end - shadow_code));
+	start_checked(b, 0, 0);
+	assert_int_equal(board_run(b), -1);
+	const struct soft_block *block = soft_block_find(b->cpu->cache, BOARD_CODE, b->cpu->mode);
+	assert_non_null(block->code);
+	assert_null(block->insn);
+	memcpy(host_of(b, BOARD_CODE + 1), "\x48\xff\xc3", 3); /* inc %rbx */
+	start_checked(b, 0, 0);
+	b->cpu->s.gpr[X86_RDI] = UINT64_C(0x5000000000);
+	b->cpu->s.gpr[X86_RBX] = 0;
+	b->pending_vector = 0x40;
+	cpu_link_raise(&b->cpu->base.link, CPU_EVENT_INTR);
+	assert_int_equal(board_run(b), 0x40);
+	assert_int_equal(b->cpu->s.gpr[X86_RBX], 1);
+	assert_int_not_equal(board_stack(b, 0), BOARD_CODE + 1);
+}
+
 CODE(first_code, "mov %rax, %rbx; hlt");
 CODE(then_code, "mov %rax, %rcx; hlt");
 static void run_moves(struct board *b, uint64_t rbx, uint64_t rcx)
@@ -322,6 +346,7 @@ int main(void)
 	    T(a_translated_block_is_decoded_again_for_single_steps),
 	    T(code_that_was_changed_meanwhile_is_what_it_is_now),
 	    T(host_code_does_not_go_on_after_another_instruction_than_its_own),
+	    T(what_follows_sti_is_in_its_shadow_whatever_it_has_become),
 	    T(what_changed_since_it_was_decoded_is_not_translated),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

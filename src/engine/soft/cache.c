@@ -313,10 +313,11 @@ static struct soft_block *block_make(struct soft_cpu *cpu, const struct soft_itl
 	return b;
 }
 
-/* Reads code byte by byte as fetches do: from both pages, from devices. Returns how many there are
- * before a fault would come (at least one is asked for and raises). */
-static unsigned fetch_bytes(struct soft_cpu *cpu, uint64_t lin, uint8_t *buf, unsigned len)
+/* Reads code byte by byte as fetches do: from both pages, from devices. True: all is in RAM. */
+static _Bool fetch_bytes(struct soft_cpu *cpu, uint64_t lin, uint8_t *buf, unsigned len)
 {
+	_Bool ram = 1;
+
 	for (unsigned at = 0; at < len;) {
 		uint64_t addr = soft_is64(cpu) ? lin + at : (uint32_t)(lin + at);
 		const struct soft_itlb_entry *e = soft_mmu_fetch(cpu, addr);
@@ -327,9 +328,10 @@ static unsigned fetch_bytes(struct soft_cpu *cpu, uint64_t lin, uint8_t *buf, un
 			for (unsigned i = 0; i < n; i++)
 				buf[at + i] = (uint8_t)exit_mmio_read(
 				    &cpu->base, e->phys + (addr & 0xfff) + i, 1);
+		ram &= e->host != NULL;
 		at += n;
 	}
-	return len;
+	return ram;
 }
 
 /* The instruction at lin, which needs bytes of the next page, or is not in RAM. */
@@ -337,31 +339,32 @@ static struct soft_block *cross_lookup(struct soft_cpu *cpu, uint64_t lin)
 {
 	struct soft_cache *c = cpu->cache;
 	struct soft_cross *x = &c->cross[(lin ^ lin >> 12) % SOFT_CROSS_SIZE];
-	struct soft_block *b = x->block;
 	uint8_t bytes[16] = {0};
-	unsigned first = MIN(15u, (unsigned)(GMEM_PAGE_SIZE - (lin & 0xfff))), have;
+	unsigned first = MIN(15u, (unsigned)(GMEM_PAGE_SIZE - (lin & 0xfff))), have = first;
 	struct insn insn;
 
+	/* Before anything is found or decoded, which goes with all else: thunks, too. */
+	if (UNLIKELY(!soft_blocks_room(c)))
+		soft_cache_flush(cpu);
+	struct soft_block *b = x->block;
 	if (b && x->lin == lin && x->mode == cpu->mode) {
-		fetch_bytes(cpu, lin, bytes, b->bytes);
-		if (!memcmp(bytes, x->bytes, b->bytes)) {
+		_Bool ram = fetch_bytes(cpu, lin, bytes, b->bytes);
+		/* Host code leaves for here when any is not in RAM. */
+		if (!memcmp(bytes, x->bytes, b->bytes) && (ram || !b->code)) {
 			if (b->code)
 				soft_cache_cross_jump(cpu, b);
 			return b;
 		}
 	}
 	/* Byte by byte from the page's end on, as only bytes that are needed may fault. */
-	have = fetch_bytes(cpu, lin, bytes, first);
+	fetch_bytes(cpu, lin, bytes, first);
 	while (soft_decode(cpu, bytes, have, &insn)) {
 		fetch_bytes(cpu, lin + have, bytes + have, 1);
 		have++;
 	}
 	/* Host code of a block names it. */
-	if (!b || b->code) {
-		if (UNLIKELY(!soft_blocks_room(c)))
-			soft_cache_flush(cpu);
+	if (!b || b->code)
 		b = soft_block_new(c);
-	}
 	memcpy(x->bytes, bytes, sizeof(x->bytes));
 	x->lin = lin;
 	x->mode = cpu->mode;

@@ -156,7 +156,7 @@ struct soft_cpu {
 	/* Host code's stack: where it began, that without frames (trans_flow.c), and where there
 	 * are too many. */
 	uint64_t frame_host, frame_base, frame_limit;
-	uint32_t trans_link; /* the branch that translated code was left by, to be linked; or 0 */
+	uint64_t trans_link; /* TRANS_LINK_...: the branch that host code was left by; or 0 */
 	struct soft_lockstep *lockstep; /* or NULL */
 	struct soft_mmu *mmu;
 	struct soft_vec *vec; /* vec*.c's own, made by vec_init */

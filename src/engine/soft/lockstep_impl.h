@@ -64,7 +64,7 @@ struct soft_lockstep {
 	unsigned ios, io_at;
 	_Bool io_differs;
 	/* A branch that host code left for want of a target, where it went. */
-	uint32_t site;
+	uint64_t site;
 	uint64_t site_rip, site_emptied;
 };
 

@@ -254,8 +254,18 @@ enum soft_tlb_kind soft_mmu_kind(const struct soft_cpu *cpu)
 								       : SOFT_TLB_KERNEL;
 }
 
+/* A page fault drops what is known of its page (SDM3 4.10.4.1): its handler may change the entry
+ * and do no more. */
 static NORETURN void walk_fault(struct soft_cpu *cpu, const struct walk *w, uint32_t bits)
 {
+	soft_stack_forget(cpu);
+	soft_near_forget(cpu);
+	if (w->page_shift > 12)
+		soft_tlb_flush_all(cpu);
+	else
+		page_drop(cpu, w->lin);
+	if (cpu->direct)
+		direct_forget_page(cpu, w->lin);
 	if (w->access == SOFT_WRITE)
 		bits |= X86_PFERR_W;
 	if (w->user)

@@ -239,9 +239,11 @@ static void blocks_run(struct soft_cpu *cpu)
 		uint64_t emptied = c->emptied;
 		b = wide && j->lin == now && j->key == c->jump_key ? j->block : lookup(cpu);
 		/* Looking up may have emptied the cache; then `from` is no more. Instructions that
-		 * cross pages stand for themselves. Two links stay what they are: a branch with
-		 * more targets finds them by the jump cache. */
-		if (near && !from->link[1] && c->emptied == emptied && !(b->flags & BLOCK_ALONE)) {
+		 * cross pages stand for themselves. Nor may the page have become another one. Two
+		 * links stay what they are: a branch with more targets finds them by the jump
+		 * cache. */
+		if (near && !from->link[1] && c->emptied == emptied && !(b->flags & BLOCK_ALONE) &&
+		    !((from->phys ^ b->phys) >> 12)) {
 			from->link[1] = from->link[0];
 			from->link[0] = soft_block_number(c, b);
 		}

@@ -14,6 +14,8 @@ struct board_dev {
 	struct device dev;
 	struct region mmio, port;
 	struct board_access last;
+	const uint8_t *code;
+	size_t code_bytes;
 };
 
 static void dev_reset(struct device *dev, enum reset_kind kind)
@@ -34,6 +36,8 @@ static uint64_t dev_read(struct device *dev, void *opaque, uint64_t offset, unsi
 	struct board_dev *d = (struct board_dev *)dev;
 
 	d->last = (struct board_access){offset, d->last.value, size, d->last.count + 1, 0};
+	if (offset < d->code_bytes)
+		return d->code[offset];
 	return UINT64_C(0x8877665544332211) & size_mask(size);
 }
 static void dev_write(struct device *dev, void *opaque, uint64_t offset, unsigned size,
@@ -396,6 +400,13 @@ uint64_t board_stack(struct board *b, unsigned index)
 	return board_read(b, b->cpu->s.seg[X86_SS].base * (size < 8) + sp + index * size, size);
 }
 
+void board_device_code(struct board *b, const uint8_t *code, size_t bytes)
+{
+	struct board_dev *d = (struct board_dev *)b->dev;
+
+	d->code = code;
+	d->code_bytes = bytes;
+}
 struct board_access *board_access(struct board *b)
 {
 	return &((struct board_dev *)b->dev)->last;

@@ -80,5 +80,7 @@ struct board_access {
 	_Bool write;
 };
 struct board_access *board_access(struct board *b);
+/* What is fetched from it, from its first byte on. */
+void board_device_code(struct board *b, const uint8_t *code, size_t bytes);
 
 #endif

@@ -18,9 +18,9 @@ struct soft_trans {
 	unsigned hot; /* a block is translated at this execution */
 	size_t fixed; /* what the stubs take */
 	/* Stubs: offsets from the start. */
-	uint32_t enter, handler, handler_state, stored, exit_rip, exit_off, exit_link, exit_state,
-	    cold, exit_refused, no_frame, stack, near[2], exit_near, vec_save, vec_load, zmm_load,
-	    x87_load, str_stored, string[2][2][4];
+	uint32_t enter, handler, handler_state, stored, exit_rip, exit_off, exit_state, cold,
+	    exit_refused, exit_refused_rip, no_frame, stack, near[2], exit_near, vec_save, vec_load,
+	    zmm_load, x87_load, str_stored, string[2][2][4];
 	/* For code out of line, see trans_late.c. */
 	uint32_t missed, missed_tlb[2], missed_stack[2][7], stored_at, link_at, stop_at;
 	unsigned near_next; /* the entry of soft_cpu.near that is given to host code next */
@@ -67,8 +67,13 @@ const uint8_t *trans_code(struct soft_cpu *cpu, struct soft_block *b);
 _Bool trans_room(struct soft_cpu *cpu);
 /* Executes the block at rip. */
 enum trans_exit trans_enter(struct soft_cpu *cpu, const uint8_t *code);
-/* The branch at `site`, left for want of a target, goes straight to `to` from now on. */
-void trans_link(struct soft_cpu *cpu, uint32_t site, const struct soft_block *to);
+/* What stands behind a branch that is not linked: where it is in code memory; the offset that it
+ * goes to; the number of its block. */
+#define TRANS_LINK_PLACE 32
+#define TRANS_LINK_AT	 12
+/* That branch, soft_cpu.trans_link as host code was left, goes straight to `to` from now on, when
+ * that is in the same page of memory: then both are dropped together. */
+void trans_link(struct soft_cpu *cpu, uint64_t site, const struct soft_block *to);
 /* By host code: executes an instruction with INSN_STATE; RIP is set afterwards. code_stop: the loop
  * of run.c has something to look at before the next instruction. True: the key has changed, so the
  * frames (trans_flow.c) go. */

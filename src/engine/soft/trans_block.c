@@ -373,7 +373,8 @@ static const uint8_t *block_translate(struct soft_cpu *cpu, struct soft_block *b
 		return NULL;
 	for (unsigned k = 0; k < from; k++)
 		skip += b->insn[k].len;
-	if (!bytes_read(cpu, b, skip, bytes))
+	/* Its page may have been written by the walk: page tables have accessed bits. */
+	if (!bytes_read(cpu, b, skip, bytes) || (b->flags & BLOCK_FREE))
 		return NULL;
 	tb.loop = (struct tb_loop){.off = 0};
 	do {

@@ -17,7 +17,8 @@
 #define SITE_BLOCK 14
 _Static_assert(SOFT_BLOCKS <= 1u << (32 - SITE_BLOCK), "a block's number has room");
 
-enum missed { MISSED_ON, MISSED_OUT, MISSED_STATE };
+/* REFUSED: out, and the instruction is executed before anything is looked at. */
+enum missed { MISSED_ON, MISSED_OUT, MISSED_STATE, MISSED_REFUSED };
 
 /* By host code: the instruction as a whole. */
 static enum missed trans_missed(struct soft_cpu *cpu, uint32_t site)
@@ -29,9 +30,10 @@ static enum missed trans_missed(struct soft_cpu *cpu, uint32_t site)
 
 	cpu->stats.slow++;
 	cpu->s.rip = cpu->page + at;
-	/* Code that was changed by others: what it is now is found by a new look. */
+	/* Code that was changed by others: what it is now is found by a new look, but not by one at
+	 * events, as the instruction before may have been STI. */
 	if (UNLIKELY(!b->insn) && !soft_block_again(cpu, b))
-		return MISSED_OUT;
+		return MISSED_REFUSED;
 	for (insn = b->insn; off < at; insn++)
 		off += insn->len;
 	next = at + insn->len;
@@ -89,7 +91,9 @@ static void stub_missed(const struct soft_trans *t, struct emit *e)
 	emit_byte(e, 0xc3);
 	emit_here(e, out);
 	emit_patch(emit_jcc(e, CC_Z), t->rw + t->exit_rip);
-	emit_patch(emit_jmp(e), t->rw + t->exit_state);
+	emit_alu_imm(e, ALU_CMP, H_RAX, MISSED_STATE, 0);
+	emit_patch(emit_jcc(e, CC_Z), t->rw + t->exit_state);
+	emit_patch(emit_jmp(e), t->rw + t->exit_refused_rip);
 }
 
 /* The entry that missed is at RAX, the tag in R11: its victim is the second place to look. ZF: it
@@ -148,15 +152,25 @@ static void stub_stored_at(const struct soft_trans *t, struct emit *e)
 	emit_patch(emit_jmp(e), t->rw + t->exit_off);
 }
 
-/* Behind the call: the offset to go on at; with `link` after the place to be linked. */
-static void stub_stop_at(const struct soft_trans *t, struct emit *e, _Bool link)
+/* Behind the call: the offset to go on at. */
+static void stub_stop_at(const struct soft_trans *t, struct emit *e)
 {
 	emit_op64(e, 0x8b, H_RAX, RETURN_ADDRESS);
-	if (link)
-		emit_op32(e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, 0));
-	movzx(e, 0xb7, H_RAX, rm_mem(H_RAX, H_NONE, 0, link ? 4 : 0));
-	emit_patch(emit_jmp(e), t->rw + (link ? t->exit_link : t->exit_off));
+	movzx(e, 0xb7, H_RAX, rm_mem(H_RAX, H_NONE, 0, 0));
+	emit_patch(emit_jmp(e), t->rw + t->exit_off);
 }
+
+/* Behind the call: what trans_link wants, the offset to go on at in its midst. */
+static void stub_link_at(const struct soft_trans *t, struct emit *e)
+{
+	emit_op64(e, 0x8b, H_RAX, RETURN_ADDRESS);
+	emit_op64(e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, 0));
+	emit_op64(e, 0x89, H_R11, T_FIELD(trans_link));
+	movzx(e, 0xb7, H_RAX, rm_mem(H_RAX, H_NONE, 0, TRANS_LINK_PLACE / 8));
+	emit_alu_imm(e, ALU_AND, H_RAX, (1 << TRANS_LINK_AT) - 1, 0);
+	emit_patch(emit_jmp(e), t->rw + t->exit_off);
+}
+_Static_assert(SOFT_BLOCKS <= 1u << (32 - TRANS_LINK_AT), "a block's number has room");
 
 void trans_stubs_late(struct soft_trans *t, struct emit *e)
 {
@@ -173,9 +187,9 @@ void trans_stubs_late(struct soft_trans *t, struct emit *e)
 	t->stored_at = (uint32_t)(e->at - t->rw);
 	stub_stored_at(t, e);
 	t->stop_at = (uint32_t)(e->at - t->rw);
-	stub_stop_at(t, e, 0);
+	stub_stop_at(t, e);
 	t->link_at = (uint32_t)(e->at - t->rw);
-	stub_stop_at(t, e, 1);
+	stub_link_at(t, e);
 }
 
 /* In the block */
@@ -220,8 +234,9 @@ static void late_link(struct tb *tb, const struct late *l)
 {
 	tb_stub_call(tb, tb->t->link_at);
 	emit_32(&tb->e, (uint32_t)(l->place - tb->t->rw));
-	assert(l->next == (uint16_t)l->next);
-	emit_16(&tb->e, (unsigned)l->next);
+	assert(l->next >= 0 && l->next < 1 << TRANS_LINK_AT);
+	emit_32(&tb->e, (uint32_t)l->next | soft_block_number(tb->cpu->cache, tb->block)
+						<< TRANS_LINK_AT);
 }
 
 /* On when code was not dropped (ZF), else out. */

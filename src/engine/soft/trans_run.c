@@ -1,9 +1,9 @@
 /* trans_run.c: runs translated code, decides what is translated, and links it.
  *
- * A chained branch stays within its page: the blocks of a page are dropped together, by the thread
- * that runs them, between blocks or in a store of their own. Every block begins with a look at
- * link.events, so the protocol of cache.c holds as it does for the interpreter: who learns of a
- * change of code through memory finds the event before the next block.
+ * A chained branch stays within its page of memory: the blocks of a page are dropped together, by
+ * the thread that runs them, between blocks or in a store of their own. Every block begins with a
+ * look at link.events, so the protocol of cache.c holds as it does for the interpreter: who learns
+ * of a change of code through memory finds the event before the next block.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -99,12 +99,18 @@ const uint8_t *trans_code(struct soft_cpu *cpu, struct soft_block *b)
 	return b->code;
 }
 
-void trans_link(struct soft_cpu *cpu, uint32_t site, const struct soft_block *to)
+void trans_link(struct soft_cpu *cpu, uint64_t site, const struct soft_block *to)
 {
 	const struct soft_trans *t = cpu->trans;
+	uint32_t number = (uint32_t)(site >> (TRANS_LINK_PLACE + TRANS_LINK_AT));
 
+	/* One in two pages looks for itself whether it is there. The page's translation may have
+	 * changed meanwhile: then what is found there now may follow, but not for ever. */
+	if (!(to->flags & BLOCK_ALONE) &&
+	    (to->phys ^ soft_block_of(cpu->cache, number)->phys) >> 12)
+		return;
 	cpu->stats.linked++;
-	emit_patch(t->rw + site, t->rw + (to->code - t->rx));
+	emit_patch(t->rw + (uint32_t)site, t->rw + (to->code - t->rx));
 }
 
 _Bool trans_state(struct soft_cpu *cpu, const struct insn *insn)
@@ -165,7 +171,7 @@ void trans_run(struct soft_cpu *cpu)
 {
 	struct soft_cache *c = cpu->cache;
 	struct soft_block *b = soft_cache_lookup(cpu);
-	uint32_t site = 0;
+	uint64_t site = 0;
 	uint64_t emptied = c->emptied;
 
 	for (;;) {

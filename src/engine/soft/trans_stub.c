@@ -173,9 +173,7 @@ void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *
 	emit_byte(e, 0xd0);
 	stub_return(e);
 	trans_stubs_string(t, e);
-	/* R11: where the branch's displacement is; RAX: the target's offset from the page. */
-	t->exit_link = (uint32_t)(e->at - start);
-	emit_op32(e, 0x89, H_R11, T_FIELD(trans_link));
+	/* RAX: an offset from the page. */
 	t->exit_off = (uint32_t)(e->at - start);
 	rip_from_offset(e);
 	t->exit_rip = (uint32_t)(e->at - start);
@@ -188,10 +186,11 @@ void trans_stubs(const struct soft_cpu *cpu, struct soft_trans *t, struct emit *
 	stub_enter(t, e);
 	t->exit_state = (uint32_t)(e->at - start);
 	stub_leave(t, e, TRANS_STATE);
-	trans_stubs_late(t, e);
 	t->exit_refused = (uint32_t)(e->at - start);
 	rip_from_offset(e);
+	t->exit_refused_rip = (uint32_t)(e->at - start);
 	stub_leave(t, e, TRANS_REFUSED);
+	trans_stubs_late(t, e);
 	/* R11: what trans_near_missed wants to know; RAX: the instruction's offset from the page.
 	 */
 	t->exit_near = (uint32_t)(e->at - start);

@@ -1,0 +1,174 @@
+/* stale_test.c: tests of what is remembered of code and of pages, and must not be used any more. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <stdlib.h>
+#include <string.h>
+#include "engine/soft/testcode.h"
+#include "engine/soft/trans.h"
+#include "engine/soft/vec.h"
+
+/* Goes on at rip, with nothing flushed. */
+static void run_on(struct board *b, uint64_t rip)
+{
+	b->cpu->s.rip = rip;
+	b->cpu->s.activity = X86_RUNNING;
+	assert_int_equal(board_run(b), -1);
+}
+
+static void vectors_on(struct board *b, uint64_t rip)
+{
+	board_long(b, rip);
+	b->cpu->s.cr4 |= X86_CR4_OSFXSR;
+	vec_x87_init(b->cpu);
+	soft_mode_update(b->cpu);
+}
+
+/* The cache is full where an instruction of a device is decoded: it is not executed by what was
+ * made for it before the cache was emptied, and is somebody else's afterwards. */
+CODE(other_code, "paddw %xmm6, %xmm7; pxor %xmm1, %xmm1; psubb %xmm2, %xmm3; por %xmm1, %xmm2;"
+		 "pand %xmm4, %xmm5; movhlps %xmm1, %xmm2; hlt");
+static void what_is_decoded_when_the_cache_is_full_stays(void **state)
+{
+	static const uint8_t code[] = {0x66, 0x0f, 0xfc, 0xc1, 0xf4}; /* paddb %xmm1, %xmm0; hlt */
+	struct board *b = *state;
+	struct soft_cache *c = b->cpu->cache;
+	uint8_t *xmm0 = (uint8_t *)&b->cpu->s.fpu.vec[0], *xmm1 = (uint8_t *)&b->cpu->s.fpu.vec[1];
+
+	board_device_code(b, code, sizeof(code));
+	board_load(b, BOARD_CODE, other_code, (size_t)(other_code_end - other_code));
+	vectors_on(b, BOARD_MMIO);
+	c->blocks_used = SOFT_BLOCKS - 1;
+	uint64_t emptied = c->emptied;
+	assert_int_equal(board_run(b), -1);
+	assert_true(c->emptied > emptied);
+	vectors_on(b, BOARD_CODE);
+	assert_int_equal(board_run(b), -1);
+	vectors_on(b, BOARD_MMIO);
+	memset(xmm0, 1, 16);
+	memset(xmm1, 2, 16);
+	assert_int_equal(board_run(b), -1);
+	for (unsigned k = 0; k < 16; k++)
+		assert_int_equal(xmm0[k], 3);
+}
+
+/* A page table changes between two blocks of a page: the second is that of another page, which is
+ * right until somebody flushes, and not after that. */
+#define LIN  0x30000u
+#define LAST (LIN + SOFT_ITLB_SIZE * 0x1000u) /* shares its place in the ITLB */
+CODE(from_code, "test %edi, %edi; jz 1f; hlt; .org from_code + 0x100; 1: mov $1, %eax; hlt");
+CODE(to_code, "hlt; .org to_code + 0x100; mov $2, %eax; hlt");
+static void blocks_of_two_pages_are_not_linked(void **state)
+{
+	struct board *b = *state;
+	uint64_t pte = board_pte(b, LIN);
+
+	board_load(b, LIN, from_code, (size_t)(from_code_end - from_code));
+	board_load(b, LIN + 0x1000, to_code, (size_t)(to_code_end - to_code));
+	board_load(b, LAST, "\xf4", 1);
+	board_long(b, LIN);
+	b->cpu->s.gpr[X86_RDI] = 1;
+	for (unsigned k = 0; k < 3; k++)
+		run_on(b, LIN);
+	board_pte_set(b, LIN, (pte & 0xfff) | (LIN + 0x1000));
+	run_on(b, LAST);
+	b->cpu->s.gpr[X86_RDI] = 0;
+	run_on(b, LIN);
+	assert_int_equal(b->cpu->s.gpr[X86_RAX], 2);
+	board_pte_set(b, LIN, pte);
+	for (unsigned k = 0; k < 3; k++) {
+		soft_tlb_flush_all(b->cpu);
+		b->cpu->s.gpr[X86_RAX] = 0;
+		run_on(b, LIN);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], 1);
+	}
+}
+
+/* A jump whose last four bytes are of another page: first of RAM, where it is translated, then of a
+ * device, which reads as the same. */
+#define SPLIT  0x40fffu
+#define TARGET (SPLIT + 5 + 0x11111111u)
+static void an_instruction_whose_end_comes_from_a_device_is_executed(void **state)
+{
+	struct board *b = *state;
+	uint64_t pte = board_pte(b, SPLIT + 1);
+
+	board_load(b, SPLIT, "\xe9\x11\x11\x11\x11", 5);
+	for (unsigned k = 0; k < 6; k++) {
+		board_long(b, SPLIT);
+		board_pte_set(b, SPLIT + 1, k == 3 || k == 4 ? BOARD_MMIO | 3 : pte);
+		soft_tlb_flush_all(b->cpu);
+		b->cpu->s.cr2 = 0;
+		unsigned count = board_access(b)->count;
+		assert_int_equal(board_run(b), X86_VEC_PF);
+		assert_int_equal(b->cpu->s.cr2, TARGET);
+		assert_int_equal(board_stack(b, 1), TARGET);
+		assert_int_equal(board_access(b)->count > count, k == 3 || k == 4);
+	}
+}
+
+/* Ring 3 reads a page it may not write, then writes it; the handler gives it another one, without
+ * INVLPG, as the fault itself has dropped what the CPU knew. */
+CODE(user_code, "1: mov (%rdi), %rax; mov 8(%rdi), %rcx; mov 16(%rdi), %rdx; dec %ebx; jnz 1b;"
+		"mov %rsi, (%rbp); jmp 2f; 2: mov (%rdi), %r8; mov 8(%rdi), %r9; hlt");
+CODE(handler_code, "mov %r13, (%r12); add $8, %rsp; iretq");
+static void a_page_fault_drops_what_is_known_of_its_page(void **state)
+{
+	const uint64_t lin = 0x50000, other = 0x51000;
+	struct board *b = *state;
+
+	for (unsigned k = 0; k < 2; k++) {
+		board_load(b, BOARD_CODE, user_code, (size_t)(user_code_end - user_code));
+		board_load(b, BOARD_HANDLERS + X86_VEC_PF * 16, handler_code,
+			   (size_t)(handler_code_end - handler_code));
+		for (unsigned n = 0; n < 2; n++) {
+			board_write(b, lin + n * 8, 8, 111 + n);
+			board_write(b, other + n * 8, 8, 221 + n);
+		}
+		board_user(b, BOARD_CODE);
+		board_pte_set(b, lin, lin | 5);
+		soft_tlb_flush_all(b->cpu);
+		uint64_t *gpr = b->cpu->s.gpr;
+		gpr[X86_RDI] = lin;
+		gpr[X86_RBP] = lin + 0x20;
+		gpr[X86_RBX] = 60;
+		gpr[X86_RSI] = 7;
+		gpr[X86_R12] = BOARD_PT + (lin >> 12) * 8;
+		gpr[X86_R13] = other | 7;
+		assert_int_equal(board_run(b), X86_VEC_GP); /* HLT */
+		assert_int_equal(gpr[X86_RAX], 111);
+		assert_int_equal(gpr[X86_R8], 221);
+		assert_int_equal(gpr[X86_R9], 222);
+		assert_int_equal(board_read(b, other + 0x20, 8), 7);
+	}
+}
+
+static int setup_interp(void **state)
+{
+	unsetenv("BOARD_SOFT");
+	return board_setup(state);
+}
+
+#define I(f) cmocka_unit_test_setup_teardown(f, setup_interp, board_teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, board_setup_translate, board_teardown)
+#define D(f) cmocka_unit_test_setup_teardown(f, board_setup_direct, board_teardown)
+#define L(f) cmocka_unit_test_setup_teardown(f, board_setup_lockstep, board_teardown)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+	    I(what_is_decoded_when_the_cache_is_full_stays),
+	    T(what_is_decoded_when_the_cache_is_full_stays),
+	    I(blocks_of_two_pages_are_not_linked),
+	    T(blocks_of_two_pages_are_not_linked),
+	    I(an_instruction_whose_end_comes_from_a_device_is_executed),
+	    T(an_instruction_whose_end_comes_from_a_device_is_executed),
+	    I(a_page_fault_drops_what_is_known_of_its_page),
+	    T(a_page_fault_drops_what_is_known_of_its_page),
+	    L(a_page_fault_drops_what_is_known_of_its_page),
+	    D(a_page_fault_drops_what_is_known_of_its_page),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
