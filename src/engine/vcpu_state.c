@@ -73,6 +73,10 @@ static const struct state_field fields[] = {
     ARRAY(84, fpu.vec, 32 * 64),
     ARRAY(85, fpu.fx, 512),
     ARRAY(86, fpu.k, 8),
+    SCALAR(87, nmi_pending),
+    SCALAR(88, init_pending),
+    SCALAR(89, sipi_pending),
+    SCALAR(90, sipi_vector),
     STATE_END,
 };
 

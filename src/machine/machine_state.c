@@ -43,6 +43,32 @@ static const struct state_desc clock_desc = {
     .check = clock_state_check,
 };
 
+/* Edges that wait for the CPU are in its link: whichever engine there is, and after its get_state,
+ * which may put one there. */
+#define LINK_EDGES (CPU_EVENT_NMI | CPU_EVENT_INIT | CPU_EVENT_SIPI | CPU_EVENT_SMI)
+
+static void edges_get(struct vcpu *vcpu, struct x86_state *s)
+{
+	uint32_t events = atomic_load(&vcpu->link.events);
+
+	s->nmi_pending = !!(events & CPU_EVENT_NMI);
+	s->init_pending = !!(events & CPU_EVENT_INIT);
+	s->sipi_pending = !!(events & CPU_EVENT_SIPI);
+	s->sipi_vector = atomic_load(&vcpu->link.sipi_vector);
+}
+
+static void edges_set(struct vcpu *vcpu, const struct x86_state *s)
+{
+	uint32_t events = (s->nmi_pending ? CPU_EVENT_NMI : 0) |
+			  (s->init_pending ? CPU_EVENT_INIT : 0) |
+			  (s->sipi_pending ? CPU_EVENT_SIPI : 0);
+
+	cpu_link_clear(&vcpu->link, LINK_EDGES);
+	atomic_store(&vcpu->link.sipi_vector, s->sipi_vector);
+	if (events)
+		cpu_link_raise(&vcpu->link, events);
+}
+
 static int save_cpus(struct machine *m, struct wbuf *out, struct error *err)
 {
 	struct x86_state *s = malloc(sizeof(*s));
@@ -50,10 +76,12 @@ static int save_cpus(struct machine *m, struct wbuf *out, struct error *err)
 
 	for (unsigned i = 0; !r && i < m->env.cpus; i++) {
 		r = m->engine->ops->get_state(m->vcpu[i], s);
-		if (r)
+		if (r) {
 			error_set(err, r, "cannot read the state of CPU %u", i);
-		else
-			state_save(&x86_state_desc, i, s, out);
+			break;
+		}
+		edges_get(m->vcpu[i], s);
+		state_save(&x86_state_desc, i, s, out);
 	}
 	free(s);
 	return r;
@@ -131,6 +159,9 @@ static int load_decode(struct machine *m, struct loading *l, struct rbuf *in, st
 		r = m->engine->ops->get_state(m->vcpu[i], &l->cpus[i]);
 		if (r)
 			return error_set(err, r, "cannot read the state of CPU %u", i);
+		/* Older states do not have them. */
+		l->cpus[i].nmi_pending = l->cpus[i].init_pending = l->cpus[i].sipi_pending = 0;
+		l->cpus[i].sipi_vector = 0;
 		r = state_decode(&x86_state_desc, i, &l->cpus[i], in, &l->cpu[i], err);
 	}
 	for (struct device *dev = m->devices; !r && dev; dev = dev->next) {
@@ -186,6 +217,8 @@ int machine_load(struct machine *m, struct rbuf *in, struct error *err)
 	r = load_decode(m, l, in, err);
 	if (!r)
 		r = commit_cpus(m, l, err);
+	for (unsigned i = 0; !r && i < m->env.cpus; i++)
+		edges_set(m->vcpu[i], &l->cpus[i]);
 	if (!r) {
 		state_commit(l->clock, &l->clock_now);
 		l->clock = NULL;

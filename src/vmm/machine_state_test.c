@@ -182,6 +182,44 @@ static void state_moves_to_another_machine(void **state)
 	unmake(&to);
 }
 
+/* NMI, INIT and SIPI that a CPU has not taken yet. */
+static void edges_that_wait_move_along(void **state)
+{
+	const uint32_t edges = CPU_EVENT_NMI | CPU_EVENT_INIT | CPU_EVENT_SIPI;
+	struct wbuf none, some, again;
+	struct cpu_link *link;
+	struct fixture f;
+
+	make(&f, CPUS);
+	link = &machine_vcpu(f.m, 1)->link;
+	save(&f, &none);
+	for (unsigned i = 0; i < 8; i++) {
+		uint32_t events = (i & 1 ? CPU_EVENT_NMI : 0) | (i & 2 ? CPU_EVENT_INIT : 0) |
+				  (i & 4 ? CPU_EVENT_SIPI : 0);
+
+		cpu_link_clear(link, edges);
+		cpu_link_raise(link, events);
+		atomic_store(&link->sipi_vector, (uint8_t)(0x90 + i));
+		save(&f, &some);
+		cpu_link_raise(link, edges);
+		atomic_store(&link->sipi_vector, 1);
+		assert_int_equal(load(&f, some.data, some.len), 0);
+		assert_int_equal(atomic_load(&link->events) & edges, events);
+		assert_int_equal(atomic_load(&link->sipi_vector), 0x90 + i);
+		save(&f, &again);
+		assert_same(&some, &again);
+		/* What is refused changes nothing here either. */
+		assert_int_equal(load(&f, none.data, none.len - 1), -EINVAL);
+		assert_int_equal(atomic_load(&link->events) & edges, events);
+		wbuf_fini(&some);
+		wbuf_fini(&again);
+	}
+	assert_int_equal(load(&f, none.data, none.len), 0);
+	assert_int_equal(atomic_load(&link->events) & edges, 0);
+	wbuf_fini(&none);
+	unmake(&f);
+}
+
 static void state_of_a_machine_of_another_shape_is_refused(void **state)
 {
 	struct fixture one, two;
@@ -264,6 +302,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(a_machine_that_ran_saves_loads_and_saves_the_same),
 	    cmocka_unit_test(state_moves_to_another_machine),
+	    cmocka_unit_test(edges_that_wait_move_along),
 	    cmocka_unit_test(state_of_a_machine_of_another_shape_is_refused),
 	    cmocka_unit_test(truncated_state_changes_nothing),
 	    cmocka_unit_test(corrupt_state_is_refused_whole_or_taken_whole),

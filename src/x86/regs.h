@@ -120,6 +120,8 @@ enum x86_vector {
 #define X86_DR7_FIXED UINT64_C(0x400)
 #define X86_DR7_GD    BIT64(13)
 
+#define X86_DEBUGCTL_BTF BIT64(1)
+
 #define MSR_TSC		   0x10u
 #define MSR_PLATFORM_ID	   0x17u
 #define MSR_APIC_BASE	   0x1bu

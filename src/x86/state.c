@@ -114,7 +114,8 @@ static const char *check_control(const struct x86_state *s)
 		return "RFLAGS has reserved bits";
 	if (s->rflags & X86_VM && (lma || !(s->cr0 & X86_CR0_PE)))
 		return "virtual-8086 mode is set where it cannot be";
-	if (lma ? !canonical(s, s->rip) : s->rip >> 32 != 0)
+	/* In long mode it may be anything: AMD's CPUs go there and fault at the fetch. */
+	if (!lma && s->rip >> 32)
 		return "the instruction pointer is out of range";
 	if (s->xcr0 & ~(X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX | X86_XCR0_AVX512 | BIT64(9)) ||
 	    !(s->xcr0 & X86_XCR0_X87) || (s->xcr0 & X86_XCR0_AVX && !(s->xcr0 & X86_XCR0_SSE)) ||
@@ -126,7 +127,7 @@ static const char *check_control(const struct x86_state *s)
 	return NULL;
 }
 
-static const char *check_one_segment(const struct x86_state *s, const struct x86_seg *g)
+static const char *check_one_segment(const struct x86_seg *g)
 {
 	if (g->attr & ~0x1f0ffu)
 		return "a segment's attributes have reserved bits";
@@ -134,9 +135,15 @@ static const char *check_one_segment(const struct x86_state *s, const struct x86
 		return NULL;
 	if (g->attr & X86_SEG_G ? (g->limit & 0xfff) != 0xfff : g->limit > 0xfffff)
 		return "a segment's limit disagrees with its granularity";
-	if (!(s->efer & X86_EFER_LMA) && g->base >> 32)
-		return "a segment's base is beyond 4 GiB outside of long mode";
 	return NULL;
+}
+
+/* Bases beyond 4 GiB are loaded in long mode, and stay when it is left. Not those that only
+ * descriptors load. */
+static _Bool base_is_low(const struct x86_state *s, unsigned i)
+{
+	return i >= X86_FS || s->efer & X86_EFER_LMA || s->seg[i].attr & X86_SEG_UNUSABLE ||
+	       !(s->seg[i].base >> 32);
 }
 
 static const char *check_segments(const struct x86_state *s)
@@ -145,17 +152,19 @@ static const char *check_segments(const struct x86_state *s)
 	const char *why;
 
 	for (unsigned i = 0; i < 6; i++) {
-		why = check_one_segment(s, &s->seg[i]);
+		why = check_one_segment(&s->seg[i]);
 		if (why)
 			return why;
 		if (!(s->seg[i].attr & (X86_SEG_UNUSABLE | X86_SEG_S)))
 			return "a segment register holds a system segment";
+		if (!base_is_low(s, i))
+			return "a segment's base is beyond 4 GiB outside of long mode";
 		if (!canonical(s, s->seg[i].base))
 			return "a segment's base is not canonical";
 	}
-	why = check_one_segment(s, &s->ldt);
+	why = check_one_segment(&s->ldt);
 	if (!why)
-		why = check_one_segment(s, &s->tr);
+		why = check_one_segment(&s->tr);
 	if (why)
 		return why;
 	if (cs->attr & X86_SEG_UNUSABLE)
@@ -216,7 +225,8 @@ static const char *check_activity(const struct x86_state *s)
 	if (s->activity > X86_SHUTDOWN)
 		return "the activity is not one that exists";
 	if (s->shadow_sti > 1 || s->shadow_ss > 1 || s->nmi_masked > 1 || s->in_smm ||
-	    s->event_valid > 1 || s->event_has_error > 1)
+	    s->event_valid > 1 || s->event_has_error > 1 || s->nmi_pending > 1 ||
+	    s->init_pending > 1 || s->sipi_pending > 1)
 		return "a flag is neither 0 nor 1";
 	if (s->event_kind > X86_EVENT_SOFT ||
 	    (s->event_valid && s->event_kind == X86_EVENT_EXCEPTION && s->event_vector > 31))

@@ -111,7 +111,9 @@ struct x86_state {
 	 * code. */
 	uint8_t event_valid, event_vector, event_kind, event_has_error;
 	uint32_t event_error;
-	uint32_t pad0;
+	/* Edges that the CPU has not taken yet, and the SIPI's vector. They live in the CPU's link;
+	 * here only where a state is saved (machine_state.c). */
+	uint8_t nmi_pending, init_pending, sipi_pending, sipi_vector;
 
 	struct x86_fpu fpu;
 };

@@ -80,9 +80,36 @@ static void refuses_states_that_cannot_be(void **state)
 	REFUSED(s.xcr0 = 0x27);
 	REFUSED(s.activity = 4);
 	REFUSED(s.nmi_masked = 2);
+	REFUSED(s.nmi_pending = 2);
+	REFUSED(s.init_pending = 2);
+	REFUSED(s.sipi_pending = 2);
 	REFUSED(s.event_kind = 4);
 	REFUSED(s.dr7 = BIT64(32));
 	REFUSED(store_le32(s.fpu.fx + X86_FX_MXCSR, 0xffffffff));
+	(void)state;
+}
+
+#define TAKEN(change)                                                                              \
+	do {                                                                                       \
+		struct x86_state s;                                                                \
+		x86_state_reset(&s, 1);                                                            \
+		change;                                                                            \
+		assert_int_equal(x86_state_check(&s, NULL), 0);                                    \
+	} while (0)
+#define LONG(s)                                                                                    \
+	((s).efer = X86_EFER_LME | X86_EFER_LMA, (s).cr0 |= X86_CR0_PE | X86_CR0_PG,               \
+	 (s).cr4 |= X86_CR4_PAE)
+
+static void takes_states_that_guests_reach(void **state)
+{
+	/* Long mode was left with them. */
+	TAKEN(s.seg[X86_FS].base = BIT64(40));
+	TAKEN(s.seg[X86_GS].base = UINT64_C(0xffff888000000000));
+	TAKEN(s.tr.base = UINT64_C(0xfffffe0000000000));
+	TAKEN(s.ldt.base = BIT64(33));
+	/* SYSRET and JMP of AMD's CPUs fault behind the branch. */
+	TAKEN(LONG(s); s.rip = BIT64(50));
+	TAKEN(s.nmi_pending = s.init_pending = s.sipi_pending = 1; s.sipi_vector = 0x9f);
 	(void)state;
 }
 
@@ -92,6 +119,7 @@ int main(void)
 	    cmocka_unit_test(power_on_state_is_valid_and_as_documented),
 	    cmocka_unit_test(init_keeps_msrs_and_vectors),
 	    cmocka_unit_test(refuses_states_that_cannot_be),
+	    cmocka_unit_test(takes_states_that_guests_reach),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -186,9 +186,13 @@ _Bool decode_branch(struct soft_decode *d)
 	    d->op[0].imm.is_relative)
 		out->imm = (uint64_t)d->op[0].imm.value.s + d->zi->length;
 	switch (d->zi->mnemonic) {
-	case ZYDIS_MNEMONIC_JMP: found = branch_near(d, jmp_rel64, jmp_rel, jmp_r, jmp_m); break;
+	case ZYDIS_MNEMONIC_JMP:
+		found = branch_near(d, jmp_rel64, jmp_rel, jmp_r, jmp_m);
+		out->flags |= found ? INSN_JUMP : 0;
+		break;
 	case ZYDIS_MNEMONIC_CALL:
 		found = branch_near(d, call_rel64, call_rel, call_r, call_m);
+		out->flags |= found ? INSN_JUMP : 0;
 		break;
 	case ZYDIS_MNEMONIC_RET:
 		if (d->zi->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR) {
@@ -197,6 +201,7 @@ _Bool decode_branch(struct soft_decode *d)
 		}
 		out->imm &= 0xffff;
 		out->fn = osize == 8 ? ret_64 : ret;
+		out->flags |= INSN_JUMP;
 		break;
 	case ZYDIS_MNEMONIC_JCXZ:
 	case ZYDIS_MNEMONIC_JECXZ:

@@ -144,6 +144,10 @@ struct soft_cpu {
 	unsigned steps_left;
 	uint64_t block_rip; /* where the block under execution began */
 	_Bool step_trap;    /* TF's trap after this instruction; who delivers an event clears it */
+	_Bool rf_loaded;    /* this instruction has loaded RF, which is then the next one's */
+	/* The repeated instruction that was left between two iterations, with breakpoints set or
+	 * single-stepping: an event that comes there pushes RF. UINT64_MAX: none. */
+	uint64_t rep_rip;
 	uint64_t tsc_offset;
 
 	struct vcpu base;

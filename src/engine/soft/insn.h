@@ -33,6 +33,7 @@ enum insn_flags {
 	/* Whatever INSN_SLOW_EA says: the operand has a 32-bit address in 32-bit code, in a segment
 	 * that is flat, or in FS or GS. */
 	INSN_EA32 = 1 << 8,
+	INSN_JUMP = 1 << 9, /* a near branch that is always taken */
 };
 
 /*

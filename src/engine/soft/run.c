@@ -107,8 +107,12 @@ static struct soft_block *lookup(struct soft_cpu *cpu)
 	return soft_cache_lookup(cpu);
 }
 
-/* Executes the instruction at rip alone. */
-static void insn_one(struct soft_cpu *cpu)
+/* What the instruction executed by itself did with rip. */
+enum insn_went { WENT_ON, WENT_AGAIN, WENT_ELSEWHERE };
+
+/* Executes the instruction at rip alone. Again: it is a repeated one with iterations left. That a
+ * conditional branch to the next instruction was taken is not seen. */
+static enum insn_went insn_one(struct soft_cpu *cpu)
 {
 	struct soft_block *b = soft_block_ready(cpu, lookup(cpu));
 	const struct insn *i = &b->insn[0];
@@ -116,16 +120,20 @@ static void insn_one(struct soft_cpu *cpu)
 	if (!(cpu->mode & SOFT_MODE_64) && cpu->s.rip + i->len - 1 > cpu->s.seg[X86_CS].limit)
 		soft_raise_err(cpu, X86_VEC_GP, 0);
 	uint64_t next = soft_next_rip(cpu, i);
-	_Bool branch = !!(i->flags & INSN_BRANCH);
-	cpu->block_rip = cpu->s.rip;
+	unsigned flags = i->flags; /* the block may be dropped */
+	uint64_t rip = cpu->s.rip;
+	cpu->block_rip = rip;
 	cpu->cache->current = b;
 	cpu->alone = 1;
 	i->fn(cpu, i);
 	cpu->alone = 0;
 	cpu->cache->current = NULL;
 	cpu->stats.retired++;
-	if (!branch)
+	if (!(flags & INSN_BRANCH))
 		cpu->s.rip = next;
+	if (flags & (INSN_REP | INSN_REPNE))
+		return cpu->s.rip == rip ? WENT_AGAIN : WENT_ON;
+	return cpu->s.rip != next || (flags & INSN_JUMP) ? WENT_ELSEWHERE : WENT_ON;
 }
 
 /* DR6 bits of instruction breakpoints at rip. */
@@ -158,13 +166,19 @@ static void step(struct soft_cpu *cpu)
 	if (!ss)
 		cpu->debug_hits = 0;
 	cpu->step_trap = trap;
-	insn_one(cpu);
+	cpu->rf_loaded = 0;
+	_Bool btf = cpu->s.debugctl & X86_DEBUGCTL_BTF;
+	enum insn_went went = insn_one(cpu);
+	/* Only after taken branches (SDM3 18.4.4). */
+	if (btf && went != WENT_ELSEWHERE)
+		cpu->step_trap = 0;
+	cpu->rep_rip = went == WENT_AGAIN ? cpu->s.rip : UINT64_MAX;
 	/* A shadow lasts for one instruction, and is not prolonged by repeating it. */
 	if (sti)
 		cpu->s.shadow_sti = 0;
 	if (ss)
 		cpu->s.shadow_ss = 0;
-	if (rf && (cpu->s.rflags & X86_RF)) {
+	if (rf && (cpu->s.rflags & X86_RF) && !cpu->rf_loaded && went != WENT_AGAIN) {
 		cpu->s.rflags &= ~(uint64_t)X86_RF;
 		soft_mode_update(cpu);
 	}
@@ -174,7 +188,7 @@ static void step(struct soft_cpu *cpu)
 	if (cpu->debug_hits || (trap && cpu->step_trap)) {
 		uint64_t dr6 = cpu->debug_hits | (trap && cpu->step_trap ? X86_DR6_BS : 0);
 		cpu->debug_hits = 0;
-		soft_raise_db(cpu, dr6, 0);
+		soft_raise_db(cpu, dr6, went == WENT_AGAIN);
 	}
 }
 

@@ -216,6 +216,7 @@ static int cpu_set_state(struct vcpu *vcpu, const struct x86_state *in)
 	cpu->af = soft_af_of(in->rflags);
 	cpu->exc.valid = cpu->delivering.valid = 0;
 	cpu->debug_hits = 0;
+	cpu->rep_rip = UINT64_MAX;
 	soft_tsc_set(cpu, in->tsc);
 	soft_tlb_flush_all(cpu);
 	soft_mode_update(cpu);

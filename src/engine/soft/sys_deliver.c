@@ -63,13 +63,13 @@ void sys_settle(struct soft_cpu *cpu)
 	cpu->delivering.valid = 0;
 }
 
-#define DEBUGCTL_LBR_BTF 3u
+#define DEBUGCTL_LBR 1u
 
 static void debug_registers(struct soft_cpu *cpu, uint64_t hits)
 {
 	cpu->s.dr6 = (cpu->s.dr6 & ~UINT64_C(15)) | hits;
 	cpu->s.dr7 &= ~X86_DR7_GD;
-	cpu->s.debugctl &= ~(uint64_t)DEBUGCTL_LBR_BTF;
+	cpu->s.debugctl &= ~(uint64_t)(DEBUGCTL_LBR | X86_DEBUGCTL_BTF);
 	soft_mode_update(cpu);
 }
 
@@ -81,6 +81,7 @@ void sys_deliver(struct soft_cpu *cpu)
 	sys_settle(cpu);
 	e = cpu->exc;
 	cpu->exc.valid = 0;
+	cpu->rep_rip = UINT64_MAX;
 	cpu->delivering = e;
 	cpu->s.activity = X86_RUNNING;
 	cpu->s.shadow_sti = cpu->s.shadow_ss = 0;
@@ -108,6 +109,10 @@ void sys_interrupt(struct soft_cpu *cpu, unsigned vector, unsigned kind)
 	struct sys_delivery d = {
 	    .vector = vector, .ext = 1, .rip = cpu->s.rip, .flags = soft_flags_get(cpu)};
 
+	/* Between the iterations of a repeated instruction (SDM3 18.3.1.1). */
+	if (cpu->rep_rip == cpu->s.rip)
+		d.flags |= X86_RF;
+	cpu->rep_rip = UINT64_MAX;
 	cpu->delivering =
 	    (struct soft_event){.valid = 1, .vector = (uint8_t)vector, .kind = (uint8_t)kind};
 	cpu->s.activity = X86_RUNNING;

@@ -304,11 +304,6 @@ static int write_intel(struct soft_cpu *cpu, uint32_t msr, uint64_t v)
 			return -1;
 		cpu->s.misc_enable = v & MISC_ENABLE_WRITABLE;
 		return 0;
-	case MSR_APIC_BASE: {
-		int rc = soft_msr_write(cpu, msr, v);
-		soft_mmu_apic(cpu);
-		return rc;
-	}
 	default: return soft_msr_write(cpu, msr, v);
 	}
 }
@@ -380,6 +375,11 @@ int sys_msr_write(struct soft_cpu *cpu, uint32_t msr, uint64_t v)
 				&cpu->s.spec_ctrl, v);
 	case MSR_PRED_CMD: return has_ibpb(cpu) && !(v & ~UINT64_C(1)) ? 0 : -1;
 	case MSR_XSS: return has_xss(cpu) && !v ? 0 : -1;
+	case MSR_APIC_BASE: {
+		int rc = soft_msr_write(cpu, msr, v);
+		soft_mmu_apic(cpu);
+		return rc;
+	}
 	default: return is_amd(cpu) ? write_amd(cpu, msr, v) : write_intel(cpu, msr, v);
 	}
 }

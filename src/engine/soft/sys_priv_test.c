@@ -187,6 +187,46 @@ static void msrs_by_vendor_and_reserved_bits(void **state)
 		}
 }
 
+static uint64_t moved_base(void *apic)
+{
+	return *(uint64_t *)apic;
+}
+static int moved_write(void *apic, uint32_t msr, uint64_t value)
+{
+	*(uint64_t *)apic = value & ~UINT64_C(0xfff);
+	return 0;
+}
+static _Bool moved_read(void *apic, uint64_t addr, unsigned size, uint64_t *value)
+{
+	*value = 0x5a5a5a5a;
+	return (addr & ~UINT64_C(0xfff)) == *(uint64_t *)apic;
+}
+
+GUEST_CODE(apic_move, 64, "mov 0x300000, %ebx\n xor %edx, %edx\n wrmsr\n mov 0x300000, %ebx\n hlt");
+
+static void the_apics_page_moves_at_once(void **state)
+{
+	struct fixture *f = *state;
+	struct cpu_apic_ops ops = fixture_apic;
+	uint64_t apic_page;
+
+	ops.mmio_base = moved_base;
+	ops.msr_write = moved_write;
+	ops.mmio_read = moved_read;
+	f->vcpu->apic = (struct cpu_apic){&ops, &apic_page};
+	for (int amd = 0; amd < 2; amd++) {
+		apic_page = UINT64_MAX;
+		f->policy.amd = amd != 0;
+		fixture_long(f, 0);
+		f->s.gpr[X86_RCX] = MSR_APIC_BASE;
+		f->s.gpr[X86_RAX] = 0x300800;
+		RUN(f, apic_move);
+		assert_int_equal(f->vector, -1);
+		assert_int_equal(f->s.gpr[X86_RBX], 0x5a5a5a5a);
+	}
+	f->vcpu->apic = (struct cpu_apic){&fixture_apic, f};
+}
+
 static void efer_keeps_lma_and_reads_back(void **state)
 {
 	struct fixture *f = *state;
@@ -352,6 +392,7 @@ int main(void)
 	    SYS_TEST(general_detect_stops_the_access_and_disarms_itself),
 	    SYS_TEST(single_steps_trap_after_the_instruction),
 	    SYS_TEST(msrs_by_vendor_and_reserved_bits),
+	    SYS_TEST(the_apics_page_moves_at_once),
 	    SYS_TEST(efer_keeps_lma_and_reads_back),
 	    SYS_TEST(tsc_and_its_adjustment_move_together),
 	    SYS_TEST(doors_answer_what_the_cpu_does_not_know),

@@ -210,6 +210,7 @@ void sys_insn_iret(struct soft_cpu *cpu, const struct insn *i)
 {
 	/* Even an IRET that faults lets NMIs in again (SDM3 6.7.1). */
 	cpu->s.nmi_masked = 0;
+	cpu->rf_loaded = i->osize > 2; /* unless it faults */
 	if (soft_is_v86(cpu) && sys_iopl(cpu) < 3)
 		iret_vme(cpu, i);
 	else if (!sys_has_selectors(cpu))

@@ -198,6 +198,7 @@ static void registers_load(struct soft_cpu *cpu, const struct task *t, uint32_t 
 	soft_flags_set(cpu, (eflags & (X86_ARITH | X86_TF | X86_IF | X86_DF | X86_IOPL | X86_NT |
 				       X86_RF | X86_VM | X86_AC | X86_VIF | X86_VIP | X86_ID)) |
 				X86_FIXED);
+	cpu->rf_loaded = 1;
 	cpu->s.dr7 &= ~UINT64_C(0x155); /* local breakpoints and LE */
 }
 

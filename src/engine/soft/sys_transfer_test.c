@@ -93,6 +93,24 @@ static void a_bad_segment_of_a_task_faults_inside_the_new_task(void **state)
 	assert_true(stacked(f, 3, 4) & X86_NT);
 }
 
+GUEST_CODE(task_jump, 32, "ljmp $0x40, $0\n hlt");
+
+static void a_task_is_entered_with_its_own_rf(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned rf = 0; rf < 2; rf++) {
+		fixture_protected(f, 0);
+		task_b_image(f, SEL_CODE0, X86_FIXED | (rf ? X86_RF : 0));
+		put(f, 0x18000, 0xf4 << 8 | 0x90, 2);
+		f->s.rflags |= X86_RF; /* the jump runs with it */
+		f->s.dr[0] = 0x18000;
+		f->s.dr7 |= 2;
+		RUN(f, task_jump);
+		assert_int_equal(f->vector, rf ? -1 : X86_VEC_DB);
+	}
+}
+
 static void a_busy_task_is_not_called(void **state)
 {
 	struct fixture *f = *state;
@@ -324,6 +342,7 @@ int main(void)
 	    SYS_TEST(a_far_return_to_ring_3_releases_both_stacks_and_hides_segments),
 	    SYS_TEST(a_task_is_called_and_returns),
 	    SYS_TEST(a_bad_segment_of_a_task_faults_inside_the_new_task),
+	    SYS_TEST(a_task_is_entered_with_its_own_rf),
 	    SYS_TEST(a_busy_task_is_not_called),
 	    SYS_TEST(an_exception_through_a_task_gate_switches),
 	    SYS_TEST(segment_loads_check_table_type_privilege_and_presence),

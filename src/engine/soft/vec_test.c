@@ -287,6 +287,36 @@ static void a_gather_goes_on_where_a_fault_left_it(void **state)
 	assert_true(v[0] == 0 && v[1] == 0 && v[2] == 0xffffffff);
 }
 
+CODE_BITS(xsave_limit, 32, "xor %edx, %edx; mov $7, %eax; xsave (%edx); hlt");
+CODE_BITS(xrstor_limit, 32, "xor %edx, %edx; mov $7, %eax; xrstor (%edx); hlt");
+static void xsave_areas_are_within_their_segments(void **state)
+{
+	struct board *b = *state;
+	const uint32_t end = 576 + 256;
+
+	if (!has_avx2(b))
+		skip();
+	for (unsigned i = 0; i < 4; i++) {
+		if (i & 2)
+			board_load(b, BOARD_CODE, xrstor_limit,
+				   (size_t)(xrstor_limit_end - xrstor_limit));
+		else
+			board_load(b, BOARD_CODE, xsave_limit,
+				   (size_t)(xsave_limit_end - xsave_limit));
+		board_prot(b, BOARD_CODE);
+		b->cpu->s.cr4 |= X86_CR4_OSFXSR | X86_CR4_OSXSAVE;
+		b->cpu->s.xcr0 = 7;
+		b->cpu->s.seg[X86_DS].base = BOARD_DATA;
+		b->cpu->s.seg[X86_DS].limit = end - 1 - (i & 1);
+		b->cpu->s.seg[X86_DS].attr &= ~X86_SEG_G;
+		memset(b->cpu->s.fpu.vec, 0x77, sizeof(b->cpu->s.fpu.vec));
+		board_write(b, BOARD_DATA + 512, 8, 7);
+		board_write(b, BOARD_DATA + 24, 8, 0x1f80);
+		soft_mode_update(b->cpu);
+		assert_int_equal(board_run(b), i & 1 ? X86_VEC_GP : -1);
+	}
+}
+
 CODE(fxsave,
      "fld1; mov $0x20000, %ebx; fxsave64 (%rbx); fninit; pxor %xmm3, %xmm3; fxrstor64 (%rbx);"
      "hlt");
@@ -414,6 +444,7 @@ int main(void)
 	    TEST(a_store_that_faults_unmasked_does_not_reach_a_device),
 	    TEST(masked_moves_touch_only_what_is_chosen),
 	    TEST(a_gather_goes_on_where_a_fault_left_it),
+	    TEST(xsave_areas_are_within_their_segments),
 	    TEST(fxsave_and_fxrstor_are_inverse),
 	    TEST(xrstor_refuses_a_bad_header),
 	    TEST(ldmxcsr_refuses_reserved_bits),

@@ -261,6 +261,13 @@ static uint64_t xs_area(struct soft_cpu *cpu, const struct insn *i, _Bool write)
 	return lin;
 }
 
+/* The segment must hold what is touched, and not the smallest area alone. */
+static void xs_area_check(struct soft_cpu *cpu, const struct insn *i, unsigned len, _Bool write)
+{
+	if (len > XS_EXTENDED)
+		(void)soft_lin(cpu, i, len, write);
+}
+
 /* Writes the components of `mask`, MXCSR if asked; everything has been probed. `layout` is what
  * goes to XCOMP_BV. */
 static void xs_store(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, uint64_t mask,
@@ -301,6 +308,7 @@ static void xs_save(struct soft_cpu *cpu, const struct insn *i, _Bool optimize)
 {
 	uint64_t lin = xs_area(cpu, i, 1), mask = xs_requested(cpu), used = vec_in_use(cpu), bv;
 
+	xs_area_check(cpu, i, xs_end(cpu, mask, 0), 1);
 	xs_probe_area(cpu, i, lin, xs_end(cpu, mask, 0));
 	bv = soft_read64(cpu, i->seg, lin + XS_HEADER);
 	xs_store(cpu, i, lin, optimize ? mask & used : mask, 0,
@@ -323,6 +331,7 @@ static void vec_xsavec(struct soft_cpu *cpu, const struct insn *i)
 
 	if (xs_mxcsr(cpu) != 0x1f80)
 		used |= X86_XCR0_SSE;
+	xs_area_check(cpu, i, xs_end(cpu, mask, mask | XS_COMPACT), 1);
 	xs_probe_area(cpu, i, lin, xs_end(cpu, mask, mask | XS_COMPACT));
 	xs_store(cpu, i, lin, mask & used, mask | XS_COMPACT, mask & used & X86_XCR0_SSE);
 	soft_write64(cpu, i->seg, lin + XS_HEADER, mask & used);
@@ -384,6 +393,7 @@ static void vec_xrstor(struct soft_cpu *cpu, const struct insn *i)
 	memcpy(&bv, image + XS_HEADER, 8);
 	memcpy(&comp, image + XS_HEADER + 8, 8);
 	compact = comp & XS_COMPACT;
+	xs_area_check(cpu, i, xs_end(cpu, mask & bv, comp), 0);
 	for (unsigned n = XS_FIRST; n < VEC_XSAVE_PARTS; n++) {
 		unsigned count, size;
 
