@@ -92,5 +92,9 @@ void seg_load_real(struct x86_seg *seg, uint16_t selector, _Bool v86)
 	if (v86) {
 		seg->limit = 0xffff;
 		seg->attr = 0xf3;
+	} else if (seg->attr & X86_SEG_UNUSABLE) {
+		/* Null in protected mode; real mode knows no such thing. */
+		seg->limit = 0xffff;
+		seg->attr = 0x93;
 	}
 }

@@ -104,7 +104,8 @@ _Bool seg_hidden_from(const struct x86_seg *seg, unsigned cpl);
 struct x86_seg seg_null(uint16_t selector, unsigned cpl);
 
 /* What loading a segment register does in real-address mode (virtual-8086: `v86`, which sets access
- * rights and limit as well). Real mode keeps limit and rights ("unreal mode"). */
+ * rights and limit as well). Real mode keeps limit and rights ("unreal mode"), but those of a null
+ * segment, which become usual ones. */
 void seg_load_real(struct x86_seg *seg, uint16_t selector, _Bool v86);
 
 #endif

@@ -210,7 +210,7 @@ static int cpu_set_state(struct vcpu *vcpu, const struct x86_state *in)
 	struct soft_cpu *cpu = soft_cpu_of(vcpu);
 
 	/* Host code would have the host's CPU load what the guest's does not have. */
-	if (in->xcr0 & ~cpu->base.engine->env->cpuid->xcr0_allowed)
+	if (in->xcr0 & ~cpu->base.engine->env->cpuid->xcr0_allowed || !vec_state_ok(cpu, in))
 		return -EINVAL;
 	cpu->s = *in;
 	cpu->af = soft_af_of(in->rflags);

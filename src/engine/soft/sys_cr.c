@@ -160,31 +160,37 @@ static void gpr_result(struct soft_cpu *cpu, const struct insn *i, uint64_t v)
 	insn_gpr_set(cpu, i->r1, soft_is64(cpu) ? 8 : 4, v);
 }
 
+/* A register that there is not comes before the privilege, as for the CPUs. */
+static void cr_check(struct soft_cpu *cpu, unsigned n)
+{
+	if (n > 8 || !(BIT32(n) & (BIT32(0) | BIT32(2) | BIT32(3) | BIT32(4) | BIT32(8))))
+		sys_ud(cpu);
+	sys_need_ring0(cpu);
+}
+
 void sys_insn_mov_to_cr(struct soft_cpu *cpu, const struct insn *i)
 {
 	uint64_t v = gpr_operand(cpu, i);
 
-	sys_need_ring0(cpu);
+	cr_check(cpu, i->aux);
 	switch (i->aux) {
 	case 0: cr0_write(cpu, v); break;
 	case 2: cpu->s.cr2 = v; break;
 	case 3: cr3_write(cpu, v); break;
 	case 4: cr4_write(cpu, v); break;
-	case 8: cr8_write(cpu, v); break;
-	default: sys_ud(cpu);
+	default: cr8_write(cpu, v); break;
 	}
 }
 
 void sys_insn_mov_from_cr(struct soft_cpu *cpu, const struct insn *i)
 {
-	sys_need_ring0(cpu);
+	cr_check(cpu, i->aux);
 	switch (i->aux) {
 	case 0: gpr_result(cpu, i, cpu->s.cr0); break;
 	case 2: gpr_result(cpu, i, cpu->s.cr2); break;
 	case 3: gpr_result(cpu, i, cpu->s.cr3); break;
 	case 4: gpr_result(cpu, i, cpu->s.cr4); break;
-	case 8: gpr_result(cpu, i, soft_cr8_read(cpu)); break;
-	default: sys_ud(cpu);
+	default: gpr_result(cpu, i, soft_cr8_read(cpu)); break;
 	}
 }
 

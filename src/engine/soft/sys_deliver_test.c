@@ -63,6 +63,25 @@ static void limits_survive_the_way_back_to_real_mode(void **state)
 	assert_int_equal(f->s.seg[X86_DS].selector, 0);
 }
 
+GUEST_CODE(null_real, 16,
+	   "lgdtl 0x700\n mov %cr0, %eax\n or $1, %al\n mov %eax, %cr0\n xor %bx, %bx\n"
+	   "mov %bx, %fs\n and $0xfe, %al\n mov %eax, %cr0\n mov $0x3000, %bx\n"
+	   "mov %bx, %fs\n movb $0x5a, %fs:0x10\n hlt");
+
+static void a_null_segment_is_loaded_anew_in_real_mode(void **state)
+{
+	struct fixture *f = *state;
+
+	fixture_real(f);
+	fixture_tables(f, 0);
+	put(f, 0x700, GDT_LIMIT, 2);
+	put(f, 0x702, GDT, 4);
+	assert_int_equal(RUN(f, null_real), RUN_HALTED);
+	assert_int_equal(f->vector, -1);
+	assert_int_equal(get(f, 0x30010, 1), 0x5a);
+	assert_int_equal(f->s.seg[X86_FS].limit, 0xffff);
+}
+
 GUEST_CODE(ud2, 32, "ud2\n hlt");
 GUEST_CODE(int3, 32, "int3\n hlt");
 GUEST_CODE(int80, 32, "int $0x80\n hlt");
@@ -346,6 +365,7 @@ int main(void)
 	    SYS_TEST(real_mode_interrupts_push_three_words),
 	    SYS_TEST(a_real_mode_vector_outside_of_the_table_ends_in_shutdown),
 	    SYS_TEST(limits_survive_the_way_back_to_real_mode),
+	    SYS_TEST(a_null_segment_is_loaded_anew_in_real_mode),
 	    SYS_TEST(faults_push_rf_and_traps_do_not),
 	    SYS_TEST(an_interrupt_from_ring_3_takes_the_stack_of_the_tss),
 	    SYS_TEST(a_gate_above_the_callers_privilege_refuses_int_n),

@@ -202,6 +202,27 @@ static _Bool moved_read(void *apic, uint64_t addr, unsigned size, uint64_t *valu
 	return (addr & ~UINT64_C(0xfff)) == *(uint64_t *)apic;
 }
 
+GUEST_CODE(cr1_read, 64, ".byte 0x0f, 0x20, 0xc8\n hlt");
+GUEST_CODE(cr9_write, 64, ".byte 0x44, 0x0f, 0x22, 0xc8\n hlt");
+GUEST_CODE(cr0_read, 64, "mov %cr0, %rax\n hlt");
+
+static void control_registers_that_do_not_exist_are_undefined_in_every_ring(void **state)
+{
+	struct fixture *f = *state;
+
+	for (unsigned ring = 0; ring <= 3; ring += 3) {
+		fixture_long(f, ring);
+		RUN(f, cr1_read);
+		assert_int_equal(f->vector, X86_VEC_UD);
+		fixture_long(f, ring);
+		RUN(f, cr9_write);
+		assert_int_equal(f->vector, X86_VEC_UD);
+		fixture_long(f, ring);
+		RUN(f, cr0_read);
+		assert_int_equal(f->vector, ring ? X86_VEC_GP : -1);
+	}
+}
+
 GUEST_CODE(apic_move, 64, "mov 0x300000, %ebx\n xor %edx, %edx\n wrmsr\n mov 0x300000, %ebx\n hlt");
 
 static void the_apics_page_moves_at_once(void **state)
@@ -392,6 +413,7 @@ int main(void)
 	    SYS_TEST(general_detect_stops_the_access_and_disarms_itself),
 	    SYS_TEST(single_steps_trap_after_the_instruction),
 	    SYS_TEST(msrs_by_vendor_and_reserved_bits),
+	    SYS_TEST(control_registers_that_do_not_exist_are_undefined_in_every_ring),
 	    SYS_TEST(the_apics_page_moves_at_once),
 	    SYS_TEST(efer_keeps_lma_and_reads_back),
 	    SYS_TEST(tsc_and_its_adjustment_move_together),

@@ -202,6 +202,14 @@ int vec_init(struct soft_cpu *cpu)
 	return vec_init_avx512(cpu);
 }
 
+_Bool vec_state_ok(const struct soft_cpu *cpu, const struct x86_state *s)
+{
+	uint32_t mxcsr;
+
+	memcpy(&mxcsr, s->fpu.fx + X86_FX_MXCSR, sizeof(mxcsr));
+	return vec_mxcsr_ok(cpu, mxcsr);
+}
+
 void vec_fini(struct soft_cpu *cpu)
 {
 	if (!cpu->vec)

@@ -4,6 +4,8 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <errno.h>
+#include "engine/engine.h"
 #include "engine/soft/testcode.h"
 #include "engine/soft/vec.h"
 
@@ -287,6 +289,21 @@ static void a_gather_goes_on_where_a_fault_left_it(void **state)
 	assert_true(v[0] == 0 && v[1] == 0 && v[2] == 0xffffffff);
 }
 
+static void a_state_with_mxcsr_bits_that_the_host_does_not_have_is_refused(void **state)
+{
+	struct board *b = *state;
+	struct x86_state s;
+	uint32_t mxcsr = 0x21f80, mask = b->cpu->vec->mxcsr_mask;
+
+	assert_int_equal(engine_soft.get_state(&b->cpu->base, &s), 0);
+	memcpy(s.fpu.fx + X86_FX_MXCSR, &mxcsr, sizeof(mxcsr));
+	b->cpu->vec->mxcsr_mask = 0xffff;
+	assert_int_equal(engine_soft.set_state(&b->cpu->base, &s), -EINVAL);
+	b->cpu->vec->mxcsr_mask = 0x2ffff;
+	assert_int_equal(engine_soft.set_state(&b->cpu->base, &s), 0);
+	b->cpu->vec->mxcsr_mask = mask;
+}
+
 CODE_BITS(xsave_limit, 32, "xor %edx, %edx; mov $7, %eax; xsave (%edx); hlt");
 CODE_BITS(xrstor_limit, 32, "xor %edx, %edx; mov $7, %eax; xrstor (%edx); hlt");
 static void xsave_areas_are_within_their_segments(void **state)
@@ -444,6 +461,7 @@ int main(void)
 	    TEST(a_store_that_faults_unmasked_does_not_reach_a_device),
 	    TEST(masked_moves_touch_only_what_is_chosen),
 	    TEST(a_gather_goes_on_where_a_fault_left_it),
+	    TEST(a_state_with_mxcsr_bits_that_the_host_does_not_have_is_refused),
 	    TEST(xsave_areas_are_within_their_segments),
 	    TEST(fxsave_and_fxrstor_are_inverse),
 	    TEST(xrstor_refuses_a_bad_header),

@@ -19,6 +19,8 @@ _Bool vec_decode(struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 /* cpu->vec: made and freed with the vCPU. 0 or a negative errno. */
 NODISCARD int vec_init(struct soft_cpu *cpu);
 void vec_fini(struct soft_cpu *cpu);
+/* Can the host's CPU have a state's MXCSR? A bit that it does not know would fault in host code. */
+_Bool vec_state_ok(const struct soft_cpu *cpu, const struct x86_state *s);
 /* The decode cache was emptied: whatever vec_decode made for it (host code) may go. */
 void vec_flush(struct soft_cpu *cpu);
 /* The core's part of it (cache.c): empties the decode cache and calls vec_flush. Legal in a handler
