@@ -24,7 +24,8 @@ struct soft_mmu {
 	    kernel_asid; /* of SOFT_TLB_KERNEL and the kernel's code, under CR4.SMAP; 0: none */
 	unsigned locals; /* how many pages under it are not global; one more than fit: many */
 	uint64_t local[8];
-	uint64_t control; /* the control bits that the TLBs were filled under */
+	uint64_t control;  /* the control bits that the TLBs were filled under */
+	uint64_t reserved; /* bits that no entry may have under them (soft_mmu_reserved) */
 	/* Which 2 MiB and 1 GiB regions may have been entered from a large page: INVLPG in such a
 	 * region has to drop all of its pieces. Hashed, so it may say yes too often. */
 	uint64_t large_2m[16], large_1g;

@@ -189,6 +189,20 @@ void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t lin)
 		direct_forget_page(cpu, lin);
 }
 
+/* Bits that must be 0 in the entries of all levels. */
+static uint64_t reserved_always(const struct soft_cpu *cpu)
+{
+	const struct cpuid_policy *policy = cpu->base.engine->env->cpuid;
+	uint64_t frame = BIT64(policy->phys_bits ? policy->phys_bits : 40) - 1;
+	uint64_t bad = (BIT64(52) - 1) & ~frame;
+
+	if (!(cpu->s.efer & X86_EFER_NXE))
+		bad |= X86_PTE_NX;
+	if (!soft_is_long(cpu))
+		bad |= UINT64_C(0x7ff) << 52;
+	return bad;
+}
+
 void soft_mmu_control(struct soft_cpu *cpu)
 {
 	const struct x86_state *s = &cpu->s;
@@ -201,6 +215,7 @@ void soft_mmu_control(struct soft_cpu *cpu)
 	if (control == cpu->mmu->control)
 		return;
 	cpu->mmu->control = control;
+	cpu->mmu->reserved = reserved_always(cpu);
 	soft_tlb_flush_all(cpu);
 }
 
@@ -386,15 +401,8 @@ static _Bool walk_32(struct soft_cpu *cpu, struct walk *w)
 
 uint64_t soft_mmu_reserved(const struct soft_cpu *cpu, uint64_t e, unsigned shift)
 {
-	const struct cpuid_policy *policy = cpu->base.engine->env->cpuid;
-	uint64_t frame = BIT64(policy->phys_bits ? policy->phys_bits : 40) - 1;
-	_Bool lma = soft_is_long(cpu);
-	uint64_t bad = (BIT64(52) - 1) & ~frame;
+	uint64_t bad = cpu->mmu->reserved;
 
-	if (!(cpu->s.efer & X86_EFER_NXE))
-		bad |= X86_PTE_NX;
-	if (!lma)
-		bad |= UINT64_C(0x7ff) << 52;
 	if (shift > 12 && e & X86_PTE_PS)
 		/* PS is reserved in a PML4E; frame bits below the size, without PAT */
 		bad |= shift == 39 ? X86_PTE_PS : (BIT64(shift) - 1) & ~UINT64_C(0x1fff);
