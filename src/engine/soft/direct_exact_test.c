@@ -91,7 +91,7 @@ CODE(step_popf, "pushf\n"
 		"nop\n"
 		"syscall");
 CODE(int1, "nop\n"
-	   "int1\n"
+	   ".byte 0xf1\n"
 	   "nop\n");
 CODE(int1_as_data, "pushf\n"
 		   "orl $0x100, (%rsp)\n"
