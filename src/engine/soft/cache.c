@@ -111,6 +111,7 @@ void soft_cache_forget(struct soft_cpu *cpu)
 {
 	cpu->cache->jump_gen++;
 	memset(cpu->cache->jump_pages, 0, sizeof(cpu->cache->jump_pages));
+	memset(cpu->cache->jump_spaces, 0, sizeof(cpu->cache->jump_spaces));
 	soft_cache_rekey(cpu);
 }
 
@@ -130,17 +131,43 @@ void soft_cache_forget_free(struct soft_cpu *cpu)
 	}
 }
 
-static unsigned jump_page(uint64_t lin)
+/* Where a page's bit is in jump_pages; with its address space, in jump_spaces, which is so much
+ * larger because spaces come and go: a page of another one that has the same bit makes a fault
+ * forget everything. */
+static uint64_t *jump_page(struct soft_cache *c, uint64_t lin, uint64_t *bit)
 {
-	return (unsigned)(((lin >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 48);
+	uint64_t h = ((lin >> 12) * UINT64_C(0x9e3779b97f4a7c15)) >> 48;
+
+	*bit = BIT64(h % 64);
+	return &c->jump_pages[h / 64];
+}
+
+static uint64_t *jump_space(struct soft_cache *c, uint64_t lin, unsigned asid, uint64_t *bit)
+{
+	uint64_t page = lin >> 12 ^ (uint64_t)asid << 52;
+	/* The upper bits are those that all of the page's and the id's have to do with. */
+	uint64_t h = (page * UINT64_C(0x9e3779b97f4a7c15)) >> 45;
+
+	*bit = BIT64(h % 64);
+	return &c->jump_spaces[h / 64];
 }
 
 /* Most pages whose translation changes hold no code, or none that was run since. */
 void soft_cache_forget_page(struct soft_cpu *cpu, uint64_t lin)
 {
-	unsigned bit = jump_page(lin);
+	uint64_t bit;
 
-	if (cpu->cache->jump_pages[bit / 64] & BIT64(bit % 64))
+	if (*jump_page(cpu->cache, lin, &bit) & bit)
+		soft_cache_forget(cpu);
+}
+
+void soft_cache_forget_here(struct soft_cpu *cpu, uint64_t lin)
+{
+	uint64_t user_bit, kernel_bit;
+	const uint64_t *user = jump_space(cpu->cache, lin, cpu->asid_user, &user_bit);
+	const uint64_t *kernel = jump_space(cpu->cache, lin, cpu->asid_kernel, &kernel_bit);
+
+	if (*user & user_bit || *kernel & kernel_bit)
 		soft_cache_forget(cpu);
 }
 
@@ -412,7 +439,9 @@ struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)
 	}
 	if (!b)
 		return cross_lookup(cpu, lin);
-	c->jump_pages[jump_page(lin) / 64] |= BIT64(jump_page(lin) % 64);
+	uint64_t bit;
+	*jump_page(c, lin, &bit) |= bit;
+	*jump_space(c, lin, cpu->asid_code, &bit) |= bit;
 	j->lin = lin;
 	j->key = c->jump_key;
 	j->block = b;

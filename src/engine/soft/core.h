@@ -180,8 +180,10 @@ struct soft_cache {
 	uint64_t ghosts[2][SOFT_GHOSTS / 64];
 	unsigned decoded, returned;
 	uint64_t jump_key, jump_gen;
-	uint64_t jump_pages[1024]; /* linear pages that the table may have blocks of, by a hash */
-	uint32_t *hash;		   /* memory for SOFT_BLOCKS */
+	/* Linear pages that the table may have blocks of, by a hash; and such pages of an address
+	 * space. */
+	uint64_t jump_pages[1024], jump_spaces[8192];
+	uint32_t *hash; /* memory for SOFT_BLOCKS */
 	unsigned hash_bits;
 	uint32_t pages[SOFT_PAGE_HASH];
 	struct soft_code_page page[SOFT_CODE_PAGES];
@@ -253,6 +255,7 @@ void soft_cache_rekey(struct soft_cpu *cpu);
 void soft_cache_forget(struct soft_cpu *cpu);	   /* new generation of linear addresses */
 void soft_cache_forget_free(struct soft_cpu *cpu); /* those of blocks that are no more */
 void soft_cache_forget_page(struct soft_cpu *cpu, uint64_t lin); /* at least those of one page */
+void soft_cache_forget_here(struct soft_cpu *cpu, uint64_t lin); /* ... in this address space */
 /* Code in a page was changed, by whomever: drops it in every vCPU's cache. `self` may be NULL. */
 struct soft_engine;
 void soft_code_changed(struct soft_engine *engine, struct soft_cpu *self, uint8_t *flags,

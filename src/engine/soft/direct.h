@@ -190,6 +190,7 @@ void direct_map_expected(struct soft_cpu *cpu, struct direct_space *s, uint64_t 
 /* The translation of one page, or all of them (the ids of address spaces start over), are dropped.
  */
 void direct_forget_page(struct soft_cpu *cpu, uint64_t lin);
+void direct_forget_here(struct soft_cpu *cpu, uint64_t lin); /* ... in the present address space */
 void direct_forget_all(struct soft_cpu *cpu);
 /* Nobody may write to a page (or, UINT64_MAX, any page) any more without a new fault. Returns when
  * no helper of any vCPU does. Not under code_lock. */

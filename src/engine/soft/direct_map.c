@@ -137,6 +137,13 @@ void direct_forget_page(struct soft_cpu *cpu, uint64_t lin)
 			(void)unmap_page(&cpu->direct->space[i], lin);
 }
 
+void direct_forget_here(struct soft_cpu *cpu, uint64_t lin)
+{
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		if (cpu->direct->space[i].asid == cpu->asid_user)
+			(void)unmap_page(&cpu->direct->space[i], lin);
+}
+
 void direct_forget_all(struct soft_cpu *cpu)
 {
 	for (unsigned i = 0; i < DIRECT_SPACES; i++) {

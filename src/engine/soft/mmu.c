@@ -106,15 +106,18 @@ static void asid_use(struct soft_cpu *cpu)
 	soft_asid_select(cpu);
 }
 
-/* One page of 4 KiB, under whatever id. */
-static void page_drop(struct soft_cpu *cpu, uint64_t lin)
+static void entries_drop(struct soft_mmu *mmu, uint64_t lin)
 {
-	struct soft_mmu *mmu = cpu->mmu;
-
 	for (unsigned k = 0; k < SOFT_TLB_NONE; k++)
 		entry_clear(&mmu->tlb[k], (lin >> 12) % SOFT_TLB_SIZE);
 	for (unsigned k = 0; k < 2; k++)
 		mmu->itlb[k][(lin >> 12) % SOFT_ITLB_SIZE].tag = SOFT_TLB_INVALID;
+}
+
+/* One page of 4 KiB, under whatever id. */
+static void page_drop(struct soft_cpu *cpu, uint64_t lin)
+{
+	entries_drop(cpu->mmu, lin);
 	soft_cache_forget_page(cpu, lin);
 }
 
@@ -269,8 +272,17 @@ enum soft_tlb_kind soft_mmu_kind(const struct soft_cpu *cpu)
 								       : SOFT_TLB_KERNEL;
 }
 
-/* A page fault drops what is known of its page (SDM3 4.10.4.1): its handler may change the entry
- * and do no more. */
+static void fault_drop(struct soft_cpu *cpu, uint64_t lin)
+{
+	entries_drop(cpu->mmu, lin);
+	soft_cache_forget_here(cpu, lin);
+	if (cpu->direct)
+		direct_forget_here(cpu, lin);
+}
+
+/* A page fault drops what is known of its page in this address space (SDM3 4.10.4.1): its handler
+ * may change the entry and do no more. Others' code at that address stays: each program that starts
+ * faults for pages that those before it have had there. */
 static NORETURN void walk_fault(struct soft_cpu *cpu, const struct walk *w, uint32_t bits)
 {
 	soft_stack_forget(cpu);
@@ -278,9 +290,7 @@ static NORETURN void walk_fault(struct soft_cpu *cpu, const struct walk *w, uint
 	if (w->page_shift > 12)
 		soft_tlb_flush_all(cpu);
 	else
-		page_drop(cpu, w->lin);
-	if (cpu->direct)
-		direct_forget_page(cpu, w->lin);
+		fault_drop(cpu, w->lin);
 	if (w->access == SOFT_WRITE)
 		bits |= X86_PFERR_W;
 	if (w->user)

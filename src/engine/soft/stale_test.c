@@ -145,6 +145,35 @@ static void a_page_fault_drops_what_is_known_of_its_page(void **state)
 	}
 }
 
+/* The same with code, which is found by its address without a look at the TLB. */
+CODE(calls_code, "1: call *%rdi; dec %ebx; jnz 1b; mov %rax, %r8;"
+		 "mov %rsi, (%rbp); call *%rdi; mov %rax, %r9; hlt");
+CODE(one_code, "mov $1, %eax; ret");
+CODE(two_code, "mov $2, %eax; ret");
+static void a_page_fault_drops_the_code_of_its_page(void **state)
+{
+	const uint64_t lin = 0x50000, other = 0x51000;
+	struct board *b = *state;
+
+	board_load(b, BOARD_CODE, calls_code, (size_t)(calls_code_end - calls_code));
+	board_load(b, lin, one_code, (size_t)(one_code_end - one_code));
+	board_load(b, other, two_code, (size_t)(two_code_end - two_code));
+	board_load(b, BOARD_HANDLERS + X86_VEC_PF * 16, handler_code,
+		   (size_t)(handler_code_end - handler_code));
+	board_user(b, BOARD_CODE);
+	board_pte_set(b, lin, lin | 5);
+	soft_tlb_flush_all(b->cpu);
+	uint64_t *gpr = b->cpu->s.gpr;
+	gpr[X86_RDI] = lin;
+	gpr[X86_RBP] = lin + 0x800;
+	gpr[X86_RBX] = 60;
+	gpr[X86_R12] = BOARD_PT + (lin >> 12) * 8;
+	gpr[X86_R13] = other | 7;
+	assert_int_equal(board_run(b), X86_VEC_GP); /* HLT */
+	assert_int_equal(gpr[X86_R8], 1);
+	assert_int_equal(gpr[X86_R9], 2);
+}
+
 static int setup_interp(void **state)
 {
 	unsetenv("BOARD_SOFT");
@@ -169,6 +198,10 @@ int main(void)
 	    T(a_page_fault_drops_what_is_known_of_its_page),
 	    L(a_page_fault_drops_what_is_known_of_its_page),
 	    D(a_page_fault_drops_what_is_known_of_its_page),
+	    I(a_page_fault_drops_the_code_of_its_page),
+	    T(a_page_fault_drops_the_code_of_its_page),
+	    L(a_page_fault_drops_the_code_of_its_page),
+	    D(a_page_fault_drops_the_code_of_its_page),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
