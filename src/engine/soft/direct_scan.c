@@ -37,14 +37,23 @@ static _Bool suspect(unsigned b1, unsigned b2, _Bool tables)
 	}
 }
 
+/* In the first bytes of a page nobody has a vote. What compilers do not emit, and what tells no
+ * more than the number of a CPU, is not believed there: such bytes are mostly parts of
+ * displacements and constants, and one hot page of a program that was taken for such costs it all
+ * its speed. */
+static _Bool doubtful(unsigned b1)
+{
+	return b1 == 0x00 || b1 == 0x02 || b1 == 0x03;
+}
+
 /* Does an instruction begin at `off`, or with prefixes right before it? */
-static _Bool begins(const ZydisDecoder *decoder, const uint8_t *page, unsigned off)
+static _Bool begins(const ZydisDecoder *decoder, const uint8_t *page, unsigned off, _Bool rare)
 {
 	unsigned first = off > BACK ? off - BACK : 0, yes = 0, no = 0;
 	uint8_t hits[BACK + 1]; /* from here: 1 comes to `off`, 2 does not; 0: to what is no code */
 
 	if (off - first < 16)
-		return 1;
+		return !rare;
 	for (unsigned at = off; at-- > first;) {
 		ZydisDecodedInstruction zi;
 		unsigned next;
@@ -69,7 +78,7 @@ static _Bool begins(const ZydisDecoder *decoder, const uint8_t *page, unsigned o
 		yes += hits[at - first] == 1;
 		no += hits[at - first] == 2;
 	}
-	return yes * 2 >= no;
+	return rare ? yes > no : yes * 2 >= no;
 }
 
 /* At which of 16 bytes one of the opcodes above may begin. The 17th is read as well. Code is full
@@ -99,7 +108,7 @@ _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const u
 		for (unsigned mask = candidates(bytes); mask; mask &= mask - 1) {
 			unsigned i = (unsigned)__builtin_ctz(mask);
 			if (suspect(bytes[i + 1], bytes[i + 2], tables) &&
-			    begins(decoder, page, block + i))
+			    begins(decoder, page, block + i, doubtful(bytes[i + 1])))
 				return 1;
 		}
 	}
