@@ -178,7 +178,11 @@ static void step(struct soft_cpu *cpu)
 		cpu->s.shadow_sti = 0;
 	if (ss)
 		cpu->s.shadow_ss = 0;
-	if (rf && (cpu->s.rflags & X86_RF) && !cpu->rf_loaded && went != WENT_AGAIN) {
+	/* A repeated one keeps it to its end where that keeps a breakpoint from being hit by each
+	 * iteration. Elsewhere nobody asks, and single steps would be all that a REP MOVSB did
+	 * after a page fault. */
+	_Bool keep = cpu->rf_loaded || (went == WENT_AGAIN && cpu->s.dr7 & 0xff);
+	if (rf && (cpu->s.rflags & X86_RF) && !keep) {
 		cpu->s.rflags &= ~(uint64_t)X86_RF;
 		soft_mode_update(cpu);
 	}

@@ -31,6 +31,24 @@ static void rf_lasts_for_all_iterations(void **state)
 	assert_false(b->cpu->s.rflags & X86_RF);
 }
 
+/* As after a page fault in a large copy, with nobody looking. */
+static void without_breakpoints_rf_does_not_make_iterations_single_steps(void **state)
+{
+	struct board *b = *state;
+
+	LOAD(b, BOARD_CODE, rep_break_code);
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RDI] = BOARD_DATA;
+	b->cpu->s.gpr[X86_RCX] = 3000;
+	b->cpu->s.rflags |= X86_RF;
+	soft_mode_update(b->cpu);
+	uint64_t steps = b->cpu->stats.single_steps;
+	assert_int_equal(board_run(b), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RCX], 0);
+	assert_in_range(b->cpu->stats.single_steps - steps, 1, 3);
+	assert_false(b->cpu->s.rflags & X86_RF);
+}
+
 CODE(iret_rf_code, "iretq; nop; hlt");
 static void iret_loads_rf_even_when_it_runs_with_it(void **state)
 {
@@ -163,6 +181,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    T(rf_lasts_for_all_iterations),
+	    T(without_breakpoints_rf_does_not_make_iterations_single_steps),
 	    T(iret_loads_rf_even_when_it_runs_with_it),
 	    T(single_steps_on_branches_stop_after_taken_ones),
 	    T(a_kick_ends_a_repeated_access_to_a_device_after_one_element),
