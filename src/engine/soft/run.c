@@ -192,7 +192,7 @@ static void step(struct soft_cpu *cpu)
 	if (cpu->debug_hits || (trap && cpu->step_trap)) {
 		uint64_t dr6 = cpu->debug_hits | (trap && cpu->step_trap ? X86_DR6_BS : 0);
 		cpu->debug_hits = 0;
-		soft_raise_db(cpu, dr6, went == WENT_AGAIN);
+		soft_raise_db(cpu, dr6, 0);
 	}
 }
 
