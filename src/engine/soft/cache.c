@@ -156,8 +156,9 @@ static uint64_t *jump_space(struct soft_cache *c, uint64_t lin, unsigned asid, u
 void soft_cache_forget_page(struct soft_cpu *cpu, uint64_t lin)
 {
 	uint64_t bit;
+	const uint64_t *page = jump_page(cpu->cache, lin, &bit);
 
-	if (*jump_page(cpu->cache, lin, &bit) & bit)
+	if (*page & bit)
 		soft_cache_forget(cpu);
 }
 
@@ -439,9 +440,11 @@ struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)
 	}
 	if (!b)
 		return cross_lookup(cpu, lin);
-	uint64_t bit;
-	*jump_page(c, lin, &bit) |= bit;
-	*jump_space(c, lin, cpu->asid_code, &bit) |= bit;
+	uint64_t page_bit, space_bit;
+	uint64_t *in_pages = jump_page(c, lin, &page_bit);
+	uint64_t *in_spaces = jump_space(c, lin, cpu->asid_code, &space_bit);
+	*in_pages |= page_bit;
+	*in_spaces |= space_bit;
 	j->lin = lin;
 	j->key = c->jump_key;
 	j->block = b;
