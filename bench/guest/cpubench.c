@@ -137,6 +137,22 @@ static void each(const char *only, uint64_t slice_ns, int list, int work)
 		}
 }
 
+/* A name that no load has, with what follows it; or NULL. */
+static const char *unknown(const char *only)
+{
+	for (const char *p = only; p; p = strchr(p, ',') ? strchr(p, ',') + 1 : NULL) {
+		size_t len = strcspn(p, ",");
+		int found = 0;
+
+		for (size_t i = 0; i < ARRAY_SIZE(all); i++)
+			for (const struct load *l = all[i]; l->name; l++)
+				found |= strlen(l->name) == len && !strncmp(p, l->name, len);
+		if (!found)
+			return p;
+	}
+	return NULL;
+}
+
 static void scaling(uint64_t ns)
 {
 	const struct load *l = &loads_int[0];
@@ -171,6 +187,12 @@ int main(int argc, char **argv)
 			fprintf(stderr, "usage: cpubench [-t MS] [-o NAME,...] [-l] [-s] [-w]\n");
 			return 2;
 		}
+	}
+	const char *wrong = unknown(only);
+	if (wrong) {
+		fprintf(stderr, "cpubench: no load is called '%.*s' (-l lists them)\n",
+			(int)strcspn(wrong, ","), wrong);
+		return 2;
 	}
 	if (scale)
 		scaling(ns);

@@ -83,7 +83,7 @@ class Round:
 class Soak:
     """What the guest says, line by line, and what it means."""
 
-    BAD = ("WRONG", "Kernel panic", "Oops", "BUG:", "rcu_sched", "soft lockup", "segfault", "Killed")
+    BAD = ("WRONG", "Kernel panic", "Oops", "BUG:", "rcu_sched", "soft lockup", "segfault", "Killed", "no load is called")
 
     def __init__(self, pid):
         self.pid, self.watch, self.start = pid, Watch(pid), time.monotonic()

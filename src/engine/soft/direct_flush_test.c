@@ -84,6 +84,20 @@ static void page_moves(struct board *b, uint64_t bits)
 	board_pte_set(b, USER_DATA, USER_PTE(OTHER) | bits);
 }
 
+/* A fault has dropped its page by itself: its handler may change the entry and do no more, even to
+ * one that the access would not be allowed by either (SDM3 4.10.4.1). */
+static void a_page_fault_flushes_its_page(void **state)
+{
+	struct board *b = *state;
+
+	board_pte_set(b, USER_DATA, USER_PTE(USER_DATA) & ~X86_PTE_W);
+	soft_tlb_flush_all(b->cpu);
+	assert_int_equal(user_reads(b, USER_DATA), 111);
+	assert_int_equal(user_access(b, write_page, write_page_end, USER_DATA), X86_VEC_PF);
+	board_pte_set(b, USER_DATA, USER_PTE(OTHER) & ~X86_PTE_W);
+	assert_int_equal(user_reads(b, USER_DATA), 222);
+}
+
 CODE(by_invlpg, "invlpg 0x50abc; hlt");
 CODE(by_cr3, "mov %cr3, %rax; mov %rax, %cr3; hlt");
 CODE(by_pge, "mov %cr4, %rax; btc $7, %rax; mov %rax, %cr4; hlt");
@@ -455,6 +469,7 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, board_teardown)
 	const struct CMUnitTest tests[] = {
+	    T(a_page_fault_flushes_its_page),
 	    T(every_way_to_flush_a_page_is_seen),
 	    T(an_address_space_that_was_left_is_flushed_as_asked),
 	    T(address_spaces_do_not_see_each_others_pages),

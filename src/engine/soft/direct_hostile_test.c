@@ -43,15 +43,6 @@ static int run_code(struct board *b, const uint8_t *code, const uint8_t *end, ui
 }
 #define RUN(b, name, r15) run_code(b, name, name##_end, r15)
 
-static struct direct_helper *helper_of(struct board *b)
-{
-	for (unsigned i = 0; i < DIRECT_SPACES; i++)
-		if (b->cpu->direct->space[i].asid == b->cpu->asid_user &&
-		    b->cpu->direct->space[i].helper.pid)
-			return &b->cpu->direct->space[i].helper;
-	return NULL;
-}
-
 /* A program that counts, in registers and in memory that is taken away from it in between. */
 CODE(count, "mov $0x56000, %edi\n"
 	    "mov $300, %ecx\n"
@@ -180,7 +171,7 @@ static void forged_image(struct board *b, struct random *r, struct direct_helper
 
 static void attempt(struct board *b, struct random *r, uint64_t offset)
 {
-	struct direct_helper *h = helper_of(b);
+	struct direct_helper *h = user_helper(b);
 
 	assert_non_null(h);
 	forged_image(b, r, h);
@@ -236,7 +227,7 @@ static void no_system_call_from_the_stub_is_the_hosts_but_what_harms_oneself(voi
 
 	next_program_runs_well(b);
 	for (unsigned nr = 0; nr < 460; nr++) {
-		struct direct_helper *h = helper_of(b);
+		struct direct_helper *h = user_helper(b);
 		unsigned which = nr % n;
 		/* What must not be: a descriptor of ours is used, a process is made, ours is hit.
 		 */
@@ -320,7 +311,7 @@ static void what_a_helper_can_read_of_its_stub_is_worth_nothing(void **state)
 
 	next_program_runs_well(b);
 	for (unsigned round = 0; round < 20; round++) {
-		struct direct_helper *h = helper_of(b);
+		struct direct_helper *h = user_helper(b);
 		assert_int_equal(RUN(b, read_region, h->base), 0x80);
 		for (unsigned i = 0; i < DIRECT_REGION; i += 8) {
 			uint64_t v = board_read(b, 0x70000 + i, 8);
@@ -378,7 +369,7 @@ static void what_a_program_had_is_not_seen_by_the_next_one(void **state)
 	struct x86_state *s = &b->cpu->s;
 
 	next_program_runs_well(b);
-	if (direct_helper_waits(helper_of(b)) < 0) {
+	if (direct_helper_waits(user_helper(b)) < 0) {
 		print_message("skipped: no /proc\n");
 		skip();
 	}
@@ -386,7 +377,7 @@ static void what_a_program_had_is_not_seen_by_the_next_one(void **state)
 		board_pte_set(b, USER_DATA + i * 4096,
 			      (USER_DATA + (i * 7 % 16) * 4096) | 7 | X86_PTE_A);
 	assert_int_equal(RUN(b, has_secrets, 0), 0x80);
-	struct direct_helper *h = helper_of(b);
+	struct direct_helper *h = user_helper(b);
 	int pid = h->pid;
 	for (unsigned i = 0; i < DIRECT_OPS; i++)
 		assert_int_equal(h->shared->op[i].offset | h->shared->op[i].addr, 0);
@@ -401,7 +392,7 @@ static void what_a_program_had_is_not_seen_by_the_next_one(void **state)
 	user_again(b, USER_CODE);
 	s->gpr[X86_R15] = h->base + DIRECT_CODE_SIZE;
 	assert_int_equal(board_run(b), 0x80);
-	assert_int_equal(helper_of(b)->pid, pid);
+	assert_int_equal(user_helper(b)->pid, pid);
 	for (unsigned i = 0; i < DIRECT_SHARED_SIZE; i += 4) {
 		uint64_t v = board_read(b, 0x72000 + i, 8);
 		if (v == HIDDEN_WORD || v == HIDDEN_BASE || (v >= USER_DATA && v < 0x60000))
@@ -428,7 +419,7 @@ static void nonsense_in_rsp_and_the_bases_does_not_keep_a_fault_from_the_guest(v
 
 	next_program_runs_well(b);
 	for (unsigned i = 0; i < ARRAY_SIZE(values) + 8; i++) {
-		struct direct_helper *h = helper_of(b);
+		struct direct_helper *h = user_helper(b);
 		uint64_t rsp = i < ARRAY_SIZE(values)
 				   ? values[i]
 				   : h->base + DIRECT_CODE_SIZE + 0x1000 * i - 0x7008;
@@ -463,7 +454,7 @@ static void who_unmaps_what_it_stands_on_ends_only_itself(void **state)
 	calls_of(at);
 	for (unsigned i = 0; i < 2 + DIRECT_REGION / 4096; i++) {
 		next_program_runs_well(b);
-		uint64_t base = helper_of(b)->base;
+		uint64_t base = user_helper(b)->base;
 		board_load(b, USER_CODE, unmap, (size_t)(unmap_end - unmap));
 		user_again(b, USER_CODE);
 		b->cpu->s.gpr[X86_R12] = i < 2 ? 0 : base + (i - 2) * 4096;
@@ -519,7 +510,7 @@ static uint64_t go_of(uint64_t behind_tell)
 
 static void forge_and_leave(struct board *b, unsigned how)
 {
-	struct direct_helper *h = helper_of(b);
+	struct direct_helper *h = user_helper(b);
 	struct x86_state *s = &b->cpu->s;
 	uint64_t low = h->base + DIRECT_CODE_SIZE, at[5];
 
@@ -555,28 +546,28 @@ static void who_forges_a_stop_and_leaves_leaves_nothing_to_the_next(void **state
 
 	next_program_runs_well(b);
 	/* What has done nothing is handed on. */
-	int pid = helper_of(b)->pid;
+	int pid = user_helper(b)->pid;
 	other_program_takes_it(b);
 	next_program_runs_well(b);
-	if (direct_helper_waits(helper_of(b)) < 0) {
+	if (direct_helper_waits(user_helper(b)) < 0) {
 		print_message("skipped: no /proc\n");
 		skip();
 	}
-	assert_int_equal(helper_of(b)->pid, pid);
+	assert_int_equal(user_helper(b)->pid, pid);
 	for (unsigned round = 0; round < 60; round++) {
-		pid = helper_of(b)->pid;
+		pid = user_helper(b)->pid;
 		forge_and_leave(b, round % 3);
-		assert_int_equal(helper_of(b)->pid, pid); /* it was believed */
+		assert_int_equal(user_helper(b)->pid, pid); /* it was believed */
 		b->cpu->direct->killed = 0;
 		other_program_takes_it(b);
 		uint64_t lost = b->cpu->stats.direct_lost;
-		assert_null(helper_of(b));
+		assert_null(user_helper(b));
 		assert_int_equal(RUN(b, count, 0), 0x80);
 		assert_int_equal(b->cpu->s.gpr[X86_RAX], 900);
 		assert_int_equal(b->cpu->direct->killed, 1);
 		next_program_runs_well(b);
 		assert_int_equal(b->cpu->stats.direct_lost, lost);
-		assert_int_not_equal(helper_of(b)->pid, pid);
+		assert_int_not_equal(user_helper(b)->pid, pid);
 	}
 }
 
@@ -608,7 +599,7 @@ static void a_stop_with_the_kernels_code_segment_is_a_fault(void **state)
 	calls_of(at);
 	for (unsigned i = 0; i < ARRAY_SIZE(sels); i++) {
 		next_program_runs_well(b);
-		struct direct_helper *h = helper_of(b);
+		struct direct_helper *h = user_helper(b);
 		uint64_t low = h->base + DIRECT_CODE_SIZE;
 		board_load(b, USER_CODE, tell_segment, (size_t)(tell_segment_end - tell_segment));
 		board_load(b, USER_CODE + 0x200, ud, 2);
@@ -640,7 +631,7 @@ static void nothing_of_a_forged_frame_is_gone_on_with(void **state)
 	uint32_t size, end;
 
 	next_program_runs_well(b);
-	struct direct_helper *h = helper_of(b);
+	struct direct_helper *h = user_helper(b);
 	uint64_t low = h->base + DIRECT_CODE_SIZE;
 	ucontext_t *uc = (ucontext_t *)(void *)((uint8_t *)h->shared + h->frame + 8);
 	fpregset_t place = uc->uc_mcontext.fpregs;
@@ -651,7 +642,7 @@ static void nothing_of_a_forged_frame_is_gone_on_with(void **state)
 	memset(xsave + size, 0, 4);
 	memset(b->cpu->s.fpu.vec[3], 0x5a, 32);
 	assert_int_equal(RUN(b, copy_vector, 0), 0x80);
-	assert_ptr_equal(helper_of(b), h);
+	assert_ptr_equal(user_helper(b), h);
 	for (unsigned i = 0; i < 32; i += 8)
 		assert_int_equal(board_read(b, 0x56040 + i, 8), UINT64_C(0x5a5a5a5a5a5a5a5a));
 	memset(xsave + 464, 0xff, 48 + 64);

@@ -34,15 +34,6 @@ static int setup(void **state)
 	return 0;
 }
 
-static struct direct_helper *helper_of(struct board *b)
-{
-	for (unsigned i = 0; i < DIRECT_SPACES; i++)
-		if (b->cpu->direct->space[i].asid == b->cpu->asid_user &&
-		    b->cpu->direct->space[i].helper.pid)
-			return &b->cpu->direct->space[i].helper;
-	return NULL;
-}
-
 CODE(read_page, "mov (%rdi), %rax; syscall");
 static struct direct_helper *helper_get(struct board *b)
 {
@@ -51,8 +42,8 @@ static struct direct_helper *helper_get(struct board *b)
 	b->cpu->s.gpr[X86_RDI] = USER_DATA;
 	assert_int_equal(board_run(b), 0x80);
 	ran(b);
-	assert_non_null(helper_of(b));
-	return helper_of(b);
+	assert_non_null(user_helper(b));
+	return user_helper(b);
 }
 
 /* Page `n` from `at` on is OVERLAY's page n, once the PML4 entry is there, which is returned; with
@@ -235,8 +226,8 @@ static void a_page_that_is_mapped_over_the_stub_is_the_programs(void **state)
 				assert_int_equal(board_read(b, OVERLAY + n * 0x1000 + 16, 8), 0);
 			/* And it ran in helpers, but for what moved the stub. */
 			assert_true(b->cpu->stats.direct_entries > entries);
-			assert_non_null(helper_of(b));
-			assert_true(helper_of(b)->base - base >= DIRECT_REGION);
+			assert_non_null(user_helper(b));
+			assert_true(user_helper(b)->base - base >= DIRECT_REGION);
 		}
 		board_write(b, BOARD_PML4 + (base >> 39) * 8, 8, 0);
 		soft_tlb_flush_all(b->cpu);
@@ -255,13 +246,13 @@ static void a_fault_where_the_stub_is_is_the_guests_and_may_be_answered_by_it(vo
 	assert_int_equal(board_run(b), X86_VEC_PF);
 	assert_int_equal(b->cpu->s.cr2, base);
 	assert_int_equal(board_stack(b, 0), X86_PFERR_W | X86_PFERR_U);
-	assert_int_equal(helper_of(b)->base, base);
+	assert_int_equal(user_helper(b)->base, base);
 	/* The guest's kernel maps it, and goes back. */
 	board_write(b, BOARD_PML4 + (base >> 39) * 8, 8, tables_make(b, base, X86_PTE_W | AD, 0));
 	user_again(b, USER_CODE);
 	assert_int_equal(board_run(b), 0x80);
 	assert_int_equal(board_read(b, OVERLAY, 8), 9);
-	assert_true(helper_of(b)->base - base >= DIRECT_REGION);
+	assert_true(user_helper(b)->base - base >= DIRECT_REGION);
 }
 
 static void a_helper_has_two_files_open_and_its_program_cannot_be_changed(void **state)

@@ -61,6 +61,18 @@ static inline int run_user(struct board *b, const uint8_t *code, const uint8_t *
 }
 #define RUN_USER(b, name) run_user(b, name, name##_end)
 
+/* The helper of the present address space, or NULL. */
+static inline struct direct_helper *user_helper(struct board *b)
+{
+	for (unsigned i = 0; i < DIRECT_SPACES; i++) {
+		struct direct_space *s = &b->cpu->direct->space[i];
+
+		if (s->asid == b->cpu->asid_user && s->helper.pid)
+			return &s->helper;
+	}
+	return NULL;
+}
+
 /* Was user code let go at all? Where the host forbids helpers, nothing here can be tested. */
 static inline void ran(struct board *b)
 {

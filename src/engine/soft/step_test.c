@@ -12,16 +12,21 @@
 #define LOAD(b, at, name) board_load(b, at, name, (size_t)(name##_end - name))
 
 CODE(rep_break_code, "rep stosb; hlt");
+static void rep_start(struct board *b, uint64_t count)
+{
+	LOAD(b, BOARD_CODE, rep_break_code);
+	board_long(b, BOARD_CODE);
+	b->cpu->s.gpr[X86_RDI] = BOARD_DATA;
+	b->cpu->s.gpr[X86_RCX] = count;
+}
+
 CODE(rep_break_handler, "inc %r15; orl $0x10000, 0x10(%rsp); iretq");
 static void rf_lasts_for_all_iterations(void **state)
 {
 	struct board *b = *state;
 
-	LOAD(b, BOARD_CODE, rep_break_code);
 	LOAD(b, BOARD_HANDLERS + 16 * X86_VEC_DB, rep_break_handler);
-	board_long(b, BOARD_CODE);
-	b->cpu->s.gpr[X86_RDI] = BOARD_DATA;
-	b->cpu->s.gpr[X86_RCX] = 10;
+	rep_start(b, 10);
 	b->cpu->s.dr[0] = BOARD_CODE;
 	b->cpu->s.dr7 = 0x401;
 	soft_mode_update(b->cpu);
@@ -36,10 +41,7 @@ static void without_breakpoints_rf_does_not_make_iterations_single_steps(void **
 {
 	struct board *b = *state;
 
-	LOAD(b, BOARD_CODE, rep_break_code);
-	board_long(b, BOARD_CODE);
-	b->cpu->s.gpr[X86_RDI] = BOARD_DATA;
-	b->cpu->s.gpr[X86_RCX] = 3000;
+	rep_start(b, 3000);
 	b->cpu->s.rflags |= X86_RF;
 	soft_mode_update(b->cpu);
 	uint64_t steps = b->cpu->stats.single_steps;
@@ -54,10 +56,7 @@ static void a_single_step_between_iterations_pushes_no_rf(void **state)
 {
 	struct board *b = *state;
 
-	LOAD(b, BOARD_CODE, rep_break_code);
-	board_long(b, BOARD_CODE);
-	b->cpu->s.gpr[X86_RDI] = BOARD_DATA;
-	b->cpu->s.gpr[X86_RCX] = 10;
+	rep_start(b, 10);
 	b->cpu->s.rflags |= X86_TF;
 	soft_mode_update(b->cpu);
 	assert_int_equal(board_run(b), X86_VEC_DB);

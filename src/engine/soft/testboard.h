@@ -83,4 +83,13 @@ struct board_access *board_access(struct board *b);
 /* What is fetched from it, from its first byte on. */
 void board_device_code(struct board *b, const uint8_t *code, size_t bytes);
 
+/* Random numbers that are the same each time; *state is not 0. */
+static inline uint64_t board_random(uint64_t *state)
+{
+	*state ^= *state << 13;
+	*state ^= *state >> 7;
+	*state ^= *state << 17;
+	return *state * UINT64_C(0x2545f4914f6cdd1d) >> 11;
+}
+
 #endif

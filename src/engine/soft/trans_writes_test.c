@@ -45,10 +45,7 @@ static void fault(int sig)
 
 static uint64_t next(struct fixture *f)
 {
-	f->random ^= f->random << 13;
-	f->random ^= f->random >> 7;
-	f->random ^= f->random << 17;
-	return f->random * UINT64_C(0x2545f4914f6cdd1d) >> 11;
+	return board_random(&f->random);
 }
 static unsigned below(struct fixture *f, unsigned n)
 {
