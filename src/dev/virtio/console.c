@@ -54,7 +54,10 @@ enum {
 #define CONSOLE_QUEUE_SIZE 128
 #define QUEUE_TELL	   2
 #define QUEUE_TOLD	   3
-#define TURN_CHAINS	   64 /* done in one go; then it is the loop's turn */
+/* Done in one go, then it is the loop's turn: chains of a queue, and bytes to the host of all ports
+ * together, for there are back ends that take whatever they are given, as fast as it is copied. */
+#define TURN_CHAINS 64
+#define TURN_BYTES  (256u << 10)
 
 struct port {
 	struct console *console;
@@ -69,6 +72,7 @@ struct console {
 	unsigned count; /* of ports, port 0 among them */
 	struct port port[CONSOLE_PORTS_MAX];
 	struct timer work;
+	unsigned first; /* the port that has the next turn's bytes first */
 	/* saved */
 	uint8_t tell[CONSOLE_PORTS_MAX];
 	uint8_t guest_open[CONSOLE_PORTS_MAX]; /* the driver's side is open */
@@ -162,38 +166,40 @@ static void tell_open(struct console *c, unsigned id, _Bool on)
 
 /* ---- bytes to the host ---- */
 
-/* Moves what the back end takes. True: the chain is done. */
-static _Bool chain_out(struct console *c, unsigned id, const struct vq_chain *chain)
+/* Moves what the back end takes, and what is left of the turn. True: the chain is done. */
+static _Bool chain_out(struct console *c, unsigned id, const struct vq_chain *chain, size_t *budget)
 {
 	uint8_t bytes[1024];
 	size_t n, taken;
 
-	while (c->done[id] < chain->out_bytes) {
-		n = chain_read(chain, c->done[id], bytes, sizeof(bytes));
+	while (*budget && c->done[id] < chain->out_bytes) {
+		n = chain_read(chain, c->done[id], bytes, MIN(sizeof(bytes), *budget));
 		if (!n)
 			break; /* it was a longer chain before */
 		taken = chardev_write(c->port[id].chardev, bytes, n);
 		c->done[id] += (uint32_t)taken;
+		*budget -= taken;
 		if (taken < n)
 			return 0;
 	}
-	return 1;
+	return c->done[id] >= chain->out_bytes || *budget;
 }
 
-static void out_run(struct console *c, unsigned id)
+static void out_run(struct console *c, unsigned id, size_t *budget)
 {
 	unsigned q = queue_out(id), pushed = 0;
 	struct vq_chain chain;
 
 	while (virtio_pop(&c->vd, q, &chain)) {
-		_Bool turn_over = pushed == TURN_CHAINS;
-
-		if (turn_over)
-			timer_arm(&c->work, clock_now_ns(c->cfg.clock));
 		/* Where nobody is, it vanishes as in a closed pipe. */
-		if (turn_over ||
-		    (c->port[id].chardev && c->port[id].host_open && !chain_out(c, id, &chain))) {
+		_Bool somebody = c->port[id].chardev && c->port[id].host_open;
+		_Bool done =
+		    pushed < TURN_CHAINS && (!somebody || chain_out(c, id, &chain, budget));
+
+		if (!done) {
 			vq_unpop(&c->vd.vq[q], &chain);
+			if (pushed == TURN_CHAINS || !*budget)
+				timer_arm(&c->work, clock_now_ns(c->cfg.clock));
 			break;
 		}
 		c->done[id] = 0;
@@ -306,9 +312,10 @@ static void port_can_write(void *opaque)
 {
 	struct port *p = opaque;
 	struct console *c = p->console;
+	size_t budget = TURN_BYTES;
 
 	lock_take(&c->vd.pci.dev.lock);
-	out_run(c, p->id);
+	out_run(c, p->id, &budget);
 	lock_drop(&c->vd.pci.dev.lock);
 }
 
@@ -316,6 +323,7 @@ static void port_connected(void *opaque, _Bool on)
 {
 	struct port *p = opaque;
 	struct console *c = p->console;
+	size_t budget = TURN_BYTES;
 
 	lock_take(&c->vd.pci.dev.lock);
 	p->host_open = on;
@@ -323,7 +331,7 @@ static void port_connected(void *opaque, _Bool on)
 		tell_open(c, p->id, on);
 		tell_run(c);
 	}
-	out_run(c, p->id); /* what it did not take goes nowhere */
+	out_run(c, p->id, &budget); /* what it did not take goes nowhere */
 	lock_drop(&c->vd.pci.dev.lock);
 }
 
@@ -333,13 +341,14 @@ static void console_notify(struct virtio_dev *vd, unsigned q)
 {
 	struct console *c = console_of(vd);
 	unsigned id = q < 2 ? 0 : q / 2 - 1;
+	size_t budget = TURN_BYTES;
 
 	if (q == QUEUE_TELL)
 		tell_run(c);
 	else if (q == QUEUE_TOLD)
 		told_run(c);
 	else if (q & 1)
-		out_run(c, id);
+		out_run(c, id, &budget);
 	else if (c->port[id].chardev)
 		chardev_kick_input(c->port[id].chardev);
 }
@@ -347,12 +356,16 @@ static void console_notify(struct virtio_dev *vd, unsigned q)
 static void work_due(void *opaque)
 {
 	struct console *c = opaque;
+	size_t budget = TURN_BYTES;
 
 	lock_take(&c->vd.pci.dev.lock);
 	if (c->count > 1)
 		told_run(c);
-	for (unsigned id = 0; id < c->count; id++) {
-		out_run(c, id);
+	c->first = (c->first + 1) % c->count;
+	for (unsigned i = 0; i < c->count; i++) {
+		unsigned id = (c->first + i) % c->count;
+
+		out_run(c, id, &budget);
 		if (c->port[id].chardev)
 			chardev_kick_input(c->port[id].chardev);
 	}

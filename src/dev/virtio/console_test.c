@@ -12,11 +12,12 @@
 #define CFG(o)	    (0x2000 + (o))
 #define NS_PER_S    UINT64_C(1000000000)
 
-/* A back end that takes `space` bytes. */
+/* A back end that takes `space` bytes; or a pit, that takes all and only counts. */
 struct fake {
 	struct chardev ch; /* first */
 	size_t space, len;
 	unsigned kicks;
+	_Bool pit;
 	uint8_t got[8192];
 };
 
@@ -25,6 +26,10 @@ static size_t fake_write(struct chardev *ch, const uint8_t *data, size_t len)
 	struct fake *f = (struct fake *)ch;
 	size_t n = MIN(len, f->space);
 
+	if (f->pit) {
+		f->len += len;
+		return len;
+	}
 	assert_true(f->len + n <= sizeof(f->got));
 	memcpy(f->got + f->len, data, n);
 	f->len += n;
@@ -296,6 +301,104 @@ static void a_host_that_does_not_read_stops_the_port(void **state)
 	vt_fini(&r.t);
 }
 
+#define TURN_MAX (UINT64_C(256) << 10)
+
+/* A chain of eight times half the RAM. */
+static void send_much(struct rig *r, unsigned q)
+{
+	for (unsigned i = 0; i < 8; i++)
+		vt_desc(&r->t, q, i, 0, (uint32_t)BENCH_RAM / 2, i < 7, (uint16_t)(i + 1));
+	vt_offer(&r->t, q, 0);
+	vt_notify(&r->t, q);
+}
+
+static void what_takes_all_is_given_it_in_turns(void **state)
+{
+	const size_t all = 4 * BENCH_RAM;
+	struct rig r;
+	size_t before;
+
+	rig_init(&r, 2);
+	greet(&r);
+	clock_advance(r.t.b.clock, 1);
+	join(&r, 1, 1);
+	expect_message(&r, 1, 6, 1, NULL);
+	r.fake[0].pit = r.fake[1].pit = 1;
+	r.fake[0].len = r.fake[1].len = 0;
+	send_much(&r, 1);
+	assert_in_range(r.fake[0].len, 1, TURN_MAX);
+	assert_int_equal(back(&r, 1), -1);
+	assert_int_equal(virtio_in_flight(virtio_of(r.t.dev)), 0);
+	send_much(&r, 5);
+	assert_in_range(r.fake[1].len, 1, TURN_MAX);
+	/* The host's side comes again and again: a turn each. */
+	before = r.fake[1].len;
+	r.fake[1].ch.client.can_write(r.fake[1].ch.client.opaque);
+	assert_in_range(r.fake[1].len, before + 1, before + TURN_MAX);
+	assert_true(clock_next_ns(r.t.b.clock) <= clock_now_ns(r.t.b.clock));
+	clock_advance(r.t.b.clock, 0);
+	assert_int_equal(r.fake[0].len, all);
+	assert_int_equal(r.fake[1].len, all);
+	assert_int_equal(back(&r, 1), 0);
+	assert_int_equal(back(&r, 5), 0);
+	assert_int_equal(clock_next_ns(r.t.b.clock), UINT64_MAX);
+	vt_fini(&r.t);
+}
+
+/* Runs behind each of the device's turns. */
+struct marker {
+	struct timer timer;
+	struct rig *r;
+	unsigned turns;
+	size_t len[2], before[2];
+};
+
+static void marker_due(void *opaque)
+{
+	struct marker *m = opaque;
+	size_t moved = 0;
+
+	for (unsigned i = 0; i < 2; i++) {
+		m->before[i] = m->len[i];
+		m->len[i] = m->r->fake[i].len;
+		moved += m->len[i] - m->before[i];
+	}
+	assert_true(moved <= TURN_MAX);
+	m->turns++;
+	if (moved)
+		timer_arm(&m->timer, clock_now_ns(m->timer.clock));
+	/* Each port has had its share by then. */
+	if (m->turns == 2)
+		assert_true(m->len[0] > TURN_MAX && m->len[1] > TURN_MAX);
+}
+
+static void a_turn_is_one_for_all_ports(void **state)
+{
+	struct marker m = {0};
+	struct rig r;
+
+	rig_init(&r, 2);
+	greet(&r);
+	join(&r, 1, 1);
+	expect_message(&r, 1, 6, 1, NULL);
+	clock_advance(r.t.b.clock, 1);
+	r.fake[0].pit = r.fake[1].pit = 1;
+	r.fake[0].len = r.fake[1].len = 0;
+	send_much(&r, 1);
+	send_much(&r, 5);
+	m.r = &r;
+	m.len[0] = r.fake[0].len;
+	m.len[1] = r.fake[1].len;
+	timer_init(&m.timer, r.t.b.clock, marker_due, &m);
+	timer_arm(&m.timer, clock_now_ns(r.t.b.clock));
+	clock_advance(r.t.b.clock, 0);
+	assert_true(m.turns > 8);
+	assert_int_equal(m.len[0], 4 * BENCH_RAM);
+	assert_int_equal(m.len[1], 4 * BENCH_RAM);
+	timer_fini(&m.timer);
+	vt_fini(&r.t);
+}
+
 static void nonsense_is_passed_over(void **state)
 {
 	struct rig r;
@@ -382,6 +485,8 @@ int main(void)
 	    cmocka_unit_test(a_plain_console_carries_both_ways),
 	    cmocka_unit_test(ports_are_announced_opened_and_named),
 	    cmocka_unit_test(a_host_that_does_not_read_stops_the_port),
+	    cmocka_unit_test(what_takes_all_is_given_it_in_turns),
+	    cmocka_unit_test(a_turn_is_one_for_all_ports),
 	    cmocka_unit_test(nonsense_is_passed_over),
 	    cmocka_unit_test(saved_in_the_middle_nothing_is_lost_or_repeated),
 	    cmocka_unit_test(state_makes_the_round_trip_and_corrupt_state_is_refused),
