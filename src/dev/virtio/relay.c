@@ -217,6 +217,9 @@ static void chain_unput(struct relay *r, struct relay_chain *rc)
 
 void relay_begin(struct relay *r, _Bool indirect)
 {
+	eventfd_t kicks;
+
+	(void)eventfd_read(r->kick, &kicks); /* meant for the one before */
 	memset(r->host, 0, AT_TABLES);
 	memset(r->by_head, 0, sizeof(r->by_head));
 	for (unsigned i = 0; i < RELAY_SIZE; i++)
@@ -267,6 +270,7 @@ _Bool relay_offer(struct relay *r)
 		/* No bytes at all are no descriptors either. */
 		if (!pieces(c) || (r->intercept && r->intercept(r->opaque, c, &written))) {
 			virtio_push(vd, r->q, c, written);
+			r->taken++; /* it has its place in the order, for relay_rewind */
 			if (++answered < RELAY_SIZE)
 				continue;
 			eventfd_write(r->call, 1); /* enough for one turn: look again later */

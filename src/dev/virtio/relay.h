@@ -46,7 +46,7 @@ struct relay {
 	uint16_t desc_free, desc_left;
 	uint16_t avail, used;
 	unsigned in_flight;
-	uint32_t taken; /* number of the next chain */
+	uint32_t taken; /* number of the next chain; those that are answered here count */
 	/* May answer a chain in the back end's place: true, with the bytes written. NULL: none. */
 	_Bool (*intercept)(void *opaque, const struct vq_chain *c, uint32_t *written);
 	void *opaque;
@@ -68,7 +68,8 @@ void relay_fini(struct relay_set *set);
 NODISCARD int relay_regions(const struct relay_set *set, const struct gmem *mem,
 			    struct vhost_region region[VHOST_REGIONS_MAX], unsigned *count);
 
-/* An empty ring for a back end that knows nothing yet; what is in flight is offered again. */
+/* An empty ring for a back end that knows nothing yet; what is in flight is offered again, but it
+ * looks only when it is kicked. */
 void relay_begin(struct relay *r, _Bool indirect);
 struct vhost_ring relay_ring(const struct relay *r);
 /* Offers what the driver has made available. True: the back end is to be kicked (relay_kick). */

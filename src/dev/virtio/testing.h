@@ -8,7 +8,8 @@
 
 /*
  * The device sits in slot 1; its registers are at VT_BAR, MSI-X at VT_MSIX, bus mastering is on.
- * Queue q has split rings at VT_RING(q) and data from VT_DATA on.
+ * Queue q has split rings of VT_SIZE at VT_RING(q) and data from VT_DATA on, unless the test says
+ * otherwise before vt_start (size[q], ring[q]; rings of more than 64 take more than 0x1000 bytes).
  */
 #define VT_BAR	   UINT64_C(0xe0000000)
 #define VT_MSIX	   UINT64_C(0xe0010000)
@@ -21,7 +22,30 @@ struct vt {
 	struct bench b;
 	struct device *bus, *dev;
 	uint16_t avail[VIRTIO_QUEUES_MAX], used[VIRTIO_QUEUES_MAX];
+	unsigned size[VIRTIO_QUEUES_MAX]; /* 0: VT_SIZE */
+	uint64_t ring[VIRTIO_QUEUES_MAX]; /* 0: VT_RING(q) */
 };
+
+static inline unsigned vt_size(const struct vt *t, unsigned q)
+{
+	return t->size[q] ? t->size[q] : VT_SIZE;
+}
+
+/* Where the three parts of a queue are. */
+static inline uint64_t vt_desc_at(const struct vt *t, unsigned q)
+{
+	return t->ring[q] ? t->ring[q] : VT_RING(q);
+}
+
+static inline uint64_t vt_avail_at(const struct vt *t, unsigned q)
+{
+	return vt_desc_at(t, q) + (vt_size(t, q) > 64 ? 16 * vt_size(t, q) : 0x400);
+}
+
+static inline uint64_t vt_used_at(const struct vt *t, unsigned q)
+{
+	return vt_avail_at(t, q) + 0x400;
+}
 
 static inline void vt_config_write(struct vt *t, unsigned offset, unsigned size, uint32_t value)
 {
@@ -100,19 +124,20 @@ static inline void vt_features(struct vt *t, uint64_t features)
 	vt_out(t, 12, 4, (uint32_t)(features >> 32));
 }
 
-/* Queue q as a split ring of VT_SIZE, with MSI-X vector q + 1. */
+/* Queue q as a split ring, with MSI-X vector q + 1. */
 static inline void vt_queue(struct vt *t, unsigned q)
 {
-	assert_int_equal(gmem_fill(t->b.mem, gpa(VT_RING(q)), 0, 0x1000), 0);
+	uint64_t len = vt_size(t, q) > 64 ? 24 * vt_size(t, q) + 0x410 : 0x1000;
+	assert_int_equal(gmem_fill(t->b.mem, gpa(vt_desc_at(t, q)), 0, len), 0);
 	t->avail[q] = t->used[q] = 0;
 	vt_out(t, 22, 2, q);
-	vt_out(t, 24, 2, VT_SIZE);
+	vt_out(t, 24, 2, vt_size(t, q));
 	vt_out(t, 26, 2, q + 1);
-	vt_out(t, 32, 4, (uint32_t)VT_RING(q));
+	vt_out(t, 32, 4, (uint32_t)vt_desc_at(t, q));
 	vt_out(t, 36, 4, 0);
-	vt_out(t, 40, 4, (uint32_t)VT_RING(q) + 0x400);
+	vt_out(t, 40, 4, (uint32_t)vt_avail_at(t, q));
 	vt_out(t, 44, 4, 0);
-	vt_out(t, 48, 4, (uint32_t)VT_RING(q) + 0x800);
+	vt_out(t, 48, 4, (uint32_t)vt_used_at(t, q));
 	vt_out(t, 52, 4, 0);
 	vt_out(t, 28, 2, 1);
 }
@@ -149,15 +174,24 @@ static inline void vt_desc(struct vt *t, unsigned q, unsigned i, uint64_t addr, 
 	store_le32(d + 8, len);
 	store_le16(d + 12, flags);
 	store_le16(d + 14, next);
-	assert_int_equal(gmem_write(t->b.mem, gpa(VT_RING(q) + 16 * i), d, 16), 0);
+	assert_int_equal(gmem_write(t->b.mem, gpa(vt_desc_at(t, q) + 16 * i), d, 16), 0);
 }
 
 static inline void vt_offer(struct vt *t, unsigned q, uint16_t head)
 {
-	uint16_t slot = t->avail[q]++ % VT_SIZE;
-	uint64_t ring = VT_RING(q) + 0x400;
+	uint16_t slot = (uint16_t)(t->avail[q]++ % vt_size(t, q));
+	uint64_t ring = vt_avail_at(t, q);
 	assert_int_equal(gmem_write(t->b.mem, gpa(ring + 4 + 2 * slot), &head, 2), 0);
 	assert_int_equal(gmem_write(t->b.mem, gpa(ring + 2), &t->avail[q], 2), 0);
+}
+
+/* Where the device asks to be told of a chain (EVENT_IDX): avail_event. */
+static inline uint16_t vt_avail_event(struct vt *t, unsigned q)
+{
+	uint16_t event;
+	uint64_t at = vt_used_at(t, q) + 4 + 8 * vt_size(t, q);
+	assert_int_equal(gmem_read(t->b.mem, gpa(at), &event, 2), 0);
+	return event;
 }
 
 static inline void vt_notify(struct vt *t, unsigned q)
@@ -168,12 +202,12 @@ static inline void vt_notify(struct vt *t, unsigned q)
 /* The next used entry: true and its head and length, or false. */
 static inline _Bool vt_used(struct vt *t, unsigned q, uint32_t *head, uint32_t *len)
 {
-	uint64_t ring = VT_RING(q) + 0x800;
+	uint64_t ring = vt_used_at(t, q);
 	uint16_t idx;
 	assert_int_equal(gmem_read(t->b.mem, gpa(ring + 2), &idx, 2), 0);
 	if (idx == t->used[q])
 		return 0;
-	uint64_t at = ring + 4 + 8 * (t->used[q]++ % VT_SIZE);
+	uint64_t at = ring + 4 + 8 * (t->used[q]++ % vt_size(t, q));
 	assert_int_equal(gmem_read(t->b.mem, gpa(at), head, 4), 0);
 	assert_int_equal(gmem_read(t->b.mem, gpa(at + 4), len, 4), 0);
 	return 1;

@@ -220,6 +220,34 @@ static int connect_again(struct vhost_dev *vh, struct error *err)
 	return r;
 }
 
+/* Tells a back end what the driver wrote. It may not want to know. */
+static int config_put(struct vhost_dev *vh, unsigned at, const uint8_t *bytes, unsigned len,
+		      struct error *err)
+{
+	int r = len ? vhost_config_set(vh->v, at, bytes, len, err) : 0;
+
+	return r == -EREMOTEIO || r == -ENOTSUP ? 0 : r;
+}
+
+/* Starts a back end, and tells it what the driver has set: it may be another one than the one that
+ * heard the driver. Without the lock, but to look at the configuration. */
+static int start_with_settings(struct vhost_dev *vh, const struct vhost_plan *plan,
+			       struct error *err)
+{
+	uint8_t config[VIRTIO_CONFIG_MAX];
+	unsigned at = 0, len = 0;
+	int r = vhost_start(vh->v, plan, err);
+
+	if (r || !vh->hooks->settings)
+		return r;
+	dev_lock(vh);
+	if (!vh->hooks->settings(vh, &at, &len))
+		len = 0;
+	memcpy(config, vh->vd->config + at, len);
+	dev_unlock(vh);
+	return config_put(vh, at, config, len, err);
+}
+
 /* Under the lock, which is dropped in between. */
 static void start(struct vhost_dev *vh)
 {
@@ -249,7 +277,7 @@ static void start(struct vhost_dev *vh)
 			ring[q].enabled = q < enabled;
 		}
 		dev_unlock(vh);
-		r = vhost_start(vh->v, &plan, &err);
+		r = start_with_settings(vh, &plan, &err);
 		dev_lock(vh);
 	}
 	if (r) {
@@ -297,16 +325,13 @@ static void tell_changes(struct vhost_dev *vh)
 	unsigned enabled = enabled_of(vh);
 	_Bool recount = vh->recount;
 	struct error err;
-	int r = 0;
+	int r;
 
 	vh->write_len = 0;
 	vh->recount = 0;
 	memcpy(config, vh->vd->config + at, len);
 	dev_unlock(vh);
-	if (len)
-		r = vhost_config_set(vh->v, at, config, len, &err);
-	if (r == -EREMOTEIO || r == -ENOTSUP) /* it does not want to */
-		r = 0;
+	r = config_put(vh, at, config, len, &err);
 	for (unsigned q = 0; !r && recount && q < count; q++)
 		r = vhost_enable(vh->v, q, q < enabled, &err);
 	dev_lock(vh);

@@ -21,6 +21,9 @@ struct vhost_dev_hooks {
 	void (*lost)(struct vhost_dev *vh);
 	/* Its configuration is another one. */
 	void (*config)(struct vhost_dev *vh, const uint8_t *config);
+	/* What the driver has set of its configuration, if it may: `len` bytes from `at` on. Every
+	 * back end is told of them before it is given anything to do. */
+	_Bool (*settings)(const struct vhost_dev *vh, unsigned *at, unsigned *len);
 	/* A chain on its way to the back end. True: answered here, with `written` bytes. */
 	_Bool (*intercept)(struct vhost_dev *vh, const struct vq_chain *c, uint32_t *written);
 	/* There is something in queue q, and no back end. It will be offered to the next one. */

@@ -30,6 +30,7 @@ struct fake_vhost {
 	uint16_t avail[VHOST_RINGS_MAX], used[VHOST_RINGS_MAX];
 	_Bool enabled[VHOST_RINGS_MAX];
 	uint8_t written; /* the byte of the last write to the configuration */
+	_Bool rung;	 /* ring 0's bell had been rung by then */
 };
 
 static inline struct fake_vhost *fake_of(struct vhost *v)
@@ -62,8 +63,12 @@ static inline int fake_config_get(struct vhost *v, uint8_t *config, unsigned siz
 static inline int fake_config_set(struct vhost *v, unsigned offset, const uint8_t *config,
 				  unsigned size, struct error *err)
 {
-	fake_of(v)->written = config[0];
-	fake_of(v)->writes++;
+	struct fake_vhost *f = fake_of(v);
+	struct pollfd bell = {.fd = f->ring[0].kick, .events = POLLIN};
+
+	f->written = config[0];
+	f->rung = f->starts && poll(&bell, 1, 0) > 0;
+	f->writes++;
 	return 0;
 }
 

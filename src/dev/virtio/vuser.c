@@ -73,9 +73,29 @@ static void config_fill(struct vuser *u)
 	store_le16(c + BLK_CFG_NUM_QUEUES, (uint16_t)u->queues);
 }
 
+/* A driver that negotiated so decides about the write cache: what it was told at first or has
+ * written since holds for whichever back end there is. Else data that it believes to be on the disk
+ * may be in another one's cache. */
+static _Bool wce_is_drivers(const struct vuser *u)
+{
+	return u->kind == VUSER_BLK && virtio_has(&u->vd, BLK_F_CONFIG_WCE);
+}
+
+static _Bool vuser_settings(const struct vhost_dev *vh, unsigned *at, unsigned *len)
+{
+	*at = BLK_CFG_WRITEBACK;
+	*len = 1;
+	return wce_is_drivers(container_of(vh, const struct vuser, vh));
+}
+
 static void vuser_config(struct vhost_dev *vh, const uint8_t *config)
 {
-	config_fill(of_vh(vh));
+	struct vuser *u = of_vh(vh);
+	uint8_t writeback = u->vd.config[BLK_CFG_WRITEBACK];
+
+	config_fill(u);
+	if (wce_is_drivers(u))
+		u->vd.config[BLK_CFG_WRITEBACK] = writeback;
 	virtio_config_changed(vh->vd);
 }
 
@@ -130,12 +150,17 @@ static _Bool vuser_intercept(struct vhost_dev *vh, const struct vq_chain *c, uin
 static void vuser_away(struct vhost_dev *vh, unsigned q)
 {
 	struct vuser *u = of_vh(vh);
+	unsigned answered = 0;
 	struct vq_chain c;
 
 	if (!u->stranded)
 		return;
-	for (unsigned i = 0; i < VUSER_QUEUE_SIZE && virtio_pop(&u->vd, q, &c); i++) {
-		if (begins_anew(&c)) { /* a mount waits until there is somebody */
+	while (virtio_pop(&u->vd, q, &c)) {
+		_Bool turn_over = answered++ == VUSER_QUEUE_SIZE;
+
+		if (turn_over) /* a look for a back end, and the rest */
+			loop_post(vh->loop, &vh->work);
+		if (turn_over || begins_anew(&c)) { /* a mount waits until there is somebody */
 			vq_unpop(&u->vd.vq[q], &c);
 			break;
 		}
@@ -164,6 +189,7 @@ static void vuser_lost(struct vhost_dev *vh)
 static const struct vhost_dev_hooks vuser_hooks = {
     .lost = vuser_lost,
     .config = vuser_config,
+    .settings = vuser_settings,
     .intercept = vuser_intercept,
     .away = vuser_away,
 };

@@ -378,6 +378,66 @@ static void what_the_driver_writes_reaches_the_back_end(void **state)
 	rig_fini(&r);
 }
 
+/* Else what the guest wrote through may be in the cache of one that did not hear of it. */
+static void every_back_end_hears_of_the_cache_before_it_has_work(void **state)
+{
+	struct rig r, twin;
+	uint8_t page[4096];
+	unsigned before;
+
+	rig_init(&r);
+	vt_start(&r.t, F_FLUSH | F_WCE, 2);
+	until(r.fake->starts == 1);
+	until(fake_kicked(r.fake, 1));
+	before = r.fake->writes;
+	vt_out(&r.t, 0x2000 + 32, 1, 0);
+	until(r.fake->writes == before + 1);
+	assert_int_equal(r.fake->written, 0);
+	request(&r, 0, 0);
+	/* The other one caches by itself, and is larger. */
+	r.fake->written = 0xee;
+	r.fake->config[32] = 1;
+	store_le64(r.fake->config, 2 * CFG_SECTORS);
+	fake_event(r.fake, VHOST_LOST);
+	until(r.fake->starts == 2);
+	until(fake_kicked(r.fake, 1));
+	assert_int_equal(r.fake->writes, before + 2);
+	assert_int_equal(r.fake->written, 0);
+	assert_false(r.fake->rung);
+	assert_int_equal(vt_in(&r.t, 0x2000, 4), 2 * CFG_SECTORS);
+	assert_int_equal(vt_in(&r.t, 0x2000 + 32, 1), 0);
+	(void)serve(&r, 0, 1);
+	/* And that of a machine that is restored. */
+	rig_init(&twin);
+	store_le64(twin.fake->config, 2 * CFG_SECTORS);
+	fake_event(twin.fake, VHOST_CONFIG);
+	until(vt_in(&twin.t, 0x2000, 4) == 2 * CFG_SECTORS);
+	device_quiesce(r.t.dev);
+	for (uint64_t at = VT_RING(0); at < VT_RING(2); at += 4096) {
+		assert_int_equal(gmem_read(r.t.b.mem, gpa(at), page, 4096), 0);
+		assert_int_equal(gmem_write(twin.t.b.mem, gpa(at), page, 4096), 0);
+	}
+	device_quiesce(twin.t.dev);
+	bench_round_trip(r.t.dev, twin.t.dev);
+	twin.fake->written = 0xee;
+	clock_advance(twin.t.b.clock, 1);
+	until(twin.fake->starts == 1);
+	until(fake_kicked(twin.fake, 1));
+	assert_int_equal(twin.fake->writes, 1);
+	assert_int_equal(twin.fake->written, 0);
+	/* A driver that has not negotiated it has no say. */
+	clock_advance(r.t.b.clock, 1);
+	until(r.fake->starts == 3);
+	until(fake_kicked(r.fake, 1));
+	before = r.fake->writes;
+	vt_status(&r.t, 0);
+	until(vt_in(&r.t, 20, 1) == 0);
+	rig_start(&r);
+	assert_int_equal(r.fake->writes, before);
+	rig_fini(&r);
+	rig_fini(&twin);
+}
+
 static void a_save_takes_back_what_is_not_done_and_offers_it_again(void **state)
 {
 	struct rig r;
@@ -418,6 +478,38 @@ static void a_save_without_a_back_end_breaks_what_cannot_be_taken_back(void **st
 	device_quiesce(r.t.dev);
 	assert_int_equal(virtio_in_flight(vd(&r)), 0);
 	assert_true(vt_in(&r.t, 20, 1) & VIRTIO_NEEDS_RESET);
+	rig_fini(&r);
+}
+
+/* What was answered here and not there counts as well: the ring's last one is not the one that is
+ * to be taken back. */
+static void a_save_cannot_take_back_what_is_behind_an_empty_request(void **state)
+{
+	struct rig r;
+	uint32_t head, len;
+
+	rig_init(&r);
+	rig_start(&r);
+	request(&r, 0, 0);
+	vt_desc(&r.t, 0, 2, VT_DATA, 0, 0, 0);
+	vt_offer(&r.t, 0, 2);
+	vt_notify(&r.t, 0);
+	assert_true(vt_used(&r.t, 0, &head, &len));
+	assert_int_equal(head, 2);
+	assert_int_equal(virtio_in_flight(vd(&r)), 1);
+	device_quiesce(r.t.dev);
+	assert_int_equal(virtio_in_flight(vd(&r)), 0);
+	assert_true(vt_in(&r.t, 20, 1) & VIRTIO_NEEDS_RESET);
+	/* In front of all it is no matter. */
+	clock_advance(r.t.b.clock, 1);
+	rig_start(&r);
+	vt_desc(&r.t, 0, 2, VT_DATA, 0, 0, 0);
+	vt_offer(&r.t, 0, 2);
+	request(&r, 0, 0);
+	assert_true(vt_used(&r.t, 0, &head, &len));
+	device_quiesce(r.t.dev);
+	assert_int_equal(vt_in(&r.t, 20, 1), 15);
+	assert_int_equal(vd(&r)->vq[0].last_avail, 1);
 	rig_fini(&r);
 }
 
@@ -522,6 +614,35 @@ static void a_lost_file_system_ends_its_requests_until_it_is_mounted_anew(void *
 	rig_fini(&r);
 }
 
+/* As many as fit a ring while nobody is there: none is forgotten, and the next one is noticed. */
+static void a_full_ring_of_a_lost_file_system_is_answered_whole(void **state)
+{
+	const unsigned n = 256;
+	struct rig r;
+	unsigned done = 0, before;
+	uint32_t head, len;
+
+	rig_init_with(&r, VUSER_FS, VIRTIO_F_INDIRECT_DESC, 1);
+	r.t.size[1] = n;
+	r.t.ring[1] = 0x20000;
+	before = r.fake->starts;
+	vt_start(&r.t, VIRTIO_F_EVENT_IDX, 2);
+	until(r.fake->starts == before + 1);
+	until(fake_kicked(r.fake, 1));
+	r.fake->refuse = -ENOENT;
+	fuse_request(&r, 4, 3);
+	fake_event(r.fake, VHOST_LOST);
+	until(vt_used(&r.t, 1, &head, &len)); /* it is lost */
+	for (unsigned i = 0; i < n; i++)
+		vt_offer(&r.t, 1, 4);
+	vt_notify(&r.t, 1);
+	while (vt_used(&r.t, 1, &head, &len))
+		done++;
+	assert_int_equal(done, n);
+	assert_int_equal(vt_avail_event(&r.t, 1), n + 1);
+	rig_fini(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -537,10 +658,13 @@ int main(void)
 	    cmocka_unit_test(a_lesser_back_end_does_not_take_the_place),
 	    cmocka_unit_test(the_driver_is_told_of_a_new_configuration),
 	    cmocka_unit_test(what_the_driver_writes_reaches_the_back_end),
+	    cmocka_unit_test(every_back_end_hears_of_the_cache_before_it_has_work),
 	    cmocka_unit_test(a_save_takes_back_what_is_not_done_and_offers_it_again),
 	    cmocka_unit_test(a_save_without_a_back_end_breaks_what_cannot_be_taken_back),
+	    cmocka_unit_test(a_save_cannot_take_back_what_is_behind_an_empty_request),
 	    cmocka_unit_test(state_survives_a_round_trip_and_corruption_changes_nothing),
 	    cmocka_unit_test(a_lost_file_system_ends_its_requests_until_it_is_mounted_anew),
+	    cmocka_unit_test(a_full_ring_of_a_lost_file_system_is_answered_whole),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
