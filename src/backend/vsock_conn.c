@@ -182,6 +182,23 @@ static void host_gone(struct conn *c)
 	}
 }
 
+/* The host's side takes no more. What it sent before may still be there to be read, and its end is
+ * found behind that. */
+static void host_deaf(struct conn *c)
+{
+	if (c->guest_down & VSOCK_NO_RECEIVE) { /* nobody is there to have it */
+		host_gone(c);
+		return;
+	}
+	c->fwd += c->used;
+	c->used = 0;
+	c->readable = 1;
+	if (!(c->our_down & VSOCK_NO_RECEIVE)) {
+		c->our_down |= VSOCK_NO_RECEIVE;
+		c->owes |= OWE_SHUTDOWN;
+	}
+}
+
 /* Passes on what waits. When all is out, so is the guest's shutdown. */
 static void push_out(struct conn *c)
 {
@@ -194,7 +211,7 @@ static void push_out(struct conn *c)
 		if (r < 0 && errno == EAGAIN) {
 			c->blocked = 1;
 		} else if (r < 0) {
-			host_gone(c);
+			host_deaf(c);
 		} else {
 			c->start = (c->start + (uint32_t)r) % VSOCK_BUF;
 			c->used -= (uint32_t)r;

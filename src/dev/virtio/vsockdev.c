@@ -74,13 +74,14 @@ static _Bool packet_take(struct vsockdev *d, const struct vq_chain *c)
 	return vsock_take(d->vsock, &p, d->data);
 }
 
-/* True: the turn is over, and there may be more. */
-static _Bool transmit(struct vsockdev *d)
+/* True: the turn is over, and there may be more. *took: it took packets. */
+static _Bool transmit(struct vsockdev *d, _Bool *took)
 {
 	struct virtqueue *vq = &d->vd.vq[Q_TX];
 	unsigned n = 0;
 	struct vq_chain c;
 
+	*took = 0;
 	if (!virtio_queue_ready(&d->vd, Q_TX))
 		return 0;
 	vq_notify_disable(vq);
@@ -100,6 +101,7 @@ static _Bool transmit(struct vsockdev *d)
 			break;
 		}
 		virtio_push(&d->vd, Q_TX, &c, 0);
+		*took = 1;
 	}
 	virtio_interrupt(&d->vd, Q_TX);
 	return n == VSOCKDEV_BURST;
@@ -170,15 +172,19 @@ static void tell_event(struct vsockdev *d)
 static void client_run(void *opaque)
 {
 	struct vsockdev *d = opaque;
-	_Bool more;
+	_Bool more, took;
 
 	lock_take(&d->vd.pci.dev.lock);
 	tell_event(d);
-	more = transmit(d);
+	more = transmit(d, &took);
 	more |= receive(d);
-	/* What was fetched may have made room for what waits to be taken. */
+	/*
+	 * What was fetched may have made room for what waits to be taken; and that has answers,
+	 * which have to be fetched again. When nothing was taken, the answers wait for buffers, and
+	 * the driver notifies of those.
+	 */
 	if (!more && virtio_queue_ready(&d->vd, Q_TX) && !vq_empty(&d->vd.vq[Q_TX]))
-		more = transmit(d);
+		more = transmit(d, &took) || took;
 	vsock_rest(d->vsock, virtio_ready(&d->vd));
 	lock_drop(&d->vd.pci.dev.lock);
 	if (more)

@@ -13,6 +13,7 @@
 #define CID    7
 #define HDR    44
 #define RX_BUF (VT_DATA + 0x10000) /* VT_SIZE buffers of 0x1000 */
+#define MANY   128		   /* what the device's queues hold */
 
 struct rig {
 	struct vt t;
@@ -406,6 +407,77 @@ static void a_guest_that_takes_no_answers_waits_itself(void **state)
 	rig_free(r);
 }
 
+/* Packets to nobody, with one notification, in full-size queues: each is answered, and no further
+ * notification is needed for that. */
+static void all_answers_come_without_being_asked_for(void **state)
+{
+	static const unsigned counts[] = {70, MANY};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(counts); i++) {
+		struct rig *r = rig_new();
+		uint8_t h[HDR] = {0};
+		uint32_t head, len;
+		unsigned resets = 0;
+
+		for (unsigned q = 0; q < 2; q++) {
+			r->t.size[q] = MANY;
+			r->t.ring[q] = 0x20000 + q * 0x2000;
+		}
+		start(r, 0);
+		store_le64(h, CID);
+		store_le64(h + 8, 2);
+		store_le32(h + 16, 100);
+		store_le32(h + 20, 77);
+		store_le16(h + 28, 1);
+		store_le16(h + 30, VSOCK_CREDIT_UPDATE);
+		assert_int_equal(gmem_write(r->t.b.mem, gpa(VT_DATA), h, HDR), 0);
+		for (unsigned d = 0; d < MANY; d++) {
+			vt_desc(&r->t, 0, d, RX_BUF + 0x100 * d, 0x100, 2, 0);
+			vt_offer(&r->t, 0, (uint16_t)d);
+		}
+		for (unsigned d = 0; d < counts[i]; d++) {
+			vt_desc(&r->t, 1, d, VT_DATA, HDR, 0, 0);
+			vt_offer(&r->t, 1, (uint16_t)d);
+		}
+		vt_notify(&r->t, 1);
+		pump(r);
+		while (vt_used(&r->t, 0, &head, &len))
+			resets++;
+		assert_int_equal(resets, counts[i]);
+		rig_free(r);
+	}
+}
+
+static void what_the_host_said_before_it_closed_is_delivered(void **state)
+{
+	struct rig *r = rig_new();
+	int fd;
+
+	start(r, 8);
+	fd = connected(r);
+	assert_int_equal(write(fd, "late", 4), 4);
+	close(fd);
+	/* The guest speaks before the device has looked at what is there. */
+	send_op(r, 55, VSOCK_RW, 0, "hello", 5);
+	assert_int_equal(next(r), VSOCK_RW);
+	assert_int_equal(load_le32(r->packet + 24), 4);
+	assert_memory_equal(r->packet + HDR, "late", 4);
+	assert_int_equal(next(r), VSOCK_SHUTDOWN);
+	assert_int_equal(load_le32(r->packet + 32), 3);
+	send_op(r, 55, VSOCK_RST, 0, "", 0);
+	assert_int_equal(vsock_connections(r->vsock), 0);
+	/* One that has shut its receiving side has nothing to hear. */
+	fd = connected(r);
+	send_op(r, 55, VSOCK_SHUTDOWN, 1, "", 0);
+	assert_int_equal(send(fd, "x", 1, MSG_NOSIGNAL), -1);
+	close(fd);
+	send_op(r, 55, VSOCK_RW, 0, "hello", 5);
+	assert_int_equal(next(r), VSOCK_SHUTDOWN);
+	assert_int_equal(load_le32(r->packet + 32), 3);
+	assert_int_equal(next(r), 0);
+	rig_free(r);
+}
+
 static void a_reset_ends_all_connections(void **state)
 {
 	struct rig *r = rig_new();
@@ -462,6 +534,8 @@ int main(void)
 	    cmocka_unit_test(a_host_that_stalls_holds_its_own_stream_only),
 	    cmocka_unit_test(what_belongs_to_nothing_is_reset),
 	    cmocka_unit_test(a_guest_that_takes_no_answers_waits_itself),
+	    cmocka_unit_test(all_answers_come_without_being_asked_for),
+	    cmocka_unit_test(what_the_host_said_before_it_closed_is_delivered),
 	    cmocka_unit_test(a_reset_ends_all_connections),
 	    cmocka_unit_test(after_a_load_the_driver_is_told_that_connections_are_gone),
 	};
