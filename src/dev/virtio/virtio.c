@@ -353,10 +353,10 @@ static int check_queue(const struct virtio_dev *vd, unsigned q, struct error *er
 		return bad(vd, err, "a flag of a queue is neither 0 nor 1");
 	if (q >= vd->queues)
 		return s->ready[q] ? bad(vd, err, "a queue that it does not have") : 0;
+	if (!s->ready[q]) /* the driver may have written any size; it is judged when it enables */
+		return 0;
 	if (!s->size[q] || s->size[q] > vd->vq[q].max_size)
 		return bad(vd, err, "a queue's size");
-	if (!s->ready[q])
-		return 0;
 	if (!(vd->status & VIRTIO_FEATURES_OK))
 		return bad(vd, err, "a queue that is ready before the driver is");
 	queue_from_saved(&vq, s, q);

@@ -296,6 +296,32 @@ static void pci_registers_take_every_width_and_state_goes_round(void **state)
 	vt_fini(&b);
 }
 
+/* The driver may write what it likes to a queue that it has not enabled, also before a save. */
+static void a_size_that_cannot_be_of_a_queue_that_is_off_goes_round(void **state)
+{
+	static const uint16_t sizes[] = {0, 3, 65, 0xffff};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(sizes); i++) {
+		struct vt a, b;
+		toy_new(&a, 0);
+		toy_new(&b, 0);
+		vt_start(&a, 0, 1);
+		vt_out(&a, 22, 2, 1);
+		vt_out(&a, 24, 2, sizes[i]);
+		assert_int_equal(vt_in(&a, 24, 2), sizes[i]);
+		bench_round_trip(a.dev, b.dev);
+		assert_int_equal(vt_in(&b, 24, 2), sizes[i]);
+		assert_int_equal(vt_in(&b, 20, 1), 15);
+		/* It is judged when it is enabled. */
+		vt_out(&b, 28, 2, 1);
+		assert_int_equal(vt_in(&b, 28, 2), 0);
+		assert_int_equal(vt_in(&b, 20, 1), 15 | VIRTIO_NEEDS_RESET);
+		bench_refuses(a.dev, struct toy, vd.saved.size[0], sizes[i]);
+		vt_fini(&a);
+		vt_fini(&b);
+	}
+}
+
 /* ---- MMIO ---- */
 
 static void mmio_start(struct vt *t)
@@ -392,6 +418,7 @@ int main(void)
 	    cmocka_unit_test(without_msi_x_the_status_byte_and_the_pin_tell),
 	    cmocka_unit_test(configuration_space_is_a_window_to_the_registers),
 	    cmocka_unit_test(pci_registers_take_every_width_and_state_goes_round),
+	    cmocka_unit_test(a_size_that_cannot_be_of_a_queue_that_is_off_goes_round),
 	    cmocka_unit_test(mmio_resets_to_what_the_specification_says),
 	    cmocka_unit_test(mmio_moves_chains_and_raises_its_line),
 	    cmocka_unit_test(mmio_state_goes_round),
