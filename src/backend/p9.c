@@ -147,6 +147,7 @@ static void *thread_main(void *opaque)
 		}
 		s->kicked = s->idle = 0;
 		lock_drop(&s->lock);
+		session_end_if_wanted(s);
 		serve(s);
 		lock_take(&s->lock);
 	}
@@ -207,6 +208,7 @@ void p9_kick(struct p9 *s)
 void p9_reset(struct p9 *s)
 {
 	atomic_store(&s->reset_wanted, 1);
+	p9_kick(s); /* nobody may ask anything again, and others wait for what it has locked */
 }
 
 void p9_drain(struct p9 *s)

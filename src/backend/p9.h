@@ -38,10 +38,10 @@ NODISCARD int p9_attach(struct p9 *p9, const struct p9_client *client, struct er
 void p9_detach(struct p9 *p9);
 /* There may be requests. Any thread, any lock below RANK_BACKEND. */
 void p9_kick(struct p9 *p9);
-/* Before the next request, everything that the guest holds is let go. As p9_kick. */
+/* Everything that the guest holds is let go, soon, and before the next request. As p9_kick. */
 void p9_reset(struct p9 *p9);
-/* Waits until all requests that could be fetched are answered. With no lock held that the client
- * takes. */
+/* Waits until all requests that could be fetched are answered, and a reset is done. With no lock
+ * held that the client takes. */
 void p9_drain(struct p9 *p9);
 
 /*

@@ -359,8 +359,9 @@ int p9_xattr_commit(struct p9 *s, struct p9_fid *f)
 	const struct p9_xattr *x = f->xattr;
 	struct xattr_path path = xattr_path(f->fd);
 
-	/* A size of zero takes the attribute away. */
-	if (!x->size && !x->flags)
+	/* Linux's way to take an attribute away: replace it by nothing. An empty value is set
+	 * without flags, or with the other one. */
+	if (!x->size && x->flags == XATTR_REPLACE)
 		return removexattr(path.s, x->name) ? -errno : 0;
 	return setxattr(path.s, x->name, x->value, x->size, (int)x->flags) ? -errno : 0;
 }

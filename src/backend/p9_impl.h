@@ -181,6 +181,9 @@ int p9_xattr_read(struct p9_fid *f, uint64_t offset, uint32_t count, struct p9_o
 int p9_xattr_write(struct p9_fid *f, uint64_t offset, const uint8_t *data, uint32_t count);
 int p9_xattr_commit(struct p9 *s, struct p9_fid *f);
 
+/* p9_msg.c: the device was reset: the guest holds nothing any more. */
+void session_end_if_wanted(struct p9 *s);
+
 /* A mode that the guest may give: no set-user-ID or set-group-ID programs on the host. */
 static inline mode_t p9_mode(uint32_t mode, _Bool dir)
 {

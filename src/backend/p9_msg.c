@@ -128,6 +128,14 @@ static int do_version(struct p9 *s, struct rbuf *in, struct p9_out *out)
 	return 0;
 }
 
+void session_end_if_wanted(struct p9 *s)
+{
+	if (!atomic_exchange(&s->reset_wanted, 0))
+		return;
+	fid_drop_all(s);
+	s->msize = 0;
+}
+
 static int do_auth(struct p9 *s, struct rbuf *in, struct p9_out *out)
 {
 	return -EOPNOTSUPP; /* none is needed */
@@ -334,10 +342,7 @@ size_t p9_handle(struct p9 *s, const uint8_t *msg, size_t len, uint8_t *reply, s
 	uint16_t tag;
 	int r;
 
-	if (atomic_exchange(&s->reset_wanted, 0)) {
-		fid_drop_all(s);
-		s->msize = 0;
-	}
+	session_end_if_wanted(s);
 	rbuf_init(&in, msg, len);
 	size = rbuf_u32(&in);
 	type = rbuf_u8(&in);

@@ -3,6 +3,7 @@
 
 #include <sys/resource.h>
 #include <sys/sysmacros.h>
+#include <sys/xattr.h>
 
 /* ---- the session ---- */
 
@@ -399,10 +400,21 @@ static void extended_attributes_of_users_are_kept(void **state)
 	assert_string_equal((char *)t->reply + P9_IO_HEADER, "user.colour");
 	assert_int_equal(p9t_xattrwalk(t, 1, 4, "user.shape"), -ENODATA);
 	assert_int_equal(p9t_xattrwalk(t, 1, 4, "security.selinux"), -EOPNOTSUPP);
+	/* Nothing at all is a value; to replace by nothing is to take away (as Linux says it). */
 	assert_int_equal(p9t_xattrcreate(t, 1, "user.colour", 0, 0), 0);
 	assert_int_equal(p9t_clunk(t, 1), 0);
 	assert_int_equal(p9t_walk(t, 0, 1, "file"), 0);
-	assert_int_equal(p9t_xattrwalk(t, 1, 4, "user.colour"), -ENODATA);
+	assert_int_equal(p9t_xattrwalk(t, 1, 4, "user.colour"), 0);
+	assert_int_equal(p9t_xattrcreate(t, 1, "user.shape", 0, XATTR_CREATE), 0);
+	assert_int_equal(p9t_clunk(t, 1), 0);
+	assert_int_equal(p9t_walk(t, 0, 1, "file"), 0);
+	assert_int_equal(p9t_xattrwalk(t, 1, 5, "user.shape"), 0);
+	assert_int_equal(p9t_xattrcreate(t, 1, "user.colour", 0, XATTR_REPLACE), 0);
+	assert_int_equal(p9t_clunk(t, 1), 0);
+	assert_int_equal(p9t_walk(t, 0, 1, "file"), 0);
+	assert_int_equal(p9t_xattrwalk(t, 1, 6, "user.colour"), -ENODATA);
+	assert_int_equal(p9t_xattrcreate(t, 1, "user.colour", 0, XATTR_REPLACE), 0);
+	assert_int_equal(p9t_clunk(t, 1), -ENODATA);
 	p9t_free(t);
 }
 

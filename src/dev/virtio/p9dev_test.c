@@ -23,6 +23,7 @@ static struct rig *rig_new(const char *tag)
 	cfg.p9 = r->files->p9;
 	assert_int_equal(p9dev_new(&r->t.dev, &cfg, NULL), 0);
 	vt_power_on(&r->t);
+	p9_drain(r->files->p9);
 	return r;
 }
 
@@ -144,6 +145,54 @@ static void a_reset_ends_the_session(void **state)
 	rig_free(r);
 }
 
+/* Nobody may ever ask anything again: others wait for the lock meanwhile. */
+static void a_reset_lets_go_of_what_the_guest_held(void **state)
+{
+	struct rig *r = rig_new("work");
+	struct p9t *m = r->files;
+	struct flock whole = {.l_type = F_WRLCK};
+	char path[128];
+	int fd;
+
+	p9t_host_write(m, "share/file", "content");
+	snprintf(path, sizeof(path), "%s/share/file", m->dir);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	assert_true(fd >= 0);
+	vt_start(&r->t, 1, 1);
+	session(r);
+	p9t_begin(m, P9_TWALK);
+	p9t_u32(m, 0);
+	p9t_u32(m, 1);
+	p9t_u16(m, 1);
+	p9t_str(m, "file");
+	send_it(r, 0x1000);
+	assert_int_equal(answer(r), P9_TWALK + 1);
+	p9t_begin(m, P9_TLOPEN);
+	p9t_u32(m, 1);
+	p9t_u32(m, O_RDWR);
+	send_it(r, 0x1000);
+	assert_int_equal(answer(r), P9_TLOPEN + 1);
+	p9t_begin(m, P9_TLOCK);
+	p9t_u32(m, 1);
+	p9t_u8(m, 1);
+	p9t_u32(m, 0);
+	p9t_u64(m, 0);
+	p9t_u64(m, 0);
+	p9t_u32(m, 9);
+	p9t_str(m, "me");
+	send_it(r, 0x1000);
+	assert_int_equal(answer(r), P9_TLOCK + 1);
+	assert_int_equal(m->reply[P9_HEADER], 0);
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &whole), -1);
+	assert_int_equal(p9_fids(m->p9), 2);
+	vt_status(&r->t, 0);
+	p9_drain(m->p9);
+	assert_int_equal(p9_fids(m->p9), 0);
+	assert_int_equal(fcntl(fd, F_OFD_SETLK, &whole), 0);
+	close(fd);
+	rig_free(r);
+}
+
 static void bad_requests_are_answered_or_break_the_device(void **state)
 {
 	struct rig *r = rig_new("work");
@@ -255,6 +304,7 @@ int main(void)
 	    cmocka_unit_test(every_offset_at_every_width_is_harmless),
 	    cmocka_unit_test(requests_are_answered_with_an_interrupt),
 	    cmocka_unit_test(a_reset_ends_the_session),
+	    cmocka_unit_test(a_reset_lets_go_of_what_the_guest_held),
 	    cmocka_unit_test(bad_requests_are_answered_or_break_the_device),
 	    cmocka_unit_test(saved_state_comes_back_and_corrupt_state_changes_nothing),
 	    cmocka_unit_test(what_cannot_be_saved_is_refused_when_loaded),
