@@ -87,14 +87,18 @@ static _Bool page_usable(const struct balloon *b, uint64_t pfn)
 	return slot && !(gmem_slot_flags(slot) & GMEM_READONLY);
 }
 
+static void charge(unsigned *budget, uint64_t pages)
+{
+	*budget -= (unsigned)MIN(pages, (uint64_t)*budget);
+}
+
+/* Costs a call; the pages were charged for when they were added up. */
 static void discard(struct balloon *b, uint64_t addr, uint64_t len, uint64_t *count,
 		    unsigned *budget)
 {
-	uint64_t cost = CALL_PAGES + (len >> GMEM_PAGE_SHIFT);
-
 	if (!len)
 		return;
-	*budget -= (unsigned)MIN(cost, (uint64_t)*budget);
+	charge(budget, CALL_PAGES);
 	if (gmem_discard(b->vd.mem, gpa(addr), len))
 		log_guest("%s: the guest gives pages that are not its RAM", b->vd.pci.dev.id);
 	else
@@ -115,6 +119,8 @@ static void run_add(struct balloon *b, struct run *run, uint64_t pfn, unsigned *
 			  (unsigned long long)pfn);
 		return;
 	}
+	/* At once, and not when the run ends: one may be as long as all RAM. */
+	charge(budget, 1);
 	if (run->count && pfn == run->first + run->count) {
 		run->count++;
 	} else if (run->count && pfn == run->first - 1) {
@@ -139,7 +145,7 @@ static _Bool inflate(struct balloon *b, const struct vq_chain *c, uint64_t *at, 
 			run_add(b, &run, load_le32(block + 4 * i), budget);
 		*at += 4 * n;
 		/* Page numbers that are not RAM cost as well. */
-		*budget -= MIN(*budget, 4u);
+		charge(budget, 4);
 		if (n < PFN_BLOCK) {
 			run_end(b, &run, budget);
 			return 1;
@@ -172,13 +178,13 @@ static _Bool report(struct balloon *b, const struct vq_chain *c, uint64_t *at, u
 			uint64_t part = (uint64_t)*budget << GMEM_PAGE_SHIFT;
 
 			*at += start + part - (c->addr[i].v + skip);
+			charge(budget, part >> GMEM_PAGE_SHIFT);
 			discard(b, start, part, &b->status.reported_bytes, budget);
 			return 0;
 		}
+		charge(budget, end > start ? (end - start) >> GMEM_PAGE_SHIFT : 1);
 		if (end > start)
 			discard(b, start, end - start, &b->status.reported_bytes, budget);
-		else
-			*budget -= 1;
 		*at += len - skip;
 		skip = 0;
 	}
@@ -246,7 +252,7 @@ static _Bool queue_run(struct balloon *b, unsigned q, unsigned *budget)
 			vq_unpop(&b->vd.vq[q], &chain);
 			break;
 		}
-		*budget -= MIN(*budget, CALL_PAGES);
+		charge(budget, CALL_PAGES);
 		b->at[q] = 0;
 		virtio_push(&b->vd, q, &chain, 0);
 		pushed++;

@@ -342,6 +342,7 @@ static void much_work_is_done_in_turns(void **state)
 	const uint64_t from = 16 * MIB, bytes = 160 * MIB;
 	struct rig r;
 	unsigned turns = 0;
+	uint64_t inflated;
 
 	rig_init_big(&r);
 	vt_start(&r.t, F_REPORT, 5);
@@ -373,6 +374,23 @@ static void much_work_is_done_in_turns(void **state)
 		clock_advance(r.t.b.clock, 1);
 	assert_in_range(turns, 1, 4);
 	assert_int_equal(status_of(&r).inflated_bytes, 4096 * 4096);
+	/* And for page numbers that follow each other, in a chain that names all RAM five times. */
+	for (uint32_t i = 0; i < BIG_RAM >> 12; i++) {
+		uint8_t le[4];
+
+		store_le32(le, 0x1000 + i % 0xf000);
+		assert_int_equal(gmem_write(r.t.b.mem, gpa(MIB + 4 * i), le, 4), 0);
+	}
+	for (uint16_t i = 0; i < 5; i++)
+		vt_desc(&r.t, 0, i, MIB, BIG_RAM >> 10, i < 4, (uint16_t)(i + 1));
+	inflated = status_of(&r).inflated_bytes;
+	vt_offer(&r.t, 0, 0);
+	vt_notify(&r.t, 0);
+	assert_false(back(&r, 0));
+	assert_in_range(status_of(&r).inflated_bytes, inflated + 64 * MIB, inflated + 128 * MIB);
+	for (turns = 0; !back(&r, 0); turns++)
+		clock_advance(r.t.b.clock, 1);
+	assert_int_equal(status_of(&r).inflated_bytes, inflated + 5 * BIG_RAM);
 	/* A reset in the middle ends it. */
 	vt_desc(&r.t, 4, 0, from, (uint32_t)bytes, 2, 0);
 	vt_offer(&r.t, 4, 0);
