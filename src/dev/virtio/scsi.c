@@ -88,8 +88,8 @@ static void read_done(struct disk_req *io, int result)
 
 	lock_take(&s->vd.pci.dev.lock);
 	s->drive.reading--;
-	if (!result)
-		chain_dirty(s->vd.mem, &r->chain, r->data_at + r->reading);
+	/* Also when it failed: a part may have come before that. */
+	chain_dirty(s->vd.mem, &r->chain, r->data_at + r->reading);
 	req_finish(s, r, SCSI_OK, result ? &read_error : NULL, result ? 0 : r->reading);
 	if (s->starved) {
 		s->starved = 0;

@@ -17,6 +17,7 @@ struct disc {
 	struct disk_req *held;
 	_Bool hold;
 	int fail;
+	_Bool torn; /* ... after it has read a part */
 };
 
 static void disc_finish(struct disc *d, struct disk_req *req)
@@ -25,7 +26,8 @@ static void disc_finish(struct disc *d, struct disk_req *req)
 	int result = d->fail ? d->fail : req->result;
 
 	assert_true(req->op == DISK_READ && at + req->len <= DISC_BYTES);
-	for (unsigned i = 0; !result && i < req->iov_count; at += req->iov[i++].iov_len)
+	for (unsigned i = 0; (!result || d->torn) && i < req->iov_count;
+	     at += req->iov[i++].iov_len)
 		memcpy(req->iov[i].iov_base, d->data + at, req->iov[i].iov_len);
 	req->offset += req->len; /* as back ends do that work in parts */
 	req->len = 0;
@@ -258,6 +260,35 @@ static void blocks_are_read(void **state)
 	r.disc->fail = -EIO;
 	COMMAND(&r, &o, 2048, 0x28, 0, 0, 0, 0, 5, 0, 0, 1);
 	ASSERT_REFUSED(&o, 3, 0x11, 0);
+	rig_fini(&r);
+}
+
+static void on_dirty(void *opaque, struct gpa addr, size_t len)
+{
+	*(_Bool *)opaque |= addr.v <= DATA && addr.v + len >= DATA + 2048;
+}
+
+/* A guest may run code from there, or be on its way to another host. */
+static void a_read_that_fails_in_the_middle_has_touched_the_buffer(void **state)
+{
+	_Bool told = 0;
+	struct outcome o;
+	struct rig r;
+
+	rig_init(&r);
+	vt_start(&r.t, 0, 3);
+	r.disc->hold = 1;
+	r.disc->fail = -EIO;
+	r.disc->torn = 1;
+	command_to(&r, 0, 0, (const uint8_t[]){0x28, 0, 0, 0, 0, 5, 0, 0, 1}, 9, 2048);
+	gmem_set_listener(r.t.b.mem, on_dirty, &told);
+	r.disc->hold = 0;
+	disc_run(r.disc);
+	outcome_get(&r, &o);
+	ASSERT_REFUSED(&o, 3, 0x11, 0);
+	assert_memory_equal(o.data, r.disc->data + 5 * 2048, 2048);
+	assert_true(told);
+	gmem_set_listener(r.t.b.mem, NULL, NULL);
 	rig_fini(&r);
 }
 
@@ -499,6 +530,7 @@ int main(void)
 	    cmocka_unit_test(every_offset_at_every_width_is_harmless),
 	    cmocka_unit_test(a_drive_says_what_it_is),
 	    cmocka_unit_test(blocks_are_read),
+	    cmocka_unit_test(a_read_that_fails_in_the_middle_has_touched_the_buffer),
 	    cmocka_unit_test(what_is_not_there_is_refused),
 	    cmocka_unit_test(a_guest_takes_the_disc_out),
 	    cmocka_unit_test(a_new_disc_is_told_once),
