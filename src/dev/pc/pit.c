@@ -370,6 +370,12 @@ static void pit_post_load(struct device *dev)
 
 #define AGE_MAX (UINT64_C(1) << 62)
 
+/* More interrupts raised than there were edges would put the next one beyond all time. */
+static _Bool done_possible(const struct pit_chan *c, uint64_t age)
+{
+	return c->done <= (pit_chan_periodic(c) ? age / c->count + 1 : 1);
+}
+
 static int pit_check(const void *shadow, struct error *err)
 {
 	const struct pit *p = shadow;
@@ -380,7 +386,8 @@ static int pit_check(const void *shadow, struct error *err)
 
 		bad |= c->count < 1 || c->count > 65536 || c->reload < 1 || c->reload > 65536;
 		bad |= c->mode > 5 || c->access < PIT_LOW || c->access > PIT_BOTH || c->latch_n > 2;
-		bad |= p->age[i] > AGE_MAX || c->held > AGE_MAX || c->done > AGE_MAX;
+		bad |= p->age[i] > AGE_MAX || c->held > AGE_MAX;
+		bad = bad || !done_possible(c, p->age[i]); /* behind count: that is no zero */
 		bad |= p->switch_age[i] > 2 * 65536;
 		bad |= c->gate != (i < 2 ? 1 : p->control61 & PORT61_GATE);
 	}

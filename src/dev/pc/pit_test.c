@@ -371,6 +371,47 @@ static void saves_and_loads(void **state)
 	drop(&g);
 }
 
+/* Where the saved state has the number of channel 0's interrupts. */
+static uint8_t *saved_done(const struct wbuf *w)
+{
+	static const uint8_t head[] = {6, 0, 8, 0, 1, 0, 0, 0};
+	uint8_t *at = memmem(w->data, w->len, head, sizeof(head));
+
+	assert_non_null(at);
+	return at + sizeof(head);
+}
+
+static void refuses_more_interrupts_than_there_were_periods(void **state)
+{
+	static const struct {
+		unsigned mode;
+		uint64_t done;
+	} bad[] = {{2, UINT64_C(1) << 62}, {3, 5}, {2, UINT64_MAX}, {0, 2}, {4, 2}};
+
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		struct state_shadow *shadow;
+		struct fixture f = {0};
+		struct wbuf w;
+		struct rbuf in;
+		uint64_t done;
+
+		make(&f);
+		start(&f, 0, bad[i].mode, 0);
+		tick_to(&f, 3 * 65536);
+		w = device_test_save(f.pit);
+		memcpy(&done, saved_done(&w), 8);
+		assert_int_equal(done, bad[i].mode & 2 ? 3 : 1);
+		rbuf_init(&in, w.data, w.len);
+		assert_int_equal(device_decode(f.pit, &in, &shadow, NULL), 0);
+		state_discard(shadow);
+		memcpy(saved_done(&w), &bad[i].done, 8);
+		rbuf_init(&in, w.data, w.len);
+		assert_int_not_equal(device_decode(f.pit, &in, &shadow, NULL), 0);
+		wbuf_fini(&w);
+		drop(&f);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -390,6 +431,7 @@ int main(void)
 	    cmocka_unit_test(is_not_flooded_by_a_tiny_count),
 	    cmocka_unit_test(survives_hostile_writes),
 	    cmocka_unit_test(saves_and_loads),
+	    cmocka_unit_test(refuses_more_interrupts_than_there_were_periods),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
