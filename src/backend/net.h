@@ -149,6 +149,9 @@ NODISCARD int net_vhost_new(struct net **net, const struct vhost *vhost, struct 
 NODISCARD int net_switch_new(struct net **net, struct loop *loop, const char *name, const char *dir,
 			     struct error *err);
 
+/* For tests: for how long its ports may keep it waiting (net_switch.c). On the loop's thread. */
+void net_switch_set_patience(struct net *net, uint64_t ns);
+
 /* ---- for tests: frames that the device sent are kept; frames are offered by hand ---- */
 struct net_mem;
 NODISCARD int net_mem_new(struct net **net, unsigned caps);

@@ -10,7 +10,9 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/timerfd.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "backend/net_impl.h"
@@ -24,9 +26,14 @@
  * Sockets that nobody listens at any more are swept away by whoever finds them.
  *
  * Which port a MAC address is at is learned from the frames that come from it; what is for nobody
- * known goes to all. A frame that came in is never sent on, so there are no loops. Frames for a
- * port whose socket buffer is full wait when they go to that port alone, and are lost for it when
- * they go to all.
+ * known goes to all. A frame that came in is never sent on, so there are no loops.
+ *
+ * A frame for all is lost for a port whose socket buffer is full. One for that port alone waits,
+ * and behind it everything else that this VM sends: so that a slow receiver slows its sender down.
+ * But one that is paused, or means ill, shall not cut two others off from each other. So a port has
+ * patience for so much waiting and no more. Each frame that it takes gives a little back, waiting
+ * uses it up, and when there is none its frames are lost as well. Whatever a receiver does, its
+ * sender gets on with a frame in PATIENCE_FRAME_NS.
  */
 #define PORTS_MAX   64
 #define MACS_MAX    256 /* learned; beyond that the oldest place is used again */
@@ -34,10 +41,15 @@
 #define SWITCH_MAX  (1514 + 4) /* no open segmentation: an Ethernet frame with a VLAN tag */
 #define SOCKET_BUFS (1 << 20)
 
+#define PATIENCE_NS	  UINT64_C(200000000)
+#define PATIENCE_FRAME_NS UINT64_C(1000000)
+
 struct port {
 	struct loop_fd fd; /* fd.fd < 0: free */
 	struct net_switch *sw;
-	_Bool waited; /* send had no room */
+	_Bool waited; /* send had no room, and waits until ... */
+	uint64_t until_ns;
+	uint64_t patience_ns; /* while nothing waits: what is left of it */
 };
 
 struct mac_entry {
@@ -50,6 +62,9 @@ struct net_switch {
 	struct net net;
 	struct loop *loop;
 	struct loop_fd listener;
+	struct loop_fd timer;
+	uint64_t timer_ns; /* when that goes off; UINT64_MAX: not at all */
+	uint64_t patience_ns;
 	struct loop_work send_work, kick_work;
 	struct port ports[PORTS_MAX];
 	struct mac_entry macs[MACS_MAX];
@@ -157,6 +172,65 @@ static void port_receive(struct port *p)
 	}
 }
 
+/* ---- patience ---- */
+
+static uint64_t now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
+}
+
+/* One that goes off too early does no harm: on_timer looks who waits. */
+static void timer_set(struct net_switch *sw, uint64_t at_ns)
+{
+	struct itimerspec when = {.it_value = {.tv_sec = (time_t)(at_ns / 1000000000u),
+					       .tv_nsec = (long)(at_ns % 1000000000u)}};
+
+	if (at_ns >= sw->timer_ns)
+		return;
+	sw->timer_ns = at_ns;
+	timerfd_settime(sw->timer.fd, TFD_TIMER_ABSTIME, &when, NULL);
+}
+
+/* There is no room. False: nor patience, the frame is lost. */
+static _Bool wait_begin(struct port *p)
+{
+	if (p->waited)
+		return 1;
+	if (!p->patience_ns)
+		return 0;
+	p->waited = 1;
+	p->until_ns = now_ns() + p->patience_ns;
+	timer_set(p->sw, p->until_ns);
+	loop_post(p->sw->loop, &p->sw->kick_work); /* sets what is waited for */
+	return 1;
+}
+
+static void wait_end(struct port *p)
+{
+	uint64_t now = now_ns();
+
+	p->waited = 0;
+	p->patience_ns = p->until_ns > now ? p->until_ns - now : 0;
+}
+
+static void frame_taken(struct port *p)
+{
+	if (!p->waited)
+		p->patience_ns = MIN(p->patience_ns + PATIENCE_FRAME_NS, p->sw->patience_ns);
+}
+
+void net_switch_set_patience(struct net *net, uint64_t ns)
+{
+	struct net_switch *sw = switch_of(net);
+
+	sw->patience_ns = ns;
+	for (unsigned i = 0; i < PORTS_MAX; i++)
+		sw->ports[i].patience_ns = ns;
+}
+
 static void switch_can_send(struct net_switch *sw)
 {
 	if (sw->net.client.can_send)
@@ -171,9 +245,35 @@ static void on_port(struct loop_fd *lfd, uint32_t events)
 	if (events & (EPOLLIN | EPOLLHUP | EPOLLERR))
 		port_receive(p);
 	if (p->waited && events & EPOLLOUT) {
-		p->waited = 0;
+		wait_end(p);
 		switch_can_send(sw);
 	}
+	all_interest(sw);
+}
+
+static void on_timer(struct loop_fd *lfd, uint32_t events)
+{
+	struct net_switch *sw = lfd->opaque;
+	uint64_t times, now = now_ns();
+	_Bool over = 0;
+
+	if (read(lfd->fd, &times, sizeof(times)) < 0)
+		return;
+	sw->timer_ns = UINT64_MAX;
+	for (unsigned i = 0; i < PORTS_MAX; i++) {
+		struct port *p = &sw->ports[i];
+
+		if (!p->waited)
+			continue;
+		if (p->until_ns > now) {
+			timer_set(sw, p->until_ns);
+			continue;
+		}
+		wait_end(p);
+		over = 1;
+	}
+	if (over)
+		switch_can_send(sw);
 	all_interest(sw);
 }
 
@@ -187,7 +287,9 @@ static int port_add(struct net_switch *sw, int fd)
 		if (p->fd.fd >= 0)
 			continue;
 		setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &size, sizeof(size));
-		*p = (struct port){.sw = sw, .fd = {.fd = fd, .fn = on_port, .opaque = p}};
+		*p = (struct port){.sw = sw,
+				   .fd = {.fd = fd, .fn = on_port, .opaque = p},
+				   .patience_ns = sw->patience_ns};
 		if (!loop_fd_add(sw->loop, &p->fd, sw->held ? 0 : EPOLLIN))
 			return 0;
 		p->fd.fd = -1;
@@ -221,6 +323,7 @@ static _Bool port_send(struct port *p, const uint8_t *frame, size_t len)
 		if (errno != EINTR) /* closed: its input says so too */
 			return 1;
 	}
+	frame_taken(p);
 	return 1;
 }
 
@@ -248,9 +351,10 @@ static _Bool switch_send(struct net *net, const struct iovec *iov, unsigned coun
 	}
 	if (port_send(&sw->ports[e->port], sw->out, len))
 		return 1;
-	sw->ports[e->port].waited = 1;
-	loop_post(sw->loop, &sw->kick_work); /* sets what is waited for */
-	return 0;
+	if (wait_begin(&sw->ports[e->port]))
+		return 0;
+	atomic_fetch_add(&sw->net.dropped, 1);
+	return 1;
 }
 
 static void on_send(struct loop_work *work)
@@ -285,10 +389,13 @@ static void switch_free(struct net *net)
 		if (sw->ports[i].fd.fd >= 0)
 			port_close(&sw->ports[i]);
 	loop_fd_del(sw->loop, &sw->listener);
+	loop_fd_del(sw->loop, &sw->timer);
 	loop_cancel(sw->loop, &sw->send_work);
 	loop_cancel(sw->loop, &sw->kick_work);
 	if (sw->listener.fd >= 0)
 		close(sw->listener.fd);
+	if (sw->timer.fd >= 0)
+		close(sw->timer.fd);
 	if (sw->own.sun_path[0])
 		unlink(sw->own.sun_path);
 	free(sw);
@@ -435,6 +542,8 @@ static struct net_switch *switch_alloc(struct loop *loop)
 	/* Checksums are computed here: what crosses is whole. */
 	net_init(&sw->net, &switch_ops, NET_CAN_CSUM, NET_CAN_CSUM, 0);
 	sw->loop = loop;
+	sw->patience_ns = PATIENCE_NS;
+	sw->timer_ns = UINT64_MAX;
 	for (unsigned i = 0; i < PORTS_MAX; i++)
 		sw->ports[i].fd.fd = -1;
 	sw->send_work = (struct loop_work){.fn = on_send, .opaque = sw};
@@ -443,6 +552,10 @@ static struct net_switch *switch_alloc(struct loop *loop)
 	    .fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0),
 	    .fn = on_listener,
 	    .opaque = sw};
+	sw->timer =
+	    (struct loop_fd){.fd = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK),
+			     .fn = on_timer,
+			     .opaque = sw};
 	return sw;
 }
 
@@ -465,9 +578,11 @@ int net_switch_new(struct net **out, struct loop *loop, const char *name, const 
 	sw = switch_alloc(loop);
 	if (!sw)
 		return error_set(err, -ENOMEM, "out of memory for switch '%s'", name);
-	r = sw->listener.fd < 0 ? -errno : switch_join(sw, dir ? dir : path);
+	r = sw->listener.fd < 0 || sw->timer.fd < 0 ? -errno : switch_join(sw, dir ? dir : path);
 	if (!r)
 		r = loop_fd_add(loop, &sw->listener, EPOLLIN);
+	if (!r)
+		r = loop_fd_add(loop, &sw->timer, EPOLLIN);
 	if (r) {
 		switch_free(&sw->net);
 		if (r == -ENOSPC || r == -EAGAIN)

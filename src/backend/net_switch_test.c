@@ -146,6 +146,7 @@ static void a_slow_port_holds_up_who_sends_to_it_and_loses_nothing(void **state)
 	struct rig r;
 
 	rig_new(&r);
+	net_switch_set_patience(r.vm[0].net, UINT64_C(1) << 60);
 	assert_true(frame_send(&r, 1, 0xff));
 	turn(&r);
 	before = r.vm[1].got;
@@ -165,6 +166,60 @@ static void a_slow_port_holds_up_who_sends_to_it_and_loses_nothing(void **state)
 	assert_int_equal(r.vm[1].got, before + sent);
 	assert_true(r.vm[0].can_send > 0);
 	assert_true(frame_send(&r, 0, 1));
+	rig_free(&r);
+}
+
+static uint64_t lost(struct rig *r)
+{
+	struct net_counts counts;
+
+	net_counts(r->vm[0].net, &counts);
+	return counts.dropped;
+}
+
+/* Sends from 0 to 1, which takes nothing, until it has to wait; then until it need not any more. */
+static void patience_end(struct rig *r)
+{
+	unsigned before = r->vm[0].can_send;
+
+	while (frame_send(r, 0, 1))
+		turn(r);
+	while (r->vm[0].can_send == before)
+		turn(r);
+}
+
+static void a_port_that_takes_nothing_does_not_cut_off_the_others(void **state)
+{
+	unsigned got;
+	struct rig r;
+
+	rig_new(&r);
+	net_switch_set_patience(r.vm[0].net, 1);
+	assert_true(frame_send(&r, 1, 0xff) && frame_send(&r, 2, 0xff));
+	turn(&r);
+	r.vm[1].full = 1;
+	patience_end(&r);
+	assert_int_equal(lost(&r), 0); /* that one was to be sent again */
+	got = r.vm[2].got;
+	for (unsigned i = 1; i <= 100; i++) {
+		assert_true(frame_send(&r, 0, 1));
+		assert_true(frame_send(&r, 0, 2));
+		turn(&r);
+		assert_int_equal(lost(&r), i);
+		assert_int_equal(r.vm[2].got, got + i);
+	}
+	/* Who takes frames again is waited for again. */
+	r.vm[1].full = 0;
+	net_kick(r.vm[1].net);
+	got = r.vm[1].got;
+	while (r.vm[1].got == got)
+		turn(&r);
+	turn(&r);
+	assert_true(frame_send(&r, 0, 1));
+	turn(&r);
+	r.vm[1].full = 1;
+	patience_end(&r);
+	assert_int_equal(lost(&r), 100);
 	rig_free(&r);
 }
 
@@ -220,6 +275,7 @@ int main(void)
 	    cmocka_unit_test(frames_go_to_all_until_an_address_is_known),
 	    cmocka_unit_test(a_port_that_leaves_and_comes_back_is_found_again),
 	    cmocka_unit_test(a_slow_port_holds_up_who_sends_to_it_and_loses_nothing),
+	    cmocka_unit_test(a_port_that_takes_nothing_does_not_cut_off_the_others),
 	    cmocka_unit_test(a_socket_that_nobody_listens_at_is_swept_away),
 	    cmocka_unit_test(names_and_directories_that_do_not_fit_are_refused),
 	};

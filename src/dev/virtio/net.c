@@ -78,6 +78,12 @@ static uint16_t link_status(const struct vnet *n)
 	return net_link(n->net) && !n->away ? VNET_LINK_UP : 0;
 }
 
+static void link_tell(struct vnet *n)
+{
+	store_le16(n->vd.config + CFG_STATUS, link_status(n));
+	virtio_config_changed(&n->vd);
+}
+
 static void config_fill(const struct vnet *n, uint8_t *c)
 {
 	memset(c, 0, CFG_SIZE);
@@ -102,6 +108,7 @@ static void vnet_reset(struct virtio_dev *vd, enum reset_kind kind)
 	n->guest_offloads = 0;
 	n->tx_turn = 0;
 	n->live = 0;
+	timer_cancel(&n->ctrl_work);
 	vnet_offloads_apply(n);
 }
 
@@ -126,8 +133,7 @@ static void vnet_notify(struct virtio_dev *vd, unsigned q)
 	struct vnet *n = vnet_of(vd);
 
 	if (q == ctrl_queue(n)) {
-		if (virtio_has(vd, NET_F_CTRL_VQ))
-			vnet_ctrl_run(n);
+		vnet_ctrl_run(n);
 	} else if (n->outside) {
 		if (q < data_queues(n))
 			vhost_dev_notify(&n->vh, q);
@@ -143,7 +149,8 @@ static void vnet_post_load(struct virtio_dev *vd)
 {
 	struct vnet *n = vnet_of(vd);
 
-	store_le16(vd->config + CFG_STATUS, link_status(n));
+	if (load_le16(vd->config + CFG_STATUS) != link_status(n))
+		link_tell(n); /* the link is this host's, not that of the one that saved */
 	memset(n->flows, 0, sizeof(n->flows));
 	n->tx_turn = 0;
 	n->live = virtio_ready(vd);
@@ -186,10 +193,13 @@ static void client_can_send(void *opaque)
 		net_want_send(n->net);
 }
 
-static void link_tell(struct vnet *n)
+static void ctrl_work_due(void *opaque)
 {
-	store_le16(n->vd.config + CFG_STATUS, link_status(n));
-	virtio_config_changed(&n->vd);
+	struct vnet *n = opaque;
+
+	lock_take(&n->vd.pci.dev.lock);
+	vnet_ctrl_run(n);
+	lock_drop(&n->vd.pci.dev.lock);
 }
 
 static void client_link_changed(void *opaque)
@@ -276,6 +286,7 @@ static void vnet_free(struct device *dev)
 	vhost_dev_fini(&n->vh);
 	if (n->net)
 		net_attach(n->net, NULL);
+	timer_fini(&n->ctrl_work);
 	virtio_fini(&n->vd);
 	free(n->merge);
 	free(n);
@@ -385,6 +396,7 @@ int vnet_new(struct device **dev, const struct vnet_config *cfg, struct error *e
 		if (!(vhost_features(cfg->vhost) & VIRTIO_F_INDIRECT_DESC))
 			setup.without |= VIRTIO_F_INDIRECT_DESC;
 	}
+	timer_init(&n->ctrl_work, cfg->clock, ctrl_work_due, n);
 	n->merge = calloc(VNET_MERGE_MAX, sizeof(*n->merge));
 	r = n->merge ? virtio_init(&n->vd, &cfg->place, &setup, err)
 		     : error_set(err, -ENOMEM, "out of memory");

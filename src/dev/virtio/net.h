@@ -17,7 +17,7 @@ struct vnet_config {
 	/* Who moves the frames instead of `net`; NULL: nobody. Connected; not owned; outlives the
 	 * device. */
 	struct vhost *vhost;
-	struct clock *clock; /* with it */
+	struct clock *clock;
 };
 
 NODISCARD int vnet_new(struct device **dev, const struct vnet_config *cfg, struct error *err);

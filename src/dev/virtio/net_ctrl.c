@@ -46,14 +46,14 @@ _Bool vnet_wants(const struct vnet *n, const uint8_t *frame, size_t len)
 {
 	const struct vnet_mode *m = &n->mode;
 
+	if (m->promisc) /* of all networks, whatever their tags */
+		return 1;
 	if (virtio_has(&n->vd, NET_F_CTRL_VLAN) && len >= 16 && frame[12] == 0x81 && !frame[13]) {
 		unsigned vid = (frame[14] << 8 | frame[15]) & 0xfff;
 
 		if (!(n->vlans[vid / 8] & 1 << vid % 8))
 			return 0;
 	}
-	if (m->promisc)
-		return 1;
 	if (is_broadcast(frame))
 		return !m->nobcast;
 	if (frame[0] & 1) {
@@ -210,12 +210,20 @@ static uint8_t command_run(struct vnet *n, const struct vq_chain *c)
 
 void vnet_ctrl_run(struct vnet *n)
 {
-	unsigned q = ctrl_queue(n);
+	unsigned q = ctrl_queue(n), done = 0;
 	struct vq_chain c;
 
-	for (unsigned i = 0; i < CTRL_BURST && virtio_pop(&n->vd, q, &c); i++) {
+	if (!virtio_has(&n->vd, NET_F_CTRL_VQ))
+		return;
+	while (virtio_pop(&n->vd, q, &c)) {
 		uint8_t ack;
 
+		if (done++ == CTRL_BURST) {
+			/* The driver was not asked to notify: the rest comes by itself. */
+			vq_unpop(&n->vd.vq[q], &c);
+			timer_arm(&n->ctrl_work, clock_now_ns(n->ctrl_work.clock));
+			break;
+		}
 		if (!c.in_bytes || c.out_bytes < 2) {
 			virtio_broken(&n->vd, "a command without room for its status");
 			virtio_drop(&n->vd, q, &c);

@@ -65,6 +65,7 @@ struct vnet {
 	unsigned tx_turn;	   /* the pair whose frames are looked at first */
 	uint8_t flows[VNET_FLOWS]; /* the pair that a flow was last sent on */
 	struct vq_chain *merge;	   /* VNET_MERGE_MAX of them */
+	struct timer ctrl_work;	   /* commands beyond those of a turn */
 
 	_Bool outside; /* frames are moved by vh's back end; the control queue stays here */
 	_Bool away;    /* which has gone */
@@ -100,7 +101,7 @@ _Bool vnet_receive(struct vnet *n, const uint8_t *frame, size_t len, const struc
 /* Sends what the driver has made available. True: there may be more. */
 _Bool vnet_transmit(struct vnet *n);
 
-/* net_ctrl.c, under the device's lock. */
+/* net_ctrl.c, under the device's lock. Runs a turn's worth of commands, and sees to the rest. */
 void vnet_ctrl_run(struct vnet *n);
 _Bool vnet_wants(const struct vnet *n, const uint8_t *frame, size_t len);
 /* Tells the back end what may be left open on frames for the guest. */

@@ -262,6 +262,7 @@ static void filters_do_what_the_driver_says(void **state)
 	assert_true(rig_start(&r, NET_F_CTRL_VQ | NET_F_CTRL_RX | NET_F_CTRL_RX_EXTRA |
 				      NET_F_CTRL_VLAN | NET_F_CTRL_MAC_ADDR));
 	assert_true(delivered(&r, other, 0));
+	assert_true(delivered(&r, rig_mac, 7));		   /* all is all, of other networks too */
 	assert_int_equal(rig_command(&r, "\0\0\0", 3), 0); /* not promiscuous */
 	assert_false(delivered(&r, other, 0));
 	assert_false(delivered(&r, group, 0));
@@ -280,9 +281,46 @@ static void filters_do_what_the_driver_says(void **state)
 	assert_true(delivered(&r, rig_mac, 7));
 	assert_int_equal(rig_command(&r, "\2\1\7\0", 4), 0);
 	assert_false(delivered(&r, rig_mac, 7));
+	assert_int_equal(rig_command(&r, "\0\0\1", 3), 0);
+	assert_true(delivered(&r, rig_mac, 7));
+	assert_int_equal(rig_command(&r, "\0\0\0", 3), 0);
 	assert_int_equal(rig_command(&r, "\1\1\x52\x99\x99\x99\x99\x99", 8), 0); /* new address */
 	assert_false(delivered(&r, rig_mac, 0));
 	assert_int_equal(rig_config(&r, CFG_MAC + 1), 0x99);
+	rig_fini(&r);
+}
+
+static void many_commands_are_done_in_turns_and_the_next_one_is_noticed(void **state)
+{
+	static const uint8_t cmd[3] = {0, 0, 1};
+	struct rig r;
+	unsigned id = 0, done = 0;
+	uint32_t len = 0;
+
+	rig_init(&r, 1, 0);
+	r.size[2] = 128;
+	assert_true(rig_start(&r, NET_F_CTRL_VQ | NET_F_CTRL_RX | VIRTIO_F_EVENT_IDX));
+	assert_int_equal(gmem_write(r.b.mem, gpa(rig_buf(2, 0)), cmd, sizeof(cmd)), 0);
+	rig_desc_put(&r, 2, 0, rig_buf(2, 0), sizeof(cmd), 1, 1);
+	rig_desc_put(&r, 2, 1, rig_buf(2, 1), 1, 2, 0);
+	for (unsigned i = 0; i < 100; i++)
+		rig_offer(&r, 2, 0);
+	rig_notify(&r, 2);
+	while (rig_take(&r, 2, &id, &len))
+		done++;
+	assert_in_range(done, 1, 99);
+	assert_int_equal(virtio_in_flight(virtio_of(r.dev)), 0);
+	clock_advance(r.b.clock, 1);
+	while (rig_take(&r, 2, &id, &len))
+		done++;
+	assert_int_equal(done, 100);
+	assert_int_equal(rig_get16(&r, rig_desc(2) + 0x800 + 4 + 8 * 128), 100);
+	/* A reset in between ends it. */
+	for (unsigned i = 0; i < 100; i++)
+		rig_offer(&r, 2, 0);
+	rig_notify(&r, 2);
+	assert_true(rig_start(&r, 0));
+	assert_int_equal(clock_next_ns(r.b.clock), UINT64_MAX);
 	rig_fini(&r);
 }
 
@@ -540,6 +578,31 @@ static void saved_state_comes_back_the_same(void **state)
 	rig_fini(&r);
 }
 
+static void a_link_that_is_another_after_a_load_is_told(void **state)
+{
+	struct rig r, twin;
+	struct wbuf w;
+
+	rig_init(&r, 1, 0);
+	rig_init(&twin, 1, 0);
+	assert_true(rig_start(&r, NET_F_STATUS));
+	assert_int_equal(
+	    gmem_write(twin.b.mem, gpa(0), gmem_ptr(r.b.mem, gpa(0), BENCH_RAM, 0), BENCH_RAM), 0);
+	bench_save(r.dev, &w);
+	/* The same: nothing to tell. */
+	assert_int_equal(bench_load(twin.dev, w.data, w.len), 0);
+	assert_int_equal(rig_get(&twin, 0x60), 0);
+	net_mem_set_link(twin.net, 0);
+	assert_int_equal(rig_get(&twin, 0x60), 2);
+	rig_reg(&twin, 0x64, 2);
+	assert_int_equal(bench_load(twin.dev, w.data, w.len), 0);
+	assert_int_equal(rig_config(&twin, CFG_STATUS), 0);
+	assert_int_equal(rig_get(&twin, 0x60), 2);
+	wbuf_fini(&w);
+	rig_fini(&twin);
+	rig_fini(&r);
+}
+
 static void state_that_cannot_be_is_refused(void **state)
 {
 	struct rig r;
@@ -571,6 +634,7 @@ int main(void)
 	    cmocka_unit_test(a_frame_waits_until_there_are_enough_buffers),
 	    cmocka_unit_test(without_merging_a_frame_too_long_for_its_buffer_is_dropped),
 	    cmocka_unit_test(filters_do_what_the_driver_says),
+	    cmocka_unit_test(many_commands_are_done_in_turns_and_the_next_one_is_noticed),
 	    cmocka_unit_test(a_table_too_long_to_keep_means_all),
 	    cmocka_unit_test(flows_come_back_on_the_pair_they_were_sent_on),
 	    cmocka_unit_test(the_driver_hears_of_a_lost_link),
@@ -580,6 +644,7 @@ int main(void)
 	    cmocka_unit_test(broken_queues_ask_for_a_reset),
 	    cmocka_unit_test(commands_that_are_cut_or_unknown_fail),
 	    cmocka_unit_test(saved_state_comes_back_the_same),
+	    cmocka_unit_test(a_link_that_is_another_after_a_load_is_told),
 	    cmocka_unit_test(state_that_cannot_be_is_refused),
 	};
 

@@ -9,7 +9,7 @@
 #include "dev/virtio/net_impl.h"
 
 #define RIG_BASE   UINT64_C(0xd0000000)
-#define RIG_SIZE   16 /* of each ring */
+#define RIG_SIZE   16 /* of each ring, unless a test says otherwise before rig_start */
 #define RIG_RING   0x1000
 #define RIG_BUF	   0x40000 /* buffers; each descriptor's is 0x1000 long */
 #define RIG_QUEUES (2 * VNET_PAIRS_MAX + 1)
@@ -19,7 +19,15 @@ struct rig {
 	struct net *net;
 	struct device *dev;
 	uint16_t avail[RIG_QUEUES], used[RIG_QUEUES];
+	/* 0: RIG_SIZE. Up to 128: only 64 of the descriptors can be used, in as many chains as one
+	 * likes. */
+	unsigned size[RIG_QUEUES];
 };
+
+static inline unsigned rig_size(const struct rig *r, unsigned q)
+{
+	return r->size[q] ? r->size[q] : RIG_SIZE;
+}
 
 static const uint8_t rig_mac[NET_MAC_LEN] = {0x52, 0x54, 0, 0x12, 0x34, 0x56};
 
@@ -53,6 +61,7 @@ static inline void rig_init(struct rig *r, unsigned pairs, unsigned caps)
 	cfg.place = (struct virtio_place){
 	    .mem = r->b.mem, .memory = r->b.memory, .base = RIG_BASE, .irq = bench_irq(&r->b, 5)};
 	cfg.net = r->net;
+	cfg.clock = r->b.clock;
 	memcpy(cfg.mac, rig_mac, NET_MAC_LEN);
 	assert_int_equal(vnet_new(&r->dev, &cfg, NULL), 0);
 	device_reset(r->dev, RESET_POWER);
@@ -83,7 +92,7 @@ static inline uint64_t rig_desc(unsigned q)
 static inline void rig_queue(struct rig *r, unsigned q)
 {
 	rig_reg(r, 0x30, q);
-	rig_reg(r, 0x38, RIG_SIZE);
+	rig_reg(r, 0x38, rig_size(r, q));
 	rig_reg(r, 0x80, (uint32_t)rig_desc(q));
 	rig_reg(r, 0x84, 0);
 	rig_reg(r, 0x90, (uint32_t)rig_desc(q) + 0x400);
@@ -153,7 +162,7 @@ static inline void rig_offer(struct rig *r, unsigned q, unsigned d)
 {
 	uint64_t avail = rig_desc(q) + 0x400;
 
-	rig_put16(r, avail + 4 + 2 * (r->avail[q] % RIG_SIZE), (uint16_t)d);
+	rig_put16(r, avail + 4 + 2 * (r->avail[q] % rig_size(r, q)), (uint16_t)d);
 	rig_put16(r, avail + 2, ++r->avail[q]);
 }
 
@@ -171,8 +180,8 @@ static inline _Bool rig_take(struct rig *r, unsigned q, unsigned *id, uint32_t *
 
 	if (rig_get16(r, used + 2) == r->used[q])
 		return 0;
-	assert_int_equal(gmem_read(r->b.mem, gpa(used + 4 + 8 * (r->used[q] % RIG_SIZE)), le, 8),
-			 0);
+	assert_int_equal(
+	    gmem_read(r->b.mem, gpa(used + 4 + 8 * (r->used[q] % rig_size(r, q))), le, 8), 0);
 	r->used[q]++;
 	*id = load_le32(le);
 	*len = load_le32(le + 4);
