@@ -58,8 +58,9 @@ static void raw_free(struct disk *disk)
 {
 	struct disk_raw *raw = raw_of(disk);
 
-	disk_uring_free(raw->uring);
+	/* The pool first: it may still have to kick the ring (disk_pool_later). */
 	disk_pool_free(raw->pool);
+	disk_uring_free(raw->uring);
 	if (raw->fd >= 0)
 		close(raw->fd);
 	free(raw->path);

@@ -1,6 +1,8 @@
 /* disk_raw_test.c: raw images through both methods: contents, limits, locks, sizes, sentences. */
+#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <liburing.h>
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -345,6 +347,103 @@ static void what_is_no_raw_image_gets_a_sentence(void **state)
 	cleanup(&r);
 }
 
+/*
+ * Three functions that the back end calls are this program's, while a test says so: a submission
+ * fails, the moment until it is tried again is seen, and so is the end of the ring.
+ */
+static struct {
+	pthread_mutex_t mutex;
+	pthread_cond_t cond;
+	pthread_key_t key; /* of the thread that tries again: its end is seen, too */
+	_Bool on, fail, retrying, retried, early;
+} hook = {.mutex = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+
+static void hook_set(_Bool *what)
+{
+	pthread_mutex_lock(&hook.mutex);
+	*what = 1;
+	pthread_cond_broadcast(&hook.cond);
+	pthread_mutex_unlock(&hook.mutex);
+}
+
+static void on_thread_end(void *opaque)
+{
+	hook_set(opaque);
+}
+
+int io_uring_submit(struct io_uring *ring)
+{
+	int (*real)(struct io_uring *);
+	_Bool fail;
+
+	pthread_mutex_lock(&hook.mutex);
+	fail = hook.on && hook.fail;
+	hook.fail = 0;
+	pthread_mutex_unlock(&hook.mutex);
+	if (fail)
+		return -EAGAIN;
+	*(void **)&real = dlsym(RTLD_NEXT, "io_uring_submit");
+	return real(ring);
+}
+
+int nanosleep(const struct timespec *time, struct timespec *left)
+{
+	if (hook.on) {
+		pthread_setspecific(hook.key, &hook.retried);
+		hook_set(&hook.retrying);
+	}
+	return 0;
+}
+
+void io_uring_queue_exit(struct io_uring *ring)
+{
+	void (*real)(struct io_uring *);
+
+	pthread_mutex_lock(&hook.mutex);
+	while (hook.on && !hook.retrying)
+		pthread_cond_wait(&hook.cond, &hook.mutex);
+	hook.early = hook.on && !hook.retried;
+	pthread_mutex_unlock(&hook.mutex);
+	*(void **)&real = dlsym(RTLD_NEXT, "io_uring_queue_exit");
+	real(ring);
+}
+
+static void a_ring_that_is_to_be_tried_again_outlives_who_tries(void **state)
+{
+	struct rig r;
+	uint8_t buf[512] = {1};
+	struct wait w = wait_for(1);
+	struct iovec iov = {buf, sizeof(buf)};
+	struct disk_req req = {.op = DISK_WRITE,
+			       .len = sizeof(buf),
+			       .iov = &iov,
+			       .iov_count = 1,
+			       .done = on_done,
+			       .opaque = &w};
+
+	image(&r, BYTES);
+	const struct disk_raw_config cfg = {.path = r.path};
+	assert_int_equal(disk_raw_open(&r.disk, &cfg, NULL), 0);
+	if (strcmp(disk_method(r.disk), "io_uring")) { /* the host refuses it */
+		disk_free(r.disk);
+		cleanup(&r);
+		skip();
+	}
+	assert_int_equal(pthread_key_create(&hook.key, on_thread_end), 0);
+	hook.on = hook.fail = 1;
+	disk_submit(r.disk, &req);
+	disk_kick(r.disk); /* fails: a thread of the pool is to try again in a moment */
+	disk_kick(r.disk); /* ... and this does it first */
+	assert_int_equal(waited(&w), 0);
+	disk_drain(r.disk);
+	disk_free(r.disk);
+	assert_true(hook.retried);
+	assert_false(hook.early);
+	hook.on = 0;
+	pthread_key_delete(hook.key);
+	cleanup(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -357,6 +456,7 @@ int main(void)
 	    cmocka_unit_test(growing_tells_the_client),
 	    cmocka_unit_test(a_writer_excludes_everybody_and_readers_exclude_writers),
 	    cmocka_unit_test(what_is_no_raw_image_gets_a_sentence),
+	    cmocka_unit_test(a_ring_that_is_to_be_tried_again_outlives_who_tries),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
