@@ -83,4 +83,16 @@ struct tsc_source {
 	void *opaque;
 };
 
+/* to_ns of every source: `now` is the counter at VM time `now_ns`. Values are unsigned: one that is
+ * centuries ahead has not passed. */
+static inline uint64_t tsc_due_ns(uint64_t tsc, uint64_t now, uint64_t now_ns, uint32_t khz)
+{
+	unsigned __int128 wait;
+
+	if (tsc <= now)
+		return now_ns;
+	wait = (unsigned __int128)(tsc - now) * 1000000 / khz;
+	return wait > UINT64_MAX - now_ns ? UINT64_MAX : now_ns + (uint64_t)wait;
+}
+
 #endif

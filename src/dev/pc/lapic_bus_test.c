@@ -338,7 +338,13 @@ static void times_by_the_tsc(void **state)
 	assert_false(intr(&f, 0));
 	clock_advance(f.clock, 1);
 	assert_int_equal(got(&f, 0x40), 1);
+	/* So far ahead that the difference is negative: not past, and nothing is due soon. */
 	assert_int_equal(wrmsr(&f, 0, MSR_TSC_DEADLINE, UINT64_MAX), 0);
+	assert_true(clock_next_ns(f.clock) > UINT64_MAX / 4);
+	clock_advance(f.clock, 1000000000);
+	assert_false(intr(&f, 0));
+	assert_int_equal(rdmsr(&f, 0, MSR_TSC_DEADLINE, &value), 0);
+	assert_true(value == UINT64_MAX);
 	wr(&f, 0, 0x320, 0x40); /* another mode disarms */
 	assert_int_equal(clock_next_ns(f.clock), UINT64_MAX);
 	lapic_drop(&f);

@@ -49,11 +49,11 @@ static inline uint64_t test_tsc_read(void *opaque, unsigned cpu)
 static inline uint64_t test_tsc_ns(void *opaque, unsigned cpu, uint64_t tsc)
 {
 	struct lapic_fixture *f = opaque;
-	uint64_t now = clock_now_ns(f->clock), at;
+	uint64_t now = test_tsc_read(opaque, cpu);
 
-	tsc -= f->tsc_offset;
-	at = tsc / 2 + (tsc & 1);
-	return at > now ? at : now;
+	/* The first nanosecond at which the counter has got there. */
+	return tsc_due_ns(tsc > now ? tsc + (tsc != UINT64_MAX) : tsc, now, clock_now_ns(f->clock),
+			  2000000);
 }
 
 static inline void lapic_make(struct lapic_fixture *f)

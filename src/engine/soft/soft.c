@@ -289,12 +289,9 @@ static uint64_t tsc_read(void *opaque, unsigned cpu)
 static uint64_t tsc_to_ns(void *opaque, unsigned cpu, uint64_t tsc)
 {
 	struct soft_engine *e = opaque;
-	uint64_t now_ns = clock_now_ns(e->base.env->clock), now = tsc_read(opaque, cpu);
+	uint64_t now_ns = clock_now_ns(e->base.env->clock);
 
-	if ((int64_t)(tsc - now) <= 0)
-		return now_ns;
-	unsigned __int128 ns = (unsigned __int128)(tsc - now) * 1000000 / soft_tsc_khz();
-	return ns > UINT64_MAX / 2 ? UINT64_MAX / 2 : now_ns + (uint64_t)ns;
+	return tsc_due_ns(tsc, tsc_read(opaque, cpu), now_ns, soft_tsc_khz());
 }
 
 static void engine_tsc_source(struct engine *engine, struct tsc_source *out)
