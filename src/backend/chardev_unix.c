@@ -214,6 +214,8 @@ static void listen_ready(struct loop_fd *lfd, uint32_t events)
 	struct chardev_unix *c = lfd->opaque;
 	int fd = unix_accept(&c->listener);
 
+	if (unix_accept_later(fd))
+		loop_fd_rest(c->loop, lfd, UNIX_ACCEPT_REST_MS);
 	if (fd < 0)
 		return;
 	c->conn.fd = fd;

@@ -12,6 +12,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "base/accept_testing.h"
 #include "base/unix_socket.h"
 
 struct env {
@@ -104,7 +105,7 @@ static int teardown(void **state)
 
 static int dial(struct env *e)
 {
-	int fd = unix_connect(e->path, NULL);
+	int fd = unix_connect(e->path, 0, NULL);
 
 	assert_true(fd >= 0);
 	spin(e);
@@ -142,7 +143,7 @@ static void what_was_sent_before_closing_arrives(void **state)
 	fd = dial(e);
 	assert_int_equal(send(fd, bytes, sizeof(bytes), 0), sizeof(bytes));
 	close(fd);
-	next = unix_connect(e->path, NULL); /* waits */
+	next = unix_connect(e->path, 0, NULL); /* waits */
 	assert_int_equal(send(next, "next", 4, 0), 4);
 	spin(e);
 	assert_int_equal(e->got_len, 0);
@@ -221,6 +222,23 @@ static void a_flood_waits_in_its_own_socket(void **state)
 	close(fd);
 }
 
+static void a_client_waits_while_there_is_no_descriptor(void **state)
+{
+	struct env *e = *state;
+	uint64_t begin = accept_ms();
+	int fd;
+
+	accepts_denied = 2;
+	fd = dial(e);
+	while (!e->came)
+		spin(e);
+	assert_int_equal(accepts_denied, 0);
+	assert_true(accept_ms() - begin >= 2 * UNIX_ACCEPT_REST_MS - 1);
+	close(fd);
+	spin(e);
+	assert_int_equal(e->went, 1);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -230,6 +248,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(who_does_not_read_stops_the_writer_until_it_goes, setup,
 					    teardown),
 	    cmocka_unit_test_setup_teardown(a_flood_waits_in_its_own_socket, setup, teardown),
+	    cmocka_unit_test_setup_teardown(a_client_waits_while_there_is_no_descriptor, setup,
+					    teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

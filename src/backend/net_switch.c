@@ -17,6 +17,7 @@
 
 #include "backend/net_impl.h"
 #include "base/log.h"
+#include "base/unix_socket.h"
 
 /*
  * A switch is a directory that only this user can enter. Every VM on it listens at a Unix socket
@@ -71,6 +72,7 @@ struct net_switch {
 	unsigned mac_next;
 	struct sockaddr_un own; /* sun_path[0]: to be unlinked */
 	_Bool held;
+	_Bool short_said; /* that there is no descriptor for who waits */
 	size_t frame_len;
 	uint8_t frame[SWITCH_MAX + 1];
 	uint8_t out[NET_FRAME_MAX];
@@ -303,13 +305,17 @@ static void on_listener(struct loop_fd *lfd, uint32_t events)
 	struct net_switch *sw = lfd->opaque;
 	int fd = accept4(lfd->fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
 
-	if (fd >= 0 && port_add(sw, fd))
-		close(fd);
-	if (fd < 0 && (errno == EMFILE || errno == ENFILE)) {
-		log_warn("no descriptor left for another VM on the switch; no more are let in");
-		if (loop_fd_mod(sw->loop, lfd, 0))
-			loop_fd_del(sw->loop, lfd);
+	if (fd < 0 && unix_accept_later(-errno)) {
+		if (!sw->short_said)
+			log_warn("no descriptor left for another VM on the switch, which waits");
+		sw->short_said = 1;
+		loop_fd_rest(sw->loop, lfd, UNIX_ACCEPT_REST_MS);
 	}
+	if (fd < 0)
+		return;
+	sw->short_said = 0;
+	if (port_add(sw, fd))
+		close(fd);
 }
 
 /* ---- frames out ---- */

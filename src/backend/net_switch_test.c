@@ -12,6 +12,8 @@
 #include <unistd.h>
 #include <cmocka.h>
 #include "backend/net.h"
+#include "base/accept_testing.h"
+#include "base/unix_socket.h"
 
 #define PORTS 3
 
@@ -269,6 +271,22 @@ static void names_and_directories_that_do_not_fit_are_refused(void **state)
 	rig_free(&r);
 }
 
+static void a_newcomer_waits_while_there_is_no_descriptor(void **state)
+{
+	struct rig r;
+	uint64_t begin = accept_ms();
+
+	accepts_denied = 1; /* when the second port comes to the first */
+	rig_new(&r);
+	while (!r.vm[0].got) {
+		assert_true(frame_send(&r, 1, 0xff));
+		turn(&r);
+	}
+	assert_int_equal(accepts_denied, 0);
+	assert_true(accept_ms() - begin >= UNIX_ACCEPT_REST_MS - 1);
+	rig_free(&r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -278,6 +296,7 @@ int main(void)
 	    cmocka_unit_test(a_port_that_takes_nothing_does_not_cut_off_the_others),
 	    cmocka_unit_test(a_socket_that_nobody_listens_at_is_swept_away),
 	    cmocka_unit_test(names_and_directories_that_do_not_fit_are_refused),
+	    cmocka_unit_test(a_newcomer_waits_while_there_is_no_descriptor),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -200,11 +200,8 @@ static void on_listener(struct loop_fd *lfd, uint32_t events)
 	int fd = unix_accept(&v->listener);
 	struct conn *c;
 
-	if (fd == -EMFILE || fd == -ENFILE || fd == -ENOMEM) {
-		/* Asking again at once would only spin: later, when a connection has gone. */
-		if (loop_fd_mod(v->loop, lfd, 0))
-			loop_fd_del(v->loop, lfd);
-	}
+	if (unix_accept_later(fd))
+		loop_fd_rest(v->loop, lfd, UNIX_ACCEPT_REST_MS);
 	if (fd < 0)
 		return;
 	if (!v->ready) {

@@ -59,9 +59,6 @@ static void conn_close(struct conn *c)
 	close(c->fd.fd);
 	c->fd.fd = -1;
 	/* A descriptor is free: the listener may have been waiting for one. */
-	if (c->v->listen_fd.added && !c->v->listen_fd.events &&
-	    loop_fd_mod(c->v->loop, &c->v->listen_fd, EPOLLIN))
-		loop_fd_del(c->v->loop, &c->v->listen_fd);
 }
 
 void conn_free(struct conn *c)

@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/lock.h"
@@ -37,7 +38,7 @@ struct loop {
 	_Bool in_run;
 	struct loop_slot *slots;
 	uint32_t slot_count;
-	uint32_t always_count;
+	uint32_t always_count, resting_count;
 	struct loop_work *head, *tail;
 	atomic_bool stop;
 	_Atomic int stop_value;
@@ -120,19 +121,24 @@ static int slot_take(struct loop *loop, uint32_t *slot)
 	return 0;
 }
 
-/* Brings the epoll set in line with lfd->events: a watch that wants nothing leaves the set, for
+static uint32_t loop_fd_wants(const struct loop_fd *lfd)
+{
+	return lfd->resting ? 0 : lfd->events;
+}
+
+/* Brings the epoll set in line with what is wanted: a watch that wants nothing leaves the set, for
  * epoll reports a hang-up whether it is wanted or not. */
 static int loop_fd_sync(struct loop *loop, struct loop_fd *lfd)
 {
-	struct epoll_event ev = {.events = lfd->events};
+	struct epoll_event ev = {.events = loop_fd_wants(lfd)};
 	int op;
 
 	ev.data.u64 = (uint64_t)loop->slots[lfd->slot].gen << 32 | lfd->slot;
 	if (lfd->always)
 		return 0;
-	if (!lfd->events && !lfd->polled)
+	if (!ev.events && !lfd->polled)
 		return 0;
-	op = !lfd->events ? EPOLL_CTL_DEL : lfd->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
+	op = !ev.events ? EPOLL_CTL_DEL : lfd->polled ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
 	if (epoll_ctl(loop->epfd, op, lfd->fd, &ev)) {
 		if (errno != EPERM || op != EPOLL_CTL_ADD)
 			return -errno;
@@ -140,7 +146,7 @@ static int loop_fd_sync(struct loop *loop, struct loop_fd *lfd)
 		loop->always_count++;
 		return 0;
 	}
-	lfd->polled = lfd->events != 0;
+	lfd->polled = ev.events != 0;
 	return 0;
 }
 
@@ -154,7 +160,7 @@ int loop_fd_add(struct loop *loop, struct loop_fd *lfd, uint32_t events)
 	if (!rc) {
 		loop->slots[lfd->slot].gen++;
 		lfd->events = events;
-		lfd->always = lfd->polled = 0;
+		lfd->always = lfd->polled = lfd->resting = 0;
 		rc = loop_fd_sync(loop, lfd);
 	}
 	if (!rc) {
@@ -197,12 +203,63 @@ void loop_fd_del(struct loop *loop, struct loop_fd *lfd)
 			epoll_ctl(loop->epfd, EPOLL_CTL_DEL, lfd->fd, NULL);
 		if (lfd->always)
 			loop->always_count--;
+		if (lfd->resting)
+			loop->resting_count--;
 		loop->slots[lfd->slot].lfd = NULL;
 		loop->slots[lfd->slot].gen++;
-		lfd->added = lfd->polled = lfd->always = 0;
+		lfd->added = lfd->polled = lfd->always = lfd->resting = 0;
 	}
 	loop_settle(loop, lfd);
 	lock_drop(&loop->lock);
+}
+
+static uint64_t loop_now_ns(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
+}
+
+void loop_fd_rest(struct loop *loop, struct loop_fd *lfd, unsigned ms)
+{
+	lock_take(&loop->lock);
+	if (lfd->added) {
+		loop->resting_count += !lfd->resting;
+		lfd->resting = 1;
+		lfd->rest_until_ns = loop_now_ns() + ms * UINT64_C(1000000);
+		(void)loop_fd_sync(loop, lfd); /* taking it out of the set cannot fail */
+	}
+	lock_drop(&loop->lock);
+	loop_wake(loop);
+}
+
+/* Under the lock: watches again what has rested. How long epoll may wait for the next, or -1. */
+static int loop_rest_over(struct loop *loop)
+{
+	uint64_t now, first = UINT64_MAX;
+
+	if (LIKELY(!loop->resting_count))
+		return -1;
+	now = loop_now_ns();
+	for (uint32_t i = 0; i < loop->slot_count; i++) {
+		struct loop_fd *lfd = loop->slots[i].lfd;
+
+		if (!lfd || !lfd->resting)
+			continue;
+		if (lfd->rest_until_ns <= now) {
+			lfd->resting = 0;
+			if (loop_fd_sync(loop, lfd)) { /* no memory for it: once more */
+				lfd->resting = 1;
+				lfd->rest_until_ns = now + UINT64_C(100000000);
+			}
+		}
+		if (lfd->resting)
+			first = MIN(first, lfd->rest_until_ns);
+		else
+			loop->resting_count--;
+	}
+	return first == UINT64_MAX ? -1 : (int)MIN((first - now) / 1000000 + 1, UINT64_C(1000000));
 }
 
 void loop_post(struct loop *loop, struct loop_work *work)
@@ -288,7 +345,7 @@ static void loop_run_always(struct loop *loop)
 	for (uint32_t i = 0; loop->always_count && i < loop->slot_count; i++) {
 		struct loop_fd *lfd = loop->slots[i].lfd;
 
-		if (lfd && lfd->always && lfd->events)
+		if (lfd && lfd->always && loop_fd_wants(lfd))
 			loop_fd_run(loop, lfd, lfd->events);
 	}
 }
@@ -298,7 +355,7 @@ static _Bool loop_always_ready(const struct loop *loop)
 	for (uint32_t i = 0; loop->always_count && i < loop->slot_count; i++) {
 		const struct loop_fd *lfd = loop->slots[i].lfd;
 
-		if (lfd && lfd->always && lfd->events)
+		if (lfd && lfd->always && loop_fd_wants(lfd))
 			return 1;
 	}
 	return 0;
@@ -318,7 +375,7 @@ static void loop_run_event(struct loop *loop, const struct epoll_event *ev)
 	lfd = slot < loop->slot_count ? loop->slots[slot].lfd : NULL;
 	if (!lfd || loop->slots[slot].gen != gen)
 		return;
-	if (ev->events & (lfd->events | EPOLLHUP | EPOLLERR))
+	if (!lfd->resting && ev->events & (lfd->events | EPOLLHUP | EPOLLERR))
 		loop_fd_run(loop, lfd, ev->events);
 }
 
@@ -331,7 +388,8 @@ int loop_run(struct loop *loop)
 	loop->in_run = 1;
 	loop->thread = pthread_self();
 	while (!atomic_exchange(&loop->stop, 0)) {
-		int timeout = loop->head || loop_always_ready(loop) ? 0 : -1;
+		int rest = loop_rest_over(loop);
+		int timeout = loop->head || loop_always_ready(loop) ? 0 : rest;
 		int n;
 
 		lock_drop(&loop->lock);

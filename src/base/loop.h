@@ -18,6 +18,8 @@ struct loop_fd {
 	_Bool added;
 	_Bool always; /* a regular file, which epoll refuses: ready whenever events != 0 */
 	_Bool polled; /* the loop's own: in the epoll set, which it leaves while events == 0 */
+	_Bool resting;
+	uint64_t rest_until_ns;
 	uint32_t slot;
 };
 
@@ -38,6 +40,9 @@ void loop_free(struct loop *loop);
 NODISCARD int loop_fd_add(struct loop *loop, struct loop_fd *lfd, uint32_t events);
 NODISCARD int loop_fd_mod(struct loop *loop, struct loop_fd *lfd, uint32_t events);
 void loop_fd_del(struct loop *loop, struct loop_fd *lfd);
+/* Looks away from a descriptor for `ms` milliseconds: for one that is ready and cannot be served
+ * yet (a listener, while no descriptor is left). It needs neither descriptor nor memory. */
+void loop_fd_rest(struct loop *loop, struct loop_fd *lfd, unsigned ms);
 
 void loop_post(struct loop *loop, struct loop_work *work);
 /* After return, the work is not queued; and when called from outside the loop's thread, not

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <time.h>
 #include <unistd.h>
 
 struct env {
@@ -260,6 +261,49 @@ static void a_stop_before_the_run_is_kept(void **state)
 	assert_int_equal(loop_run(e->loop), 9);
 }
 
+static void rest_and_stop(struct loop_fd *lfd, uint32_t events)
+{
+	struct env *e = lfd->opaque;
+
+	if (++e->ran < 3)
+		loop_fd_rest(e->loop, lfd, 20);
+	else
+		loop_stop(e->loop, 5);
+}
+
+static uint64_t now_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+static void a_watch_that_rests_is_left_alone_until_its_time_is_over(void **state)
+{
+	struct env *e = *state;
+	uint64_t begin = now_ms();
+
+	e->a = (struct loop_fd){.fd = e->pipe[0], .fn = rest_and_stop, .opaque = e};
+	assert_int_equal(loop_fd_add(e->loop, &e->a, EPOLLIN), 0);
+	assert_int_equal(write(e->pipe[1], "x", 1), 1);
+	assert_int_equal(loop_run(e->loop), 5);
+	assert_int_equal(e->ran, 3);
+	assert_true(now_ms() - begin >= 39); /* two rests */
+	/* What is changed meanwhile counts afterwards, and who has gone does not come back. */
+	loop_fd_rest(e->loop, &e->a, 20);
+	assert_int_equal(loop_fd_mod(e->loop, &e->a, 0), 0);
+	assert_int_equal(loop_fd_mod(e->loop, &e->a, EPOLLIN), 0);
+	assert_int_equal(loop_run(e->loop), 5);
+	assert_int_equal(e->ran, 4);
+	loop_fd_rest(e->loop, &e->a, 0);
+	loop_fd_del(e->loop, &e->a);
+	e->work = (struct loop_work){.fn = stop_work, .opaque = e};
+	loop_post(e->loop, &e->work);
+	assert_int_equal(loop_run(e->loop), 0);
+	assert_int_equal(e->ran, 5);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
@@ -275,6 +319,7 @@ int main(void)
 	    T(cancel_from_outside_waits_for_the_callback),
 	    T(watches_come_and_go_from_another_thread),
 	    T(a_stop_before_the_run_is_kept),
+	    T(a_watch_that_rests_is_left_alone_until_its_time_is_over),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

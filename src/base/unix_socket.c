@@ -8,6 +8,7 @@
 #include <sys/file.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -78,7 +79,11 @@ static int remove_stale(const struct sockaddr_un *addr, struct error *err)
 	fd = open_socket();
 	if (fd < 0)
 		return error_set(err, fd, "cannot make a socket: %s", strerror(-fd));
-	rc = connect(fd, (const struct sockaddr *)addr, sizeof(*addr)) ? errno : 0;
+	/* Whoever has a queue full of clients listens, too: he is not waited for. */
+	rc = fcntl(fd, F_SETFL, O_NONBLOCK) ||
+		     connect(fd, (const struct sockaddr *)addr, sizeof(*addr))
+		 ? errno
+		 : 0;
 	close(fd);
 	if (rc != ECONNREFUSED)
 		return error_set(err, -EADDRINUSE,
@@ -166,8 +171,10 @@ int unix_accept(const struct unix_listener *l)
 	return fd;
 }
 
-int unix_connect(const char *path, struct error *err)
+int unix_connect(const char *path, unsigned patience_ms, struct error *err)
 {
+	const struct timeval patience = {.tv_sec = patience_ms / 1000,
+					 .tv_usec = patience_ms % 1000 * 1000};
 	struct sockaddr_un addr;
 	int fd, rc = make_address(&addr, path, err);
 
@@ -176,11 +183,14 @@ int unix_connect(const char *path, struct error *err)
 	fd = open_socket();
 	if (fd < 0)
 		return error_set(err, fd, "cannot make a socket: %s", strerror(-fd));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
 	if (!connect(fd, (const struct sockaddr *)&addr, sizeof(addr)))
 		return fd;
 	rc = -errno;
 	close(fd);
 	if (rc == -ECONNREFUSED)
 		return error_set(err, rc, "nobody listens at '%s' any more", path);
+	if (rc == -EAGAIN)
+		return error_set(err, -ETIMEDOUT, "nobody answers at '%s'", path);
 	return error_set(err, rc, "cannot connect to '%s': %s", path, strerror(-rc));
 }

@@ -48,7 +48,7 @@ static void listens_for_its_user_alone_and_removes_the_file(void **state)
 	assert_int_equal(stat(p->path, &st), 0);
 	assert_int_equal(st.st_mode & 0777, 0600);
 	assert_int_equal(unix_accept(&l), -EAGAIN);
-	client = unix_connect(p->path, &err);
+	client = unix_connect(p->path, 0, &err);
 	assert_true(client >= 0);
 	server = unix_accept(&l);
 	assert_true(server >= 0);
@@ -71,7 +71,7 @@ static void replaces_a_stale_socket_but_not_a_living_one(void **state)
 	assert_non_null(strstr(err.text, "another process listens there"));
 	assert_int_equal(second.fd, -1);
 	close(first.fd); /* as a killed process leaves it */
-	assert_int_equal(unix_connect(p->path, &err), -ECONNREFUSED);
+	assert_int_equal(unix_connect(p->path, 0, &err), -ECONNREFUSED);
 	assert_int_equal(unix_listen(&second, p->path, &err), 0);
 	unix_listener_close(&second);
 }
@@ -105,8 +105,27 @@ static void says_what_is_wrong_with_a_path(void **state)
 	assert_int_equal(unix_listen(&l, path, &err), -ENAMETOOLONG);
 	assert_int_equal(unix_listen(&l, "", &err), -EINVAL);
 	assert_int_equal(unix_listen(&l, "/nonexistent/dir/s", &err), -ENOENT);
-	assert_int_equal(unix_connect("/nonexistent/dir/s", &err), -ENOENT);
+	assert_int_equal(unix_connect("/nonexistent/dir/s", 0, &err), -ENOENT);
 	assert_non_null(strstr(err.text, "/nonexistent/dir/s"));
+}
+
+static void a_listener_that_takes_nobody_keeps_nobody_waiting(void **state)
+{
+	struct place *p = *state;
+	struct unix_listener l, second;
+	struct error err;
+	int fd[64], n = 0;
+
+	assert_int_equal(unix_listen(&l, p->path, &err), 0);
+	while (n < 64 && (fd[n] = unix_connect(p->path, 10, &err)) >= 0)
+		n++;
+	assert_in_range(n, 1, 63);
+	assert_int_equal(fd[n], -ETIMEDOUT);
+	assert_non_null(strstr(err.text, "nobody answers at"));
+	assert_int_equal(unix_listen(&second, p->path, &err), -EADDRINUSE);
+	while (n)
+		close(fd[--n]);
+	unix_listener_close(&l);
 }
 
 int main(void)
@@ -117,6 +136,8 @@ int main(void)
 	    cmocka_unit_test_setup_teardown(replaces_a_stale_socket_but_not_a_living_one, set_up,
 					    tear_down),
 	    cmocka_unit_test_setup_teardown(does_not_remove_what_took_its_place, set_up, tear_down),
+	    cmocka_unit_test_setup_teardown(a_listener_that_takes_nobody_keeps_nobody_waiting,
+					    set_up, tear_down),
 	    cmocka_unit_test(says_what_is_wrong_with_a_path),
 	};
 

@@ -1,4 +1,5 @@
 /* cmd_ls.c: "polyvisor ls": this user's running VMs. */
+#include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,23 +30,36 @@ static void print_row(struct listing *l, const char *name, const json_t *status)
 	       (long long)json_integer_value(json_object_get(status, "pid")));
 }
 
+static void say_why(const char *name, const char *why)
+{
+	fprintf(stderr, "polyvisor: '%s': %s\n", name, why ? why : "the VM's answer is no status");
+}
+
 /* A socket that nobody listens at belongs to a VM that was killed: it is passed over. */
 static void list_vm(void *opaque, const char *name, const char *path)
 {
 	struct listing *l = opaque;
 	struct control_client client;
 	json_t *reply, *status;
-	struct error err;
+	struct error err = {0};
+	int rc = control_client_open(&client, path, &err);
 
-	if (control_client_open(&client, path, &err))
+	if (rc == -ECONNREFUSED || rc == -ENOENT)
 		return;
+	if (rc) {
+		say_why(name, err.text);
+		return;
+	}
 	reply = control_client_call(&client, "status", NULL, &err);
 	status = json_object_get(reply, "result");
-	if (!status && err.code)
-		fprintf(stderr, "polyvisor: '%s': %s\n", name, err.text);
-	else if (status && l->json)
+	if (!reply)
+		say_why(name, err.text);
+	else if (!status)
+		say_why(name, json_string_value(
+				  json_object_get(json_object_get(reply, "error"), "message")));
+	else if (l->json)
 		json_array_append(l->all, status);
-	else if (status)
+	else
 		print_row(l, name, status);
 	json_decref(reply);
 	control_client_close(&client);

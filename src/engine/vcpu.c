@@ -217,6 +217,16 @@ void vcpu_pause_wait(struct vcpu *vcpu)
 	lock_drop(&vcpu->lock);
 }
 
+_Bool vcpu_is_paused(struct vcpu *vcpu)
+{
+	_Bool paused;
+
+	lock_take(&vcpu->lock);
+	paused = !vcpu->thread_started || (vcpu->want_pause && vcpu->paused);
+	lock_drop(&vcpu->lock);
+	return paused;
+}
+
 void vcpu_resume(struct vcpu *vcpu)
 {
 	lock_take(&vcpu->lock);

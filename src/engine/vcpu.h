@@ -100,6 +100,7 @@ void vcpu_fini(struct vcpu *vcpu);
 NODISCARD int vcpu_start(struct vcpu *vcpu, struct error *err);
 void vcpu_pause_begin(struct vcpu *vcpu); /* asks, does not wait: so that many are asked first */
 void vcpu_pause_wait(struct vcpu *vcpu);
+_Bool vcpu_is_paused(struct vcpu *vcpu); /* stands still, and nobody has sent it on */
 void vcpu_resume(struct vcpu *vcpu);
 void vcpu_stop(struct vcpu *vcpu);
 

@@ -122,7 +122,7 @@ static void pause_now(struct fake *f)
 {
 	vcpu_pause_begin(&f->vcpu);
 	vcpu_pause_wait(&f->vcpu);
-	assert_true(f->vcpu.paused);
+	assert_true(vcpu_is_paused(&f->vcpu));
 }
 
 /* Until the thread sleeps as halted. */
@@ -139,7 +139,9 @@ static void a_thread_starts_paused(void **state)
 
 	vcpu_pause_wait(&f->vcpu);
 	assert_int_equal(f->runs, 0);
+	assert_true(vcpu_is_paused(&f->vcpu));
 	vcpu_resume(&f->vcpu);
+	assert_false(vcpu_is_paused(&f->vcpu));
 	wait_for(&f->runs, 1);
 	fake_free(f);
 	(void)state;

@@ -3,6 +3,7 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
@@ -22,6 +23,13 @@
 #define LINES_PER_TURN 16
 #define OUT_HIGH       (64u << 10)
 
+/*
+ * A guest can use up the process's descriptors (each of its network connections takes one), and
+ * then above all somebody has to be able to end the VM. So some descriptors are kept: each makes
+ * room for one client, and the last for one at a time who is told that there is no room.
+ */
+#define SPARES 4
+
 struct client {
 	struct loop_fd lfd;
 	struct control *control;
@@ -39,8 +47,36 @@ struct control {
 	struct control_table table;
 	struct unix_listener listener;
 	struct loop_fd lfd;
+	int spare[SPARES]; /* of /dev/null, or -1 */
 	struct client *client[CONTROL_MAX_CLIENTS];
 };
+
+static void spares_refill(struct control *control)
+{
+	for (unsigned i = 0; i < SPARES; i++) {
+		if (control->spare[i] < 0)
+			control->spare[i] = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	}
+}
+
+/* Gives one back to the process. Returns how many there were. */
+static unsigned spare_spend(struct control *control)
+{
+	unsigned n = 0;
+	int last = -1;
+
+	for (unsigned i = 0; i < SPARES; i++) {
+		if (control->spare[i] < 0)
+			continue;
+		last = (int)i;
+		n++;
+	}
+	if (n) {
+		close(control->spare[last]);
+		control->spare[last] = -1;
+	}
+	return n;
+}
 
 static void client_drop(struct client *c)
 {
@@ -54,6 +90,7 @@ static void client_drop(struct client *c)
 	close(c->lfd.fd);
 	free(c->out);
 	free(c);
+	spares_refill(control);
 }
 
 /* Appends a line; false when the client's backlog is full or memory is short: it is to be dropped.
@@ -195,9 +232,9 @@ static void on_client(struct loop_fd *lfd, uint32_t events)
 }
 
 /* Too many: one line says so. The socket is new, so that the line fits its buffer. */
-static void turn_away(int fd)
+static void turn_away(int fd, const char *why)
 {
-	json_t *message = control_refusal(CONTROL_BUSY, "too many clients are connected");
+	json_t *message = control_refusal(CONTROL_BUSY, why);
 	char *text = message ? json_dumps(message, JSON_COMPACT) : NULL;
 
 	if (text) {
@@ -209,33 +246,47 @@ static void turn_away(int fd)
 	close(fd);
 }
 
+static void client_add(struct control *control, int fd)
+{
+	struct client *c;
+	unsigned i = 0;
+
+	while (i < CONTROL_MAX_CLIENTS && control->client[i])
+		i++;
+	if (i == CONTROL_MAX_CLIENTS) {
+		turn_away(fd, "too many clients are connected");
+		return;
+	}
+	c = calloc(1, sizeof(*c));
+	if (c) {
+		c->control = control;
+		c->lfd = (struct loop_fd){.fd = fd, .fn = on_client, .opaque = c};
+	}
+	if (!c || loop_fd_add(control->loop, &c->lfd, EPOLLIN)) {
+		free(c);
+		turn_away(fd, "the host has no memory for another client");
+		return;
+	}
+	control->client[i] = c;
+}
+
 static void on_connect(struct loop_fd *lfd, uint32_t events)
 {
 	struct control *control = lfd->opaque;
 	int fd = unix_accept(&control->listener);
-	struct client *c;
-	unsigned i = 0;
+	unsigned spares = SPARES;
 
-	if (fd < 0) {
-		if (fd == -EPERM)
-			log_warn("control socket: another user was turned away");
-		return;
-	}
-	while (i < CONTROL_MAX_CLIENTS && control->client[i])
-		i++;
-	c = i < CONTROL_MAX_CLIENTS ? calloc(1, sizeof(*c)) : NULL;
-	if (!c) {
-		turn_away(fd);
-		return;
-	}
-	c->control = control;
-	c->lfd = (struct loop_fd){.fd = fd, .fn = on_client, .opaque = c};
-	if (loop_fd_add(control->loop, &c->lfd, EPOLLIN)) {
-		free(c);
-		turn_away(fd);
-		return;
-	}
-	control->client[i] = c;
+	if (unix_accept_later(fd) && (spares = spare_spend(control)))
+		fd = unix_accept(&control->listener);
+	if (fd == -EPERM)
+		log_warn("control socket: another user was turned away");
+	if (unix_accept_later(fd))
+		loop_fd_rest(control->loop, lfd, UNIX_ACCEPT_REST_MS);
+	else if (fd >= 0 && spares == 1)
+		turn_away(fd, "the VM's process has no descriptor left for another client");
+	else if (fd >= 0)
+		client_add(control, fd);
+	spares_refill(control);
 }
 
 int control_new(struct control **out, struct loop *loop, const char *path,
@@ -248,6 +299,8 @@ int control_new(struct control **out, struct loop *loop, const char *path,
 		return error_set(err, -ENOMEM, "out of memory");
 	control->loop = loop;
 	control->table = *table;
+	for (unsigned i = 0; i < SPARES; i++)
+		control->spare[i] = -1;
 	rc = unix_listen(&control->listener, path, err);
 	if (rc) {
 		free(control);
@@ -260,6 +313,7 @@ int control_new(struct control **out, struct loop *loop, const char *path,
 		control_free(control);
 		return error_set(err, rc, "cannot watch the control socket: %s", strerror(-rc));
 	}
+	spares_refill(control);
 	*out = control;
 	return 0;
 }
@@ -272,6 +326,8 @@ void control_free(struct control *control)
 		if (control->client[i])
 			client_drop(control->client[i]);
 	}
+	while (spare_spend(control))
+		;
 	loop_fd_del(control->loop, &control->lfd);
 	unix_listener_close(&control->listener);
 	free(control);

@@ -24,7 +24,7 @@ static void set_timeout(const struct control_client *c, unsigned seconds)
 int control_client_open(struct control_client *c, const char *path, struct error *err)
 {
 	memset(c, 0, sizeof(*c));
-	c->fd = unix_connect(path, err);
+	c->fd = unix_connect(path, REPLY_SECONDS * 1000, err);
 	if (c->fd < 0)
 		return c->fd;
 	set_timeout(c, REPLY_SECONDS);
@@ -123,6 +123,9 @@ json_t *control_client_call(struct control_client *c, const char *command, json_
 	if (!rc)
 		rc = send_all(c, "\n", 1, err);
 	free(text);
+	/* Whoever was turned away finds the connection closed, and a line that says why. */
+	if (rc == -EPIPE)
+		rc = 0;
 	while (!rc && (message = next_message(c, err)) && json_object_get(message, "event"))
 		json_decref(message);
 	return message;

@@ -8,10 +8,13 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <unistd.h>
 #include <cmocka.h>
 
+#include "base/accept_testing.h"
 #include "base/unix_socket.h"
 #include "vmm/control_client.h"
 
@@ -97,7 +100,7 @@ static int dial(struct rig *r)
 {
 	const struct timeval tv = {.tv_sec = 60};
 	struct error err;
-	int fd = unix_connect(r->path, &err);
+	int fd = unix_connect(r->path, 0, &err);
 
 	assert_true(fd >= 0);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
@@ -253,6 +256,76 @@ static void a_subscriber_hears_events_between_replies(void **state)
 	control_client_close(&c);
 }
 
+/* A descriptor made before there are none left connects. */
+static void dial_with(struct rig *r, int fd)
+{
+	const struct timeval tv = {.tv_sec = 60};
+	struct sockaddr_un addr = {.sun_family = AF_UNIX};
+
+	strcpy(addr.sun_path, r->path);
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &tv, sizeof(tv));
+	assert_int_equal(connect(fd, (const struct sockaddr *)&addr, sizeof(addr)), 0);
+}
+
+static void without_descriptors_some_are_served_and_others_hear_why(void **state)
+{
+	enum { SERVED = 3, CLIENTS = 6, FILL = 256 };
+	struct rlimit before, few = {.rlim_cur = FILL};
+	int fd[CLIENTS], fill[FILL], n = 0;
+	struct rig *r = *state;
+	char line[256];
+
+	for (unsigned i = 0; i < CLIENTS; i++)
+		fd[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	assert_int_equal(getrlimit(RLIMIT_NOFILE, &before), 0);
+	few.rlim_max = before.rlim_max;
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &few), 0);
+	while (n < FILL && (fill[n] = dup(fd[0])) >= 0)
+		n++;
+	assert_in_range(n, 1, FILL - 1);
+	for (unsigned i = 0; i < SERVED; i++) {
+		dial_with(r, fd[i]);
+		say(fd[i], "{\"command\":\"count\"}\n");
+		assert_true(hear(fd[i], line, sizeof(line)));
+		assert_non_null(strstr(line, "calls"));
+	}
+	for (unsigned i = SERVED; i + 1 < CLIENTS; i++) {
+		dial_with(r, fd[i]);
+		assert_true(hear(fd[i], line, sizeof(line)));
+		assert_non_null(strstr(line, "\"busy\""));
+		assert_non_null(strstr(line, "no descriptor left"));
+		assert_false(hear(fd[i], line, sizeof(line)));
+	}
+	/* One who goes makes room for another. */
+	shutdown(fd[0], SHUT_RDWR);
+	assert_false(hear(fd[0], line, sizeof(line)));
+	dial_with(r, fd[CLIENTS - 1]);
+	say(fd[CLIENTS - 1], "{\"command\":\"count\"}\n");
+	assert_true(hear(fd[CLIENTS - 1], line, sizeof(line)));
+	assert_non_null(strstr(line, "calls"));
+	while (n)
+		close(fill[--n]);
+	for (unsigned i = 0; i < CLIENTS; i++)
+		close(fd[i]);
+	assert_int_equal(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+
+static void who_cannot_be_let_in_is_looked_at_again_later(void **state)
+{
+	struct rig *r = *state;
+	uint64_t begin = accept_ms();
+	char line[256];
+	int fd;
+
+	accepts_denied = 6; /* twice each time, the second one in the place of a spare */
+	fd = dial(r);
+	say(fd, "{\"command\":\"count\"}\n");
+	assert_true(hear(fd, line, sizeof(line)));
+	assert_int_equal(accepts_denied, 0);
+	assert_true(accept_ms() - begin >= 3 * UNIX_ACCEPT_REST_MS - 1);
+	close(fd);
+}
+
 int main(void)
 {
 #define TEST(t) cmocka_unit_test_setup_teardown(t, set_up, tear_down)
@@ -264,6 +337,8 @@ int main(void)
 	    TEST(who_does_not_read_is_not_read_from),
 	    TEST(a_subscriber_that_does_not_read_is_dropped),
 	    TEST(a_subscriber_hears_events_between_replies),
+	    TEST(without_descriptors_some_are_served_and_others_hear_why),
+	    TEST(who_cannot_be_let_in_is_looked_at_again_later),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

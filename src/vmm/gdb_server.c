@@ -140,8 +140,9 @@ static int accept_one(struct gdb_server *server)
 	if (server->port_fd < 0)
 		return unix_accept(&server->listener);
 	fd = accept4(server->port_fd, NULL, NULL, SOCK_NONBLOCK | SOCK_CLOEXEC);
-	if (fd >= 0)
-		setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
+	if (fd < 0)
+		return -errno;
+	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
 	return fd;
 }
 
@@ -150,6 +151,8 @@ static void on_connect(struct loop_fd *lfd, uint32_t events)
 	struct gdb_server *server = lfd->opaque;
 	int fd = accept_one(server);
 
+	if (unix_accept_later(fd))
+		loop_fd_rest(server->cfg.loop, lfd, UNIX_ACCEPT_REST_MS);
 	if (fd < 0)
 		return;
 	if (server->session) {

@@ -2,6 +2,7 @@
  * pauses, resets or ends it. */
 #include "vmm/vm.h"
 
+#include <assert.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,6 +46,11 @@ void vm_request(struct vm *vm, unsigned request)
 	loop_post(vm->loop, &vm->work);
 }
 
+static _Bool has_ended(const struct vm *vm)
+{
+	return vm->state == VM_SHUT_DOWN || vm->state == VM_CRASHED;
+}
+
 void vm_pause_cpus(struct vm *vm)
 {
 	for (unsigned i = 0; i < machine_cpus(vm->machine); i++)
@@ -53,8 +59,21 @@ void vm_pause_cpus(struct vm *vm)
 		vcpu_pause_wait(machine_vcpu(vm->machine, i));
 }
 
+static _Bool cpus_paused(const struct vm *vm)
+{
+	_Bool all = 1;
+
+	for (unsigned i = 0; i < machine_cpus(vm->machine); i++)
+		all = all && vcpu_is_paused(machine_vcpu(vm->machine, i));
+	return all;
+}
+
+/* What the CPUs were stopped for comes first (a CPU that a debugger stopped would go on as if it
+ * had been told to): handle_requests is on its way, and resumes them itself. */
 void vm_resume_cpus(struct vm *vm)
 {
+	if (has_ended(vm) || atomic_load(&vm->requests))
+		return;
 	for (unsigned i = 0; !vm->holds && i < machine_cpus(vm->machine); i++) {
 		if (!(vm->frozen >> i & 1))
 			vcpu_resume(machine_vcpu(vm->machine, i));
@@ -67,11 +86,6 @@ uint64_t vm_host_ns(void)
 
 	clock_gettime(CLOCK_MONOTONIC, &ts);
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
-static _Bool has_ended(const struct vm *vm)
-{
-	return vm->state == VM_SHUT_DOWN || vm->state == VM_CRASHED;
 }
 
 void vm_hold(struct vm *vm, enum vm_hold why)
@@ -153,6 +167,7 @@ static void vm_reset(struct vm *vm)
 {
 	struct error err;
 
+	assert(cpus_paused(vm));
 	if (vm->spec.no_reboot) {
 		end_with(vm, VM_END_RESET, VM_SHUT_DOWN,
 			 "the guest asked for a reset; ended because of --no-reboot");
@@ -338,6 +353,7 @@ int vm_new(struct vm **out, const struct vm_spec *spec, struct error *err)
 
 	if (!vm)
 		return error_set(err, -ENOMEM, "out of memory");
+	vm_limits_raise();
 	vm->spec = *spec;
 	vm->holds = (spec->paused ? HOLD_USER : 0) | (spec->gdb_wait ? HOLD_GDB : 0);
 	vm->timer.fd = vm->signals.fd = vm->grace.fd = -1;

@@ -98,8 +98,11 @@ void vm_request(struct vm *vm, unsigned request);
 void vm_hold(struct vm *vm, enum vm_hold why);
 void vm_release(struct vm *vm, enum vm_hold why);
 void vm_pause_cpus(struct vm *vm);
-void vm_resume_cpus(struct vm *vm); /* unless something holds the VM */
+void vm_resume_cpus(struct vm *vm); /* unless it is held, asked for something, or over */
 uint64_t vm_host_ns(void);	    /* the host's monotonic clock */
+
+/* vm_limit.c: as many descriptors as an ordinary user may have. */
+void vm_limits_raise(void);
 
 /* vm_stop.c: signals; ending a VM with the guest's help. */
 NODISCARD int vm_signals_add(struct vm *vm, struct error *err);

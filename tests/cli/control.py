@@ -3,18 +3,22 @@
 
 usage: control.py POLYVISOR GUEST_DIR [TEST...]
 """
+import errno
 import hashlib
 import json
 import os
 import re
+import resource
 import signal
+import socket
 import stat
 import struct
+import subprocess
 import sys
 import time
 
 import harness
-from harness import GUEST, KERNEL, RUNTIME, Vm, main, polyvisor, test, wait_until
+from harness import ENV, GUEST, KERNEL, PATIENCE, POLYVISOR, RUNTIME, Vm, main, polyvisor, test, wait_until
 
 
 def dial(path):
@@ -114,6 +118,72 @@ def the_socket_speaks_the_protocol():
         assert (ended["event"], ended["reason"]) == ("ended", "quit"), ended
         assert vm.wait() == 0
     assert not os.path.exists(path)
+
+
+@test
+def whoever_is_turned_away_hears_why():
+    with Vm("--name", "many", "--paused"):
+        wait_until(lambda: polyvisor("ctl", "many", "status").returncode == 0)
+        held = [dial(f"{RUNTIME.name}/polyvisor/many.sock") for _ in range(16)]
+        for f in held:
+            ask(f, "status")
+        for _ in range(5):
+            p = polyvisor("ls")
+            assert p.returncode == 0 and not p.stdout and p.stderr == "polyvisor: 'many': too many clients are connected\n", p
+            p = polyvisor("ctl", "many", "status")
+            assert p.returncode == 1 and "too many clients are connected" in p.stderr, p
+            p = polyvisor("ls", "--json")
+            assert p.stdout == "[]\n" and "too many clients" in p.stderr, p
+
+
+@test
+def a_vm_without_descriptors_is_still_spoken_to():
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 512), hard))
+    vm = Vm("--name", "short", "--paused")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with vm:
+        path = f"{RUNTIME.name}/polyvisor/short.sock"
+        wait_until(lambda: polyvisor("ctl", "short", "status").returncode == 0)
+        assert resource.prlimit(vm.p.pid, resource.RLIMIT_NOFILE) == (hard, hard), "not as many as it may have"
+        # No number below the limit is free.
+        used = lambda: [int(n) for n in os.listdir(f"/proc/{vm.p.pid}/fd")]
+        held = []
+        while not held or len(used()) <= max(used()):
+            held.append(dial(path))
+            ask(held[-1], "status")
+        resource.prlimit(vm.p.pid, resource.RLIMIT_NOFILE, (len(used()), hard))
+        assert polyvisor("ctl", "short", "status").stdout.count("paused") == 1
+        assert "short" in polyvisor("ls").stdout
+        for _ in range(3):
+            held.append(dial(path))
+            assert ask(held[-1], "statistics")["result"]["counters"]
+        p = polyvisor("ctl", "short", "status")
+        assert p.returncode == 1 and "no descriptor left" in p.stderr, p
+        del held[-2:]
+        assert polyvisor("ctl", "short", "quit").returncode == 0
+        assert vm.wait() == 0
+
+
+@test
+def a_vm_that_is_stopped_does_not_hold_up_who_asks():
+    with Vm("--name", "stuck", "--paused") as vm:
+        wait_until(lambda: polyvisor("ctl", "stuck", "status").returncode == 0)
+        os.kill(vm.p.pid, signal.SIGSTOP)
+        os.waitid(os.P_PID, vm.p.pid, os.WSTOPPED)
+        queue, full = [], False
+        while not full:  # its queue of connections
+            queue.append(socket.socket(socket.AF_UNIX))
+            queue[-1].setblocking(False)
+            full = queue[-1].connect_ex(f"{RUNTIME.name}/polyvisor/stuck.sock") == errno.EAGAIN
+        asking = [subprocess.Popen([POLYVISOR, *args], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
+                  for args in (["ctl", "stuck", "status"], ["ls"])]
+        for p, status in zip(asking, (1, 0)):
+            out, err = p.communicate(timeout=PATIENCE)
+            assert p.returncode == status and not out and "nobody answers at" in err, (p.args, out, err)
+        p = polyvisor("run", "--kernel", KERNEL, "--name", "stuck")
+        assert p.returncode == 1 and "is running already" in p.stderr, p
+        os.kill(vm.p.pid, signal.SIGCONT)
 
 
 MIB = 1 << 20

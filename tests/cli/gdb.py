@@ -5,10 +5,12 @@ usage: gdb.py POLYVISOR GUEST_DIR [TEST...]
 """
 import os
 import re
+import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 
 from harness import ENV, GUEST, KERNEL, PATIENCE, RUNTIME, Vm, dial, main, polyvisor, test, wait_until
 
@@ -166,6 +168,93 @@ def a_debugger_that_vanishes_leaves_a_running_vm():
         s.close()
         wait_until(lambda: "running" in polyvisor("ctl", "left", "status").stdout)
         assert polyvisor("ctl", "left", "quit").returncode == 0
+        assert vm.wait() == 0
+
+
+def send(s, text):
+    s.sendall(b"$%s#%02x" % (text, sum(text) % 256))
+
+
+def answer(s, text):
+    """What the next packet after this one says."""
+    send(s, text)
+    return packet(s).split(b"$")[1][:-3]
+
+
+def attach():
+    """Whoever comes before the last debugger has gone is turned away."""
+    def attached():
+        nonlocal s
+        s = dial(SOCKET)
+        try:
+            return answer(s, b"QStartNoAckMode") == b"OK"
+        except (AssertionError, ConnectionResetError, BrokenPipeError):
+            return False
+
+    s = None
+    wait_until(attached)
+    s.sendall(b"+")
+    return s
+
+
+@test
+def a_step_is_one_instruction_while_others_ask_for_statistics():
+    addresses = [0x100027, 0x100028, 0x10002a, 0x10002b, 0x10002d, 0x100030]
+    with Vm("--gdb", f"unix:{SOCKET}", "--gdb-wait", "--name", "stepped", kernel=counting_guest()):
+        s, f = attach(), dial(f"{RUNTIME.name}/polyvisor/stepped.sock").makefile("rw")
+        over = threading.Event()
+        asked = [0]
+
+        def nag():
+            while not over.is_set():
+                f.write('{"command":"statistics"}\n')
+                f.flush()
+                assert "result" in f.readline()
+                asked[0] += 1
+
+        thread = threading.Thread(target=nag)
+        thread.start()
+        try:
+            steps, at = 0, 0x100020
+            while steps < 500 or asked[0] < 50:
+                assert thread.is_alive()
+                assert answer(s, b"s").startswith(b"T05")
+                rip = struct.unpack("<Q", bytes.fromhex(answer(s, b"p10").decode()))[0]
+                want = 0x100022 if at == 0x100020 else addresses[(addresses.index(at) + 1) % 6] if at in addresses else addresses[0]
+                assert rip == want, f"step {steps} went from {at:#x} to {rip:#x}"
+                steps, at = steps + 1, rip
+        finally:
+            over.set()
+            thread.join()
+
+
+@test
+def a_reset_in_the_moment_in_which_the_debugger_goes_finds_the_cpus_paused():
+    """All comes in one turn of the loop: going on, into a breakpoint; the debugger's end; a reset."""
+    with Vm("--gdb", f"unix:{SOCKET}", "--gdb-wait", "--name", "gone", kernel=counting_guest()) as vm:
+        # What gives the CPU time to get to the breakpoint before the reset is seen.
+        slow = [dial(f"{RUNTIME.name}/polyvisor/gone.sock").makefile("rw") for _ in range(10)]
+        f = dial(f"{RUNTIME.name}/polyvisor/gone.sock").makefile("rw")
+        for _ in range(10):
+            s = attach()
+            assert answer(s, b"?").startswith(b"T05")
+            assert answer(s, b"Z0,10002a,1") == b"OK"
+            os.kill(vm.p.pid, signal.SIGSTOP)
+            os.waitid(os.P_PID, vm.p.pid, os.WSTOPPED)
+            send(s, b"c")
+            s.close()
+            for g in slow:
+                g.write('{"command":"devices"}\n' * 10)
+                g.flush()
+            f.write('{"command":"reset"}\n')
+            f.flush()
+            os.kill(vm.p.pid, signal.SIGCONT)
+            assert "result" in f.readline()
+            for g in slow:
+                for _ in range(10):
+                    assert "result" in g.readline()
+        wait_until(lambda: "running" in polyvisor("ctl", "gone", "status").stdout)
+        assert polyvisor("ctl", "gone", "quit").returncode == 0
         assert vm.wait() == 0
 
 

@@ -74,7 +74,7 @@ def dial(path):
         try:
             s.connect(path)
             return True
-        except (FileNotFoundError, ConnectionRefusedError):
+        except (FileNotFoundError, ConnectionRefusedError, BlockingIOError):  # the last: its queue is full
             return False
 
     s = socket.socket(socket.AF_UNIX)

@@ -5,6 +5,8 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "base/accept_testing.h"
+#include "base/unix_socket.h"
 #include "dev/virtio/testing.h"
 #include "dev/virtio/vsockdev.h"
 
@@ -522,6 +524,25 @@ static void after_a_load_the_driver_is_told_that_connections_are_gone(void **sta
 	rig_free(r);
 }
 
+static void the_host_is_let_in_when_descriptors_are_there_again(void **state)
+{
+	struct rig *r = rig_new();
+	uint64_t begin = accept_ms();
+	int fd;
+
+	start(r, 8);
+	accepts_denied = 2; /* with no connection whose end would free one */
+	fd = dial(r, "CONNECT 1234\n");
+	while (!vsock_connections(r->vsock))
+		pump(r);
+	pump(r);
+	assert_int_equal(next(r), VSOCK_REQUEST);
+	assert_true(accept_ms() - begin >= 2 * UNIX_ACCEPT_REST_MS - 1);
+	close(fd);
+	pump(r);
+	rig_free(r);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -538,6 +559,7 @@ int main(void)
 	    cmocka_unit_test(what_the_host_said_before_it_closed_is_delivered),
 	    cmocka_unit_test(a_reset_ends_all_connections),
 	    cmocka_unit_test(after_a_load_the_driver_is_told_that_connections_are_gone),
+	    cmocka_unit_test(the_host_is_let_in_when_descriptors_are_there_again),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

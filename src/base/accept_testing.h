@@ -1,0 +1,34 @@
+/* accept_testing.h: an accept4 that fails for want of descriptors as often as a test says: for the
+ * one test program that includes it. */
+#ifndef BASE_ACCEPT_TESTING_H
+#define BASE_ACCEPT_TESTING_H
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+static _Atomic int accepts_denied; /* how many more fail */
+
+int accept4(int fd, __SOCKADDR_ARG addr, socklen_t *len, int flags)
+{
+	if (atomic_load(&accepts_denied) > 0) {
+		atomic_fetch_sub(&accepts_denied, 1);
+		errno = EMFILE;
+		return -1;
+	}
+	return (int)syscall(SYS_accept4, fd, addr.__sockaddr__, len, flags);
+}
+
+static inline uint64_t accept_ms(void)
+{
+	struct timespec ts;
+
+	clock_gettime(CLOCK_MONOTONIC, &ts);
+	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
+}
+
+#endif
