@@ -73,17 +73,33 @@ static void time_set(struct clock *clock, enum clock_mode mode, uint64_t base)
 	atomic_fetch_add_explicit(&clock->seq, 1, memory_order_release);
 }
 
-uint64_t clock_now_ns(const struct clock *clock)
+static enum clock_mode time_get(const struct clock *clock, uint64_t *base)
 {
 	for (;;) {
 		uint32_t seq = atomic_load_explicit(&clock->seq, memory_order_acquire);
 		int mode = atomic_load_explicit(&clock->mode, memory_order_acquire);
-		uint64_t base = atomic_load_explicit(&clock->base, memory_order_acquire);
 
+		*base = atomic_load_explicit(&clock->base, memory_order_acquire);
 		if (!(seq & 1) && atomic_load_explicit(&clock->seq, memory_order_relaxed) == seq)
-			return mode == CLOCK_REAL ? base + host_ns() : base;
+			return (enum clock_mode)mode;
 		__builtin_ia32_pause();
 	}
+}
+
+uint64_t clock_now_ns(const struct clock *clock)
+{
+	uint64_t base;
+	enum clock_mode mode = time_get(clock, &base);
+
+	return mode == CLOCK_REAL ? base + host_ns() : base;
+}
+
+int64_t clock_lag_ns(const struct clock *clock)
+{
+	uint64_t base;
+	enum clock_mode mode = time_get(clock, &base);
+
+	return (int64_t)(mode == CLOCK_REAL ? 0 - base : host_ns() - base);
 }
 
 enum clock_mode clock_mode(const struct clock *clock)

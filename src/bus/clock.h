@@ -17,6 +17,9 @@ void clock_free(struct clock *clock);
 void clock_set_mode(struct clock *clock, enum clock_mode mode); /* time goes on from where it is */
 enum clock_mode clock_mode(const struct clock *clock);
 uint64_t clock_now_ns(const struct clock *clock);
+/* By how much VM time is behind the host's monotonic clock. While it is REAL not two readings but
+ * one value, the same to the nanosecond until the mode changes. */
+int64_t clock_lag_ns(const struct clock *clock);
 /* For restore: sets the present. Only while stopped or manual. */
 void clock_set_ns(struct clock *clock, uint64_t now_ns);
 /* MANUAL only: moves time on, running due timers in order, each seeing its own deadline as the

@@ -164,6 +164,29 @@ static void time_goes_on_from_where_it_stopped(void **state)
 	clock_free(NULL);
 }
 
+static void its_lag_is_one_value_while_it_goes(void **state)
+{
+	struct clock *c;
+	int64_t lag, stopped;
+
+	assert_int_equal(clock_new(&c, CLOCK_REAL), 0);
+	lag = clock_lag_ns(c);
+	for (unsigned i = 0; i < 10000; i++)
+		assert_true(clock_lag_ns(c) == lag);
+	clock_set_mode(c, CLOCK_STOPPED);
+	stopped = clock_lag_ns(c);
+	assert_true(stopped >= lag);
+	while (clock_lag_ns(c) == stopped)
+		;
+	assert_true(clock_lag_ns(c) > stopped);
+	clock_set_mode(c, CLOCK_REAL);
+	assert_true(clock_lag_ns(c) > stopped);
+	lag = clock_lag_ns(c);
+	for (unsigned i = 0; i < 10000; i++)
+		assert_true(clock_lag_ns(c) == lag);
+	clock_free(c);
+}
+
 static void a_stopped_clock_runs_nothing(void **state)
 {
 	struct clock *c;
@@ -332,6 +355,7 @@ int main(void)
 	    cmocka_unit_test(a_timer_may_rearm_itself),
 	    cmocka_unit_test(many_timers_run_in_order),
 	    cmocka_unit_test(time_goes_on_from_where_it_stopped),
+	    cmocka_unit_test(its_lag_is_one_value_while_it_goes),
 	    cmocka_unit_test(a_stopped_clock_runs_nothing),
 	    cmocka_unit_test(a_fast_timer_cannot_keep_the_loop),
 	    cmocka_unit_test(wakes_when_the_earliest_moves_forward),

@@ -133,6 +133,10 @@ struct engine_ops {
 	void (*kick)(struct vcpu *vcpu);
 	int (*get_state)(struct vcpu *vcpu, struct x86_state *out);
 	int (*set_state)(struct vcpu *vcpu, const struct x86_state *in);
+	/* Called before the state of a machine that was just switched on or reset is set: what the
+	 * guest before had agreed on with the engine itself is over. NULL: there is no such thing.
+	 */
+	void (*reset)(struct vcpu *vcpu);
 
 	/*
 	 * Debugging, with the vCPU paused: NULL ends it. An engine takes at most `break_max`

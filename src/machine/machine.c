@@ -254,6 +254,8 @@ static int boot_cpus(struct machine *m, uint64_t rsdp, char *what, struct error 
 			boot_state_common(&m->layout, s);
 		if (i == 0 && m->files)
 			r = boot_load(m->files, m->mem, &m->layout, rsdp, s, what, err);
+		if (!r && m->engine->ops->reset)
+			m->engine->ops->reset(m->vcpu[i]);
 		if (!r && (r = m->engine->ops->set_state(m->vcpu[i], s)))
 			error_set(err, r, "the engine refuses the power-on state of CPU %u", i);
 	}

@@ -34,6 +34,7 @@ struct kvm_vcpu {
 	_Bool finish;		 /* vcpu.exit waits to be handed back to KVM */
 	_Bool shutdown;		 /* a triple fault; guest code runs no more until set_state */
 	struct kvm_debug *debug; /* a debugger's wishes, debug.c; or NULL */
+	int pic_vector;		 /* acknowledged, and not KVM's yet; -1: none */
 	_Bool mask_set;		 /* the thread that runs is prepared for the kick signal */
 	pthread_t runner;
 	_Atomic _Bool in_run, kick_sent;
@@ -57,6 +58,8 @@ struct kvm_engine {
 	_Bool tsc_attr;	    /* KVM_VCPU_TSC_OFFSET */
 	int64_t stopped_ns; /* under lock, as is the next; see tsc.c */
 	uint64_t stopped_tsc;
+	uint64_t pv_clock_ns; /* when time was stopped; see pv.c */
+	_Bool pv_clock_lost;
 	_Atomic _Bool sealed; /* the MSR filter is in place */
 	_Bool logging;
 	_Atomic _Bool extint;
@@ -136,6 +139,10 @@ void kvm_tsc_source(struct engine *engine, struct tsc_source *out);
 int kvm_tsc_get(struct kvm_vcpu *v, uint64_t *tsc);
 int kvm_tsc_set(struct kvm_vcpu *v, uint64_t tsc);
 void kvm_tsc_resume(struct kvm_vcpu *v);
+
+/* pv.c */
+void kvm_time(struct engine *engine, _Bool running);
+void kvm_vcpu_reset(struct vcpu *vcpu);
 
 /* irq.c */
 void kvm_msi(struct engine *engine, uint64_t addr, uint32_t data);

@@ -74,7 +74,7 @@ int kvm_vcpu_create(struct engine *engine, unsigned index, struct vcpu **vcpu, s
 	if (!v)
 		return error_set(err, -ENOMEM, "out of memory for CPU %u", index);
 	vcpu_init(&v->vcpu, engine, index);
-	v->fd = -1;
+	v->fd = v->pic_vector = -1;
 	rc = vcpu_open(k, v, err);
 	if (!rc) {
 		struct kvm_device_attr attr = {.group = KVM_VCPU_TSC_CTRL,
@@ -206,25 +206,32 @@ static void exit_finish(struct kvm_vcpu *v)
 	}
 }
 
-/* The PIC's interrupt reaches the boot CPU's LINT0. KVM says when the CPU would take it: ExtINT
- * open in the local APIC, interrupts on, nothing else in delivery. */
+/*
+ * The PIC's interrupt reaches the boot CPU's LINT0. KVM says when the CPU would take it: ExtINT
+ * open in the local APIC, interrupts on, nothing else in delivery. What the PIC has handed out is
+ * in service there, so it is kept until KVM has room for it, and only asked for when guest code is
+ * about to run and take it.
+ */
 static void inject_extint(struct kvm_engine *k, struct kvm_vcpu *v)
 {
 	const struct engine_env *env = k->engine.env;
 
 	v->run->request_interrupt_window = 0;
-	if (v->vcpu.index != 0 || !atomic_load(&k->extint) || !env->pic_ack)
+	if (v->vcpu.index != 0 || !env->pic_ack)
 		return;
 	if (v->run->ready_for_interrupt_injection) {
-		int vector = env->pic_ack(env->opaque);
-		struct kvm_interrupt irq = {.irq = (uint32_t)vector};
+		if (v->pic_vector < 0 && atomic_load(&k->extint))
+			v->pic_vector = env->pic_ack(env->opaque);
+		if (v->pic_vector >= 0) {
+			struct kvm_interrupt irq = {.irq = (uint32_t)v->pic_vector};
 
-		if (vector >= 0)
-			(void)kvm_ioctl(v->fd, KVM_INTERRUPT, &irq);
-		v->run->ready_for_interrupt_injection = 0;
+			if (kvm_ioctl(v->fd, KVM_INTERRUPT, &irq) != -EEXIST)
+				v->pic_vector = -1;
+			v->run->ready_for_interrupt_injection = 0;
+		}
 	}
 	/* The PIC may have another one behind it. */
-	if (atomic_load(&k->extint))
+	if (v->pic_vector >= 0 || atomic_load(&k->extint))
 		v->run->request_interrupt_window = 1;
 }
 
@@ -383,7 +390,8 @@ int kvm_vcpu_run(struct vcpu *vcpu)
 	if (v->finish)
 		exit_finish(v);
 	v->finish = 0;
-	inject(k, v, events);
+	if (!v->run->immediate_exit)
+		inject(k, v, events);
 	rc = ioctl(v->fd, KVM_RUN, 0) < 0 ? errno : 0;
 	atomic_store_explicit(&v->in_run, 0, memory_order_relaxed);
 	v->run->immediate_exit = 0;

@@ -2,8 +2,6 @@
 #include "engine/kvm/kvm.h"
 
 #include <errno.h>
-#include <stdlib.h>
-#include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
 #include "x86/regs.h"
@@ -12,19 +10,9 @@
  * KVM's guest TSC is the host's plus an offset, and so goes on while a VM is stopped. The VM's
  * clock knows for how long it was stopped: its lag behind the host's monotonic clock. When a CPU
  * is about to run guest code after it was out of it, the lag is compared with the one that its
- * offset accounts for, and the TSC is set back by the difference. All CPUs use the same sample of
- * the lag (stopped_ns), so that their TSCs stay as far apart as they were: zero.
+ * offset accounts for, and the TSC is set back by the difference. While the clock goes the lag is
+ * one value for all CPUs, so that their TSCs stay as far apart as they were: zero.
  */
-
-#define TSC_LAG_MIN_NS 50000 /* less than this is noise in sampling two clocks */
-
-static int64_t host_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return ts.tv_sec * INT64_C(1000000000) + ts.tv_nsec;
-}
 
 static const struct clock *clock_of(const struct kvm_vcpu *v)
 {
@@ -33,7 +21,7 @@ static const struct clock *clock_of(const struct kvm_vcpu *v)
 
 static int64_t lag_ns(const struct kvm_vcpu *v)
 {
-	return host_ns() - (int64_t)clock_now_ns(clock_of(v));
+	return clock_lag_ns(clock_of(v));
 }
 
 static int64_t ticks(const struct kvm_engine *k, int64_t ns)
@@ -149,7 +137,7 @@ static void tsc_move(struct kvm_vcpu *v, int64_t delta)
 		offset_note(v, value);
 }
 
-/* The clock's lag, as all CPUs see it, and the host's TSC when the first of them saw it. */
+/* The clock's lag, and the host's TSC when the first CPU saw it. */
 static int64_t lag_shared(struct kvm_vcpu *v, uint64_t *host_tsc)
 {
 	struct kvm_engine *k = kvm_engine_of(v->vcpu.engine);
@@ -157,7 +145,7 @@ static int64_t lag_shared(struct kvm_vcpu *v, uint64_t *host_tsc)
 
 	lock_take(&k->lock);
 	lag = lag_ns(v);
-	if (llabs(lag - k->stopped_ns) > TSC_LAG_MIN_NS) {
+	if (lag != k->stopped_ns) {
 		k->stopped_ns = lag;
 		k->stopped_tsc = __rdtsc();
 	}
@@ -198,13 +186,9 @@ static uint64_t source_read(void *opaque, unsigned cpu)
 static uint64_t source_to_ns(void *opaque, unsigned cpu, uint64_t tsc)
 {
 	struct kvm_engine *k = opaque;
-	uint64_t now = source_read(k, cpu), ns = clock_now_ns(k->engine.env->clock);
-	unsigned __int128 wait;
+	uint64_t now_ns = clock_now_ns(k->engine.env->clock);
 
-	if ((int64_t)(tsc - now) <= 0)
-		return ns;
-	wait = (unsigned __int128)(tsc - now) * 1000000 / k->tsc_khz;
-	return wait > UINT64_MAX - ns ? UINT64_MAX : ns + (uint64_t)wait;
+	return tsc_due_ns(tsc, source_read(k, cpu), now_ns, k->tsc_khz);
 }
 
 void kvm_tsc_source(struct engine *engine, struct tsc_source *out)

@@ -45,6 +45,16 @@ static void vec_store(const struct x86_fpu *fpu, unsigned first, unsigned count,
 		memcpy(to + i * size, fpu->vec[first + i] + at, size);
 }
 
+/* As FNINIT leaves it (SDM1 13.6); MXCSR lies in between and is not x87's. */
+static void x87_init(struct x86_fpu *fpu)
+{
+	memset(fpu->fx, 0, X86_FX_MXCSR);
+	memset(fpu->fx + X86_FX_ST, 0, XSAVE_XMM - X86_FX_ST);
+	store_le16(fpu->fx + X86_FX_FCW, 0x37f);
+}
+
+/* Of a component that is in its initial state the image has what was there before, the legacy
+ * area's no less than others' (SDM1 13.9). MXCSR is the exception. */
 void kvm_xsave_load(const struct kvm_vcpu *v, struct x86_state *out)
 {
 	uint64_t bv = load_le64(v->xsave + XSAVE_BV);
@@ -54,7 +64,9 @@ void kvm_xsave_load(const struct kvm_vcpu *v, struct x86_state *out)
 #define IN(n, need) (bv >> (n)&1 ? component(v, n, need) : NULL)
 	memset(fpu->fx, 0, sizeof(fpu->fx));
 	memcpy(fpu->fx, v->xsave, XSAVE_XMM);
-	vec_load(fpu, 0, 16, 0, 16, v->xsave + XSAVE_XMM);
+	if (!(bv >> COMP_X87 & 1))
+		x87_init(fpu);
+	vec_load(fpu, 0, 16, 0, 16, bv >> COMP_SSE & 1 ? v->xsave + XSAVE_XMM : NULL);
 	vec_load(fpu, 0, 16, 16, 16, IN(COMP_AVX, 256));
 	vec_load(fpu, 0, 16, 32, 32, IN(COMP_ZMM_HI, 512));
 	vec_load(fpu, 16, 16, 0, 64, IN(COMP_ZMM_16, 1024));
