@@ -3,9 +3,10 @@
  * Each vCPU has a cache of its own: basic blocks of decoded instructions, keyed by guest-physical
  * address and mode (block.c keeps them). A block never leaves its page. Blocks are found by linear
  * address in a direct-mapped table (the "jump cache") whose key holds the address space, the mode,
- * the privilege and a generation: changing any of them makes all entries miss. Within a page blocks
- * are linked to each other directly; that is safe because a page's blocks are always dropped
- * together and a change of translations ends the block that makes it.
+ * the privilege and a generation: changing any of them makes all entries miss. What another takes
+ * the place of is kept in a second, smaller table. Within a page blocks are linked to each other
+ * directly; that is safe because a page's blocks are always dropped together and a change of
+ * translations ends the block that makes it.
  *
  * Code that changes. One byte per guest page says whether some cache holds instructions of it
  * (SOFT_PAGE_CODE), one bit per 64 bytes says which. A store first writes, then looks at the byte;
@@ -45,6 +46,10 @@
 #include "engine/soft/sys.h"
 #include "engine/soft/trans.h"
 #include "engine/soft/vector.h"
+
+/* In a key of the jump cache, above the address space and the mode. */
+#define KEY_USER BIT64(20)
+#define KEY_GEN	 24
 
 int soft_cache_init(struct soft_cpu *cpu)
 {
@@ -98,8 +103,8 @@ void soft_cache_rekey(struct soft_cpu *cpu)
 	struct soft_cache *c = cpu->cache;
 	uint64_t was = c->jump_key;
 
-	c->jump_key = cpu->asid_code | (uint64_t)cpu->mode << 12 | (uint64_t)(cpu->cpl == 3) << 20 |
-		      c->jump_gen << 24;
+	c->jump_key = cpu->asid_code | (uint64_t)cpu->mode << 12 | (cpu->cpl == 3 ? KEY_USER : 0) |
+		      c->jump_gen << KEY_GEN;
 	cpu->jump_key = c->jump_key;
 	/* What host code has on its stack belongs to the old key. */
 	if (c->jump_key != was)
@@ -115,20 +120,47 @@ void soft_cache_forget(struct soft_cpu *cpu)
 	soft_cache_rekey(cpu);
 }
 
+static void jumps_forget_free(struct soft_jump *j, unsigned count, const uint8_t *cold)
+{
+	/* Blocks that have host code do not go: theirs need not be looked at. */
+	for (; count; j++, count--)
+		if (j->block && (!cold || j->code == cold) && (j->block->flags & BLOCK_FREE)) {
+			j->block = NULL;
+			j->key = 0;
+		}
+}
+
 void soft_cache_forget_free(struct soft_cpu *cpu)
 {
 	struct soft_cache *c = cpu->cache;
 	const uint8_t *cold = cpu->trans ? trans_cold(cpu->trans) : NULL;
 
-	/* Blocks that have host code do not go: theirs need not be looked at. */
-	for (unsigned i = 0; i < SOFT_JUMP_SIZE; i++) {
-		struct soft_jump *j = &c->jump[i];
+	jumps_forget_free(c->jump, SOFT_JUMP_SIZE, cold);
+	jumps_forget_free(c->more, SOFT_JUMP_MORE, cold);
+}
 
-		if (j->block && (!cold || j->code == cold) && (j->block->flags & BLOCK_FREE)) {
-			j->block = NULL;
-			j->key = 0;
-		}
-	}
+/* The second place to look for what belongs at j. */
+static struct soft_jump *jump_more(struct soft_cache *c, const struct soft_jump *j)
+{
+	return &c->more[(size_t)(j - c->jump) % SOFT_JUMP_MORE];
+}
+
+static _Bool jump_valid(const struct soft_cache *c, const struct soft_jump *j)
+{
+	return j->code && j->key >> KEY_GEN == c->jump_gen;
+}
+
+/* Another comes to j's place: what is there goes to the second one if that is worth it. A kernel's
+ * hot code is more than finds places of its own; user code of another address space may be that of
+ * a process that has ended. */
+static void jump_displace(struct soft_cache *c, const struct soft_jump *j)
+{
+	struct soft_jump *m = jump_more(c, j);
+	_Bool kernel = !(j->key & KEY_USER);
+
+	if (jump_valid(c, j) &&
+	    (kernel || j->key == c->jump_key || !jump_valid(c, m) || m->key & KEY_USER))
+		*m = *j;
 }
 
 /* Where a page's bit is in jump_pages; with its address space, in jump_spaces, which is so much
@@ -413,6 +445,8 @@ void soft_cache_cross_jump(struct soft_cpu *cpu, const struct soft_block *b)
 {
 	struct soft_jump *j = soft_cache_jump(cpu->cache, cpu->s.rip);
 
+	if (j->lin != cpu->s.rip || j->key != cpu->cache->jump_key)
+		jump_displace(cpu->cache, j);
 	j->lin = cpu->s.rip;
 	j->key = cpu->cache->jump_key;
 	j->block = NULL;
@@ -424,17 +458,30 @@ struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)
 	struct soft_cache *c = cpu->cache;
 	uint64_t lin =
 	    soft_is64(cpu) ? cpu->s.rip : (uint32_t)(cpu->s.seg[X86_CS].base + cpu->s.rip);
-	struct soft_jump *j = &c->jump[(lin ^ lin >> 12) % SOFT_JUMP_SIZE];
+	struct soft_jump *j = soft_cache_jump(c, lin);
 
 	if (LIKELY(j->lin == lin && j->key == c->jump_key && j->block))
 		return j->block;
+	struct soft_jump *m = jump_more(c, j);
+	if (m->lin == lin && m->key == c->jump_key && m->block) {
+		struct soft_jump other = *j;
+		*j = *m;
+		*m = other;
+		j->code = j->block->code ? j->block->code : trans_cold(cpu->trans);
+		return j->block;
+	}
 	cpu->stats.lookups++;
 	c->current = NULL;
 	const struct soft_itlb_entry *page = soft_mmu_fetch(cpu, lin);
 	uint64_t phys = page->phys | (lin & 0xfff);
 	struct soft_block *b = NULL;
 	if (page->host) {
-		b = soft_block_find(c, phys, cpu->mode);
+		/* Another process may have run the same code at the same address. Before the
+		 * last change of the generation its block may have gone. */
+		b = j->lin == lin && jump_valid(c, j) ? j->block : NULL;
+		if (!b || b->phys != phys || b->mode != cpu->mode ||
+		    b->flags & (BLOCK_FREE | BLOCK_ALONE))
+			b = soft_block_find(c, phys, cpu->mode);
 		if (!b)
 			b = block_make(cpu, page, phys);
 	}
@@ -445,6 +492,8 @@ struct soft_block *soft_cache_lookup(struct soft_cpu *cpu)
 	uint64_t *in_spaces = jump_space(c, lin, cpu->asid_code, &space_bit);
 	*in_pages |= page_bit;
 	*in_spaces |= space_bit;
+	if (j->lin != lin || j->key != c->jump_key)
+		jump_displace(c, j);
 	j->lin = lin;
 	j->key = c->jump_key;
 	j->block = b;

@@ -123,6 +123,7 @@ static inline uint8_t *soft_ram_flags(const struct soft_ram *ram, const struct s
 #define SOFT_GHOSTS	 65536u
 #define SOFT_PAGE_HASH	 8192u
 #define SOFT_JUMP_SIZE	 32768u
+#define SOFT_JUMP_MORE	 8192u /* for what shares its place in the former */
 #define SOFT_CROSS_SIZE	 256u
 #define SOFT_PENDING_MAX 256u
 
@@ -188,6 +189,7 @@ struct soft_cache {
 	uint32_t pages[SOFT_PAGE_HASH];
 	struct soft_code_page page[SOFT_CODE_PAGES];
 	struct soft_jump jump[SOFT_JUMP_SIZE];
+	struct soft_jump more[SOFT_JUMP_MORE]; /* right behind it: what was there before */
 	struct soft_cross cross[SOFT_CROSS_SIZE];
 	struct soft_block *current; /* being executed, or NULL */
 	uint64_t emptied;	    /* how often anything was, so that blocks went */

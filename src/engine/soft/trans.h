@@ -23,6 +23,7 @@ struct soft_trans {
 	    zmm_load, x87_load, str_stored, string[2][2][4];
 	/* For code out of line, see trans_late.c. */
 	uint32_t missed, missed_tlb[2], missed_stack[2][7], stored_at, link_at, stop_at;
+	uint32_t far_again, missed_jump;
 	unsigned near_next; /* the entry of soft_cpu.near that is given to host code next */
 	_Bool avx, avx512;  /* the guest has them, and so has the host */
 };
@@ -89,7 +90,7 @@ void trans_stubs_live(struct soft_trans *t, struct emit *e);
 void trans_stubs_string(struct soft_trans *t, struct emit *e);
 /* trans_mem.c: the stub stack. */
 void trans_stub_stack(struct emit *e);
-/* trans_late.c: the stubs missed, missed_..., stored_at, link_at and stop_at. */
+/* trans_late.c: the stubs missed, missed_..., stored_at, link_at, stop_at and far_again. */
 void trans_stubs_late(struct soft_trans *t, struct emit *e);
 /* trans_stub.c: all guest registers to and from the state. */
 void trans_regs_spill(struct emit *e);

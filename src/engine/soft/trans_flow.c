@@ -16,7 +16,7 @@
 #include "engine/soft/trans_impl.h"
 
 /* Looks R11 up in the jump cache; on success its entry is in RAX. */
-static void jump_find(struct tb *tb, enum late_kind miss, enum late_kind miss_key, _Bool ends)
+static void jump_find(struct tb *tb, enum late_kind miss)
 {
 	struct emit *e = &tb->e;
 
@@ -29,10 +29,17 @@ static void jump_find(struct tb *tb, enum late_kind miss, enum late_kind miss_ke
 	emit_byte(e, 5);
 	emit_op64(e, 0x03, H_RAX, T_FIELD(jump_table));
 	emit_op64(e, 0x3b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
-	tb_late(tb, miss, emit_jcc(e, CC_NZ))->ends = ends;
+	struct late *l[2];
+	l[0] = tb_late(tb, miss, emit_jcc(e, CC_NZ));
 	emit_op64(e, 0x8b, H_R11, T_FIELD(jump_key));
 	emit_op64(e, 0x3b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, key)));
-	tb_late(tb, miss_key, emit_jcc(e, CC_NZ))->ends = ends;
+	l[1] = tb_late(tb, miss, emit_jcc(e, CC_NZ));
+	l[1]->key = 1;
+	for (unsigned i = 0; i < 2; i++) {
+		l[i]->ends = miss == LATE_MISS;
+		l[i]->jump = 1;
+		l[i]->found = e->at;
+	}
 }
 _Static_assert(sizeof(struct soft_jump) == 32, "the index is shifted for it");
 
@@ -51,7 +58,7 @@ static void jump_go(struct tb *tb, uint8_t how)
 
 void tb_exit_r11(struct tb *tb)
 {
-	jump_find(tb, LATE_FAR, LATE_FAR_AT, 0);
+	jump_find(tb, LATE_FAR);
 	jump_go(tb, GO_JUMP);
 }
 
@@ -243,7 +250,7 @@ static void call_near(struct tb *tb, _Bool hit, int64_t target)
 		tb_late(tb, LATE_LINK, place)->next = target;
 	} else {
 		far_address(tb, target);
-		jump_find(tb, LATE_FAR, LATE_FAR_AT, 0);
+		jump_find(tb, LATE_FAR);
 		jump_go(tb, frame ? GO_CALL : GO_JUMP);
 	}
 	if (frame)
@@ -281,7 +288,7 @@ void tb_late_return(struct tb *tb, const struct late *l)
 	emit_here(e, dropped);
 	emit_lea(e, H_RSP, rm_mem(H_RSP, H_NONE, 0, 8));
 	emit_here(e, none);
-	jump_find(tb, LATE_MISS, LATE_MISS, 1);
+	jump_find(tb, LATE_MISS);
 	tb_lea(tb, T_GRSP, rm_mem(T_GRSP, H_NONE, 0, tb->word + (int32_t)l->insn->imm));
 	jump_go(tb, GO_JUMP);
 }
@@ -307,7 +314,7 @@ static _Bool indirect_find(struct tb *tb, const ZydisDecodedOperand *op)
 		tb_op(tb, 0x8b, H_R11, mem.rm);
 	}
 	tb->flags = FLAGS_SAVED;
-	jump_find(tb, LATE_MISS, LATE_MISS, 1);
+	jump_find(tb, LATE_MISS);
 	return 1;
 }
 

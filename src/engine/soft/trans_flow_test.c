@@ -325,6 +325,37 @@ static void flags_are_exact_wherever_a_branch_goes(void **state)
 	assert_true(b->cpu->s.gpr[X86_R9] > 10);
 }
 
+/* Functions whose places in the jump cache are the same: called, called by address and returned to.
+ * Then the pages of both become others. */
+#define ONE 0x10000u
+#define TWO 0x18008u
+CODE(places_code, "0: mov $1000, %ecx; 1: call 0b + 0x8000; call 0b + 0x10008; dec %ecx; jnz 1b;"
+		  "mov $1000, %ecx; mov $0x10000, %eax; mov $0x18008, %ebx;"
+		  "2: call *%rax; call *%rbx; dec %ecx; jnz 2b;"
+		  "mov $1000, %ecx; 3: lea 4f(%rip), %rdx; push %rdx; push %rax; ret;"
+		  "4: lea 5f(%rip), %rdx; push %rdx; push %rbx; ret; 5: dec %ecx; jnz 3b;"
+		  "mov $0x103080, %edx; addq $0x1000, (%rdx); addq $0x1000, 0x40(%rdx);"
+		  "invlpg (%rbx); invlpg (%rax); call *%rbx; call *%rax;"
+		  "call 0b + 0x8000; call 0b + 0x10008; hlt");
+static void two_targets_may_have_the_same_place(void **state)
+{
+	static const uint8_t one[] = {0xff, 0xc6, 0xc3}, two[] = {0xff, 0xc7, 0xc3},
+			     other_one[] = {0x81, 0xc6, 0, 0, 1, 0, 0xc3},
+			     other_two[] = {0x81, 0xc7, 0, 0, 1, 0, 0xc3};
+	struct board *b = *state;
+
+	assert_ptr_equal(soft_cache_jump(b->cpu->cache, ONE), soft_cache_jump(b->cpu->cache, TWO));
+	board_load(b, ONE, one, sizeof(one));
+	board_load(b, TWO, two, sizeof(two));
+	board_load(b, ONE + 0x1000, other_one, sizeof(other_one));
+	board_load(b, TWO + 0x1000, other_two, sizeof(other_two));
+	assert_int_equal(RUN_LONG(b, places_code), -1);
+	assert_int_equal(b->cpu->s.gpr[X86_RSI], 3000 + 2 * 0x10000);
+	assert_int_equal(b->cpu->s.gpr[X86_RDI], 3000 + 2 * 0x10000);
+	assert_int_equal(b->cpu->s.gpr[X86_RSP], BOARD_STACK);
+	assert_true(b->cpu->stats.entries < 100);
+}
+
 /* Events reach code that does nothing but go round. */
 CODE(spin_code, "1: jmp 1b");
 CODE(spin_far_code, "1: jmp 2f; 3: jmp 1b; 2: test %rsp, %rsp; jz 1b; jmp 3b");
@@ -368,6 +399,7 @@ int main(void)
 	    T(a_return_may_drop_arguments),
 	    T(a_return_to_elsewhere_takes_one_frame),
 	    T(a_store_into_the_block_that_is_next_is_seen),
+	    T(two_targets_may_have_the_same_place),
 	    T(flags_are_exact_wherever_a_branch_goes),
 	    T(a_kick_ends_every_loop),
 	};

@@ -23,8 +23,7 @@ enum late_kind {
 	LATE_DEEP,   /* drops all frames, then on */
 	LATE_BACK,   /* a return to another linear address */
 	LATE_RETURN, /* a return that is not the last frame's */
-	LATE_FAR,    /* out, to the linear address in R11 */
-	LATE_FAR_AT, /* out, to the linear address in the jump cache's entry */
+	LATE_FAR,    /* on if the jump cache has it in its second place; or out, to that address */
 	LATE_OUT,    /* out, rip is set */
 	LATE_NEAR,   /* an entry of soft_cpu.near is filled; or on without */
 	LATE_LIVE,   /* loads `vec`, then on; or out, as refused */
@@ -53,6 +52,8 @@ struct late {
 	 */
 	uint8_t *found;
 	_Bool write;
+	_Bool jump; /* it was one in the jump cache (target in R11; with `key`, in the entry) */
+	_Bool key;
 	_Bool stack; /* the entry was soft_cpu.stack, for `size` bytes at RSP + `disp` */
 	int32_t disp;
 	_Bool state;	    /* all is to be looked up anew, after the handler if there is one */

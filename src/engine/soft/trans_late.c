@@ -96,6 +96,42 @@ static void stub_missed(const struct soft_trans *t, struct emit *e)
 	emit_patch(emit_jmp(e), t->rw + t->exit_refused_rip);
 }
 
+/* The jump cache's entry that missed is at RAX, the linear address in R11. ZF: the second place has
+ * it, and RAX points there; else R11 is as it was. */
+static void jump_again(struct emit *e)
+{
+	const int32_t more = offsetof(struct soft_cache, more) - offsetof(struct soft_cache, jump);
+
+	emit_op64(e, 0x2b, H_RAX, T_FIELD(jump_table)); /* sub */
+	emit_alu_imm(e, ALU_AND, H_RAX, (SOFT_JUMP_MORE - 1) * sizeof(struct soft_jump), 0);
+	emit_op64(e, 0x03, H_RAX, T_FIELD(jump_table)); /* add */
+	emit_alu_imm(e, ALU_ADD, H_RAX, more, 1);
+	emit_op64(e, 0x3b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
+	uint8_t *no = emit_jcc(e, CC_NZ);
+	emit_op64(e, 0x8b, H_R11, T_FIELD(jump_key));
+	emit_op64(e, 0x3b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, key)));
+	emit_op64(e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
+	emit_here(e, no);
+}
+
+/* Comes back when it is there. */
+static void stub_far_again(const struct soft_trans *t, struct emit *e)
+{
+	jump_again(e);
+	uint8_t *out = emit_jcc(e, CC_NZ);
+	emit_byte(e, 0xc3);
+	emit_here(e, out);
+	emit_op64(e, 0x89, H_R11, T_FIELD(s.rip));
+	emit_patch(emit_jmp(e), t->rw + t->exit_rip);
+}
+
+static void stub_missed_jump(const struct soft_trans *t, struct emit *e)
+{
+	jump_again(e);
+	emit_patch(emit_jcc(e, CC_NZ), t->rw + t->missed);
+	emit_byte(e, 0xc3);
+}
+
 /* The entry that missed is at RAX, the tag in R11: its victim is the second place to look. ZF: it
  * was there, and RAX points to it. */
 static void stub_missed_tlb(const struct soft_trans *t, struct emit *e, _Bool write)
@@ -184,6 +220,10 @@ void trans_stubs_late(struct soft_trans *t, struct emit *e)
 			stub_missed_stack(t, e, write, log);
 		}
 	}
+	t->missed_jump = (uint32_t)(e->at - t->rw);
+	stub_missed_jump(t, e);
+	t->far_again = (uint32_t)(e->at - t->rw);
+	stub_far_again(t, e);
 	t->stored_at = (uint32_t)(e->at - t->rw);
 	stub_stored_at(t, e);
 	t->stop_at = (uint32_t)(e->at - t->rw);
@@ -218,16 +258,18 @@ static void exit_offset(struct tb *tb, int64_t offset)
 	tb_stub_jmp(tb, tb->t->exit_off);
 }
 
-static void late_far(struct tb *tb)
-{
-	emit_op64(&tb->e, 0x89, H_R11, T_FIELD(s.rip));
-	tb_stub_jmp(tb, tb->t->exit_rip);
-}
-
-static void late_far_at(struct tb *tb)
+/* The linear address that is looked for is the entry's. */
+static void jump_address(struct tb *tb)
 {
 	emit_op64(&tb->e, 0x8b, H_R11, rm_mem(H_RAX, H_NONE, 0, offsetof(struct soft_jump, lin)));
-	late_far(tb);
+}
+
+static void late_far(struct tb *tb, const struct late *l)
+{
+	if (l->key)
+		jump_address(tb);
+	tb_stub_call(tb, tb->t->far_again);
+	go(tb, emit_jmp(&tb->e), l->found);
 }
 
 static void late_link(struct tb *tb, const struct late *l)
@@ -246,7 +288,9 @@ static void late_stop(struct tb *tb, const struct late *l)
 
 	if (l->to_hit) {
 		emit_op64(&tb->e, 0x8b, H_RAX, T_FIELD(jump_hit));
-		late_far_at(tb);
+		jump_address(tb);
+		emit_op64(&tb->e, 0x89, H_R11, T_FIELD(s.rip));
+		tb_stub_jmp(tb, tb->t->exit_rip);
 	} else {
 		exit_offset(tb, l->next);
 	}
@@ -276,8 +320,10 @@ static void late_miss(struct tb *tb, const struct late *l)
 		tb_x87_pointers(tb, &l->x87);
 		emit_byte(e, 0x58); /* pop rax */
 	}
+	if (l->key)
+		jump_address(tb);
 	if (l->found)
-		stub = tb_mem_again(tb, l);
+		stub = l->jump ? tb->t->missed_jump : tb_mem_again(tb, l);
 	tb_stub_call(tb, stub);
 	emit_byte(e, 0x41); /* mov r11d, imm */
 	emit_byte(e, 0xbb);
@@ -364,8 +410,7 @@ void tb_late_emit(struct tb *tb, const struct late *l)
 	case LATE_DEEP: tb_late_deep(tb, l); break;
 	case LATE_BACK: tb_late_back(tb, l); break;
 	case LATE_RETURN: tb_late_return(tb, l); break;
-	case LATE_FAR_AT: late_far_at(tb); break;
-	case LATE_FAR: late_far(tb); break;
+	case LATE_FAR: late_far(tb, l); break;
 	case LATE_OUT: tb_stub_jmp(tb, l->state ? tb->t->exit_state : tb->t->exit_rip); break;
 	case LATE_NEAR: tb_near_late(tb, l); break;
 	case LATE_LIVE: late_live(tb, l); break;
