@@ -4,7 +4,8 @@
 usage: real.py POLYVISOR IMAGE_DIR [--scale N] [--rounds N] [--only ITEM,...] [--engines LIST] [--cpus N] [--logs DIR] [--json FILE]
 
 IMAGE_DIR holds what `make image-packages` makes. ITEMS: apt (apt-get update and install of packages from a repository of files),
-make (a C project of 30 files), python, sqlite. ENGINES: native,qemu,direct=auto,direct=off (default), direct=on, interp. Each run has a
+make (a C project of 30 files), python, sqlite; and, when asked for, user (programs that compute, of which the user time counts that
+they were given, by the guest's kernel or the host's). ENGINES: native,qemu,direct=auto,direct=off (default), direct=on, interp. Each run has a
 fresh copy of the disk, each guest the same kernel, command line, memory and CPUs; native is a change of root into the image's own files.
 Seconds are the host's, between an item's lines on the console; the best round counts. What the items compute is compared: a difference
 fails. --scale 0.1 makes the work smaller (apt-get's stays). --logs keeps consoles, with Polyvisor's counters.
@@ -25,10 +26,12 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "real"))
 from material import write_project, write_sql  # noqa: E402
 
 HERE = os.path.join(os.path.dirname(os.path.abspath(__file__)), "real")
-ITEMS = ("apt", "make", "python", "sqlite")
+USUAL = ("apt", "make", "python", "sqlite")
+ITEMS = (*USUAL, "user")
 ENGINES = ("native", "qemu", "direct=auto", "direct=off", "direct=on", "interp")
 ROOT_OFFSET = 4096 * 512
 TIMES_QEMU = 3.0
+USER_PART, USER_MEAN = 0.95, 0.97
 # As root in the image's files: an ordinary user is root in a namespace of its own.
 NATIVE = ('mount --rbind /dev "$1/dev" && mount -t proc proc "$1/proc" && mount --bind "$2" "$1/mnt" && shift 2 && '
           'cd "$0" && exec chroot . /bin/sh /mnt/work.sh "$@"')
@@ -38,12 +41,14 @@ def write_data(args, tmp):
     """The directory with what there is to do, and a disk of it, which every engine only reads."""
     data = f"{tmp}/data"
     shutil.copytree(f"{args.images}/debian.debs", f"{data}/debs")
-    for name in ("work.sh", "compute.py"):
+    for name in ("work.sh", "compute.py", "user.py"):
         shutil.copy(f"{HERE}/{name}", data)
     write_project(f"{data}/project", max(2, round(30 * args.scale)), 18)
     write_sql(f"{data}/work.sql", max(2000, round(300000 * args.scale)))
     with open(f"{data}/python-rounds", "w") as f:
         f.write(str(max(1, round(60 * args.scale))))
+    with open(f"{data}/scale", "w") as f:
+        f.write(str(args.scale))
     subprocess.run(["mke2fs", "-q", "-t", "ext4", "-L", "real", "-d", data, f"{tmp}/data.img", "128M"], check=True, stdout=subprocess.DEVNULL)
     return data
 
@@ -84,7 +89,7 @@ def prepare(engine, args, tmp):
                   *args.items], lambda: native_start(chosen)
 
 
-def read_console(args, p, log, seconds, results, text):
+def read_console(args, p, log, seconds, results, user, text):
     """Takes seconds and results from the lines as they come; whether the work came to its end."""
     begun, done, start = {}, False, time.monotonic()
     for raw in p.stdout:
@@ -100,22 +105,24 @@ def read_console(args, p, log, seconds, results, text):
                 begun[word[1]] = now
             elif word[2] == "end":
                 seconds[word[1]] = now - begun[word[1]]
+            elif word[2] == "result" and word[4:5] == ["seconds"]:
+                user[word[3]] = float(word[5])
             elif word[2] == "result":
                 results.setdefault(word[1], []).append(" ".join(word[3:]))
     return done
 
 
 def run(engine, args, tmp, log):
-    """Seconds and results of each item."""
+    """Seconds and results of each item, and what `user` says of its programs."""
     place, command, first = prepare(engine, args, tmp)
     os.sync()  # what the copy left to write is not this run's work
-    seconds, results, text = {}, {}, []
+    seconds, results, user, text = {}, {}, {}, []
     p = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True, preexec_fn=first)
     signal.signal(signal.SIGALRM, lambda *_: os.killpg(p.pid, signal.SIGKILL))
     signal.alarm(args.patience)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("real.py: ended by SIGTERM"))
     try:
-        done = read_console(args, p, log, seconds, results, text)
+        done = read_console(args, p, log, seconds, results, user, text)
         p.wait()
     finally:  # a session of its own would outlive this one
         if p.poll() is None:
@@ -125,7 +132,23 @@ def run(engine, args, tmp, log):
     shutil.rmtree(place) if os.path.isdir(place) else os.unlink(place)
     if not done or set(seconds) != set(args.items) or set(results) != set(args.items):
         sys.exit(f"real.py: {engine} did not come to its end:\n" + "\n".join(text)[-4000:])
-    return seconds, results
+    return seconds, results, user
+
+
+def show_user(best, engines):
+    """User time natively as a part of that in each guest."""
+    programs = list(best[engines[0]])
+    if "native" not in engines or not programs:
+        return
+    guests = [e for e in engines if e != "native"]
+    print(f"\n{'user time':<20}{'native s':>12}" + "".join(f"{e + '/native':>21}" for e in guests))
+    for p in programs:
+        print(f"{p:<20}{best['native'][p]:>12.5g}" + "".join(f"{best['native'][p] / best[e][p]:>21.3f}" for e in guests))
+    for e in guests:
+        parts = {p: best["native"][p] / best[e][p] for p in programs}
+        least = min(parts, key=parts.get)
+        print(f"{e}: {mean(parts.values()):.3f} of native in the geometric mean{verdict(mean(parts.values()), USER_MEAN if e == 'direct=auto' else None)}"
+              f", least {parts[least]:.3f} ({least}){verdict(parts[least], USER_PART if e == 'direct=auto' else None)}")
 
 
 def show(best, engines, items):
@@ -155,7 +178,7 @@ def parse():
     p.add_argument("images")
     p.add_argument("--scale", type=float, default=1.0)
     p.add_argument("--rounds", type=int, default=1)
-    p.add_argument("--only", default=",".join(ITEMS))
+    p.add_argument("--only", default=",".join(USUAL))
     p.add_argument("--engines", default="native,qemu,direct=auto,direct=off")
     p.add_argument("--cpus", type=int, default=1)
     p.add_argument("--memory", type=int, default=1024, help="MiB")
@@ -184,7 +207,7 @@ def main():
                                               stderr=subprocess.DEVNULL).returncode:
         print("native: this host lets nobody make namespaces")
         engines.remove("native")
-    best, wanted, wrong, start = {e: {} for e in engines}, {}, 0, time.monotonic()
+    best, user, wanted, wrong, start = {e: {} for e in engines}, {e: {} for e in engines}, {}, 0, time.monotonic()
     if args.logs:
         os.makedirs(args.logs, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.images) as tmp:
@@ -192,14 +215,19 @@ def main():
         for n in range(args.rounds):
             for e in engines:
                 with open(f"{args.logs}/{e}-{n}.log" if args.logs else os.devnull, "w") as log:
-                    seconds, results = run(e, args, tmp, log)
+                    seconds, results, programs = run(e, args, tmp, log)
+                for name, s in programs.items():
+                    user[e][name] = min(user[e].get(name, s), s)
                 for i in args.items:
                     best[e][i] = min(best[e].get(i, seconds[i]), seconds[i])
                     first, result = wanted.setdefault(i, (e, results[i]))
                     if result != results[i]:
                         wrong += 1
                         print(f"WRONG: {i} in {e}:\n  " + "\n  ".join(results[i]) + f"\nin {first}:\n  " + "\n  ".join(result))
-    show(best, engines, args.items)
+    timed = [i for i in args.items if i != "user"]  # some of its programs take a time that is given
+    if timed:
+        show(best, engines, timed)
+    show_user(user, engines)
     print(f"{args.rounds} round(s) at scale {args.scale:g}, {args.cpus} CPU(s), {time.monotonic() - start:.0f} s in all; "
           + ("WRONG results, see above" if wrong else "the same results everywhere"))
     if args.json:

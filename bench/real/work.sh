@@ -44,6 +44,10 @@ result_make() {
 run_python() { python3 "$here/compute.py" "$(cat "$here/python-rounds")" >python.out; }
 result_python() { cat python.out; }
 
+# Programs that compute: what counts is their user time, which they tell.
+run_user() { python3 "$here/user.py" "$here" "$(cat "$here/scale")" >user.out; }
+result_user() { cat user.out; }
+
 run_sqlite() { sqlite3 data.db <"$here/work.sql" >sqlite.out; }
 result_sqlite() { digest <sqlite.out; }
 
