@@ -54,6 +54,7 @@ void direct_fini(struct soft_cpu *cpu)
 		close(d->code);
 	direct_choose_fini(d);
 	direct_large_fini(d);
+	direct_seen_fini(d);
 	free(d);
 	cpu->direct = NULL;
 }
@@ -273,13 +274,14 @@ _Bool direct_run(struct soft_cpu *cpu)
 	for (_Bool more = 1; more;) {
 		if (!s->helper.pid)
 			return 1;
+		unsigned ops = s->ops;
 		uint64_t begin = __rdtsc();
 		direct_regs_out(cpu, &s->helper);
 		if (!direct_space_run(cpu, s)) {
 			d->once = 1;
 			return 0;
 		}
-		direct_choose_left(cpu, __rdtsc() - begin);
+		direct_choose_left(cpu, __rdtsc() - begin, ops);
 		if (!s->helper.pid || direct_regs_in(cpu, &s->helper, &x)) {
 			/* It died with the registers of user code: that program is at an end. */
 			direct_helper_kill(&s->helper);

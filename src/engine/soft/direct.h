@@ -117,6 +117,7 @@ struct soft_direct {
 	_Bool revoke_all;
 	struct direct_core core;
 	struct direct_large large;
+	struct direct_seen *seen; /* direct_seen.c; or NULL */
 	/* The chooser's: direct_choose.c */
 	struct direct_choose *choose;
 };
@@ -207,11 +208,15 @@ _Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s);
  * bytes behind it. `tables`: SGDT and its like are that, too. */
 _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
 		       _Bool tables);
+/* The same of the page of the guest's memory at phys, remembered (direct_seen.c). */
+_Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *page,
+			    const uint8_t *next);
+void direct_seen_fini(struct soft_direct *d);
 
 /* The chooser (direct_choose.c): user code begins or goes on; it was left (`interrupted`: from
  * outside, so that it goes on some time); should the helper have it (counted); the layers below
  * have it instead (`once`: for what a helper cannot do; else until its next crossing); the helper
- * has stopped after so many TSC cycles (_left). */
+ * has stopped after so many TSC cycles, in which it did so many operations (_left). */
 int direct_choose_init(struct soft_direct *d);
 void direct_choose_fini(struct soft_direct *d);
 void direct_choose_user(struct soft_cpu *cpu);
@@ -220,7 +225,7 @@ _Bool direct_choose_wants(struct soft_cpu *cpu);
 void direct_choose_below(struct soft_cpu *cpu, _Bool once);
 /* Translated code has changed the CPU's state: does direct_run have to be asked? */
 _Bool direct_choose_state(struct soft_cpu *cpu);
-void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles);
+void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles, unsigned ops);
 
 /* Makes user code stop soon, having raised an event. Any thread. */
 void direct_kick(struct soft_cpu *cpu);

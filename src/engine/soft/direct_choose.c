@@ -11,9 +11,10 @@
  * and then (trans_near_fill.c, trans_run.c), so that a stretch that does no memory accesses to
  * speak of can be late, until the next interrupt.
  *
- * A helper that has nothing of an address space yet costs many crossings, one for the pages around
- * each place that is touched. So a new address space, or one whose translations were dropped (both
- * have a new soft_cpu.asid_user), is translated until it has run for as long as that takes.
+ * A helper that has nothing of an address space yet costs many crossings. So a new address space,
+ * or one whose translations were dropped (both have a new soft_cpu.asid_user), is translated until
+ * it has run for as long as that takes, or longer if those before it had nothing of theirs
+ * (direct_warm.c).
  *
  * A stretch whose instruction was one for the layers below goes on there for a while, which
  * doubles as long as helpers do not get far: it may be a loop around such an instruction.
@@ -25,9 +26,9 @@
 #include <x86intrin.h>
 #include "engine/soft/direct.h"
 #include "engine/soft/direct_gain.h"
+#include "engine/soft/direct_warm.h"
 
-#define COST_US	    8u	/* of a crossing, before any was seen */
-#define FILL	    24u /* crossings, for the pages that a helper has to be given first */
+#define COST_US	    8u /* of a crossing, before any was seen */
 #define WAIT_MAX_US 400u
 #define SPACES	    256u
 
@@ -36,6 +37,7 @@ struct space {
 	uint64_t carried; /* of the stretch, before an interrupt came between */
 	uint64_t asid;
 	uint64_t fill; /* how long it is still translated because a helper has nothing of it */
+	struct warm warm;
 	struct gain gain;
 };
 struct direct_choose {
@@ -45,7 +47,9 @@ struct direct_choose {
 	uint64_t limit; /* when it goes to a helper */
 	uint64_t wait;	/* how long the layers below have it, when a helper could not go on */
 	_Bool at_once;
+	uint64_t mark; /* the engine's time for a helper since then has not been counted */
 	struct space *now;
+	uint64_t usual; /* how long the last one that has ended makes the next one wait */
 };
 
 int direct_choose_init(struct soft_direct *d)
@@ -70,7 +74,7 @@ static struct space *space_of(struct direct_choose *c, uint64_t cr3)
 	struct space *s = &c->space[(cr3 * UINT64_C(0x9e3779b97f4a7c15)) >> 56];
 
 	if (s->cr3 != cr3 || !s->gain.pause) {
-		*s = (struct space){.cr3 = cr3};
+		*s = (struct space){.cr3 = cr3, .warm = {.wait = c->usual}};
 		gain_init(&s->gain);
 	}
 	return s;
@@ -88,8 +92,10 @@ void direct_choose_user(struct soft_cpu *cpu)
 	uint64_t alone = d->always ? 0 : gain_limit(&s->gain, &c->unit);
 	c->at_once = !alone;
 	if (s->asid != cpu->asid_user) {
+		warm_ended(&s->warm, c->unit.cost);
+		c->usual = s->warm.wait;
 		s->asid = cpu->asid_user;
-		s->fill = FILL * c->unit.cost;
+		s->fill = warm_wait(&s->warm, c->unit.cost);
 	}
 	if (!d->always)
 		alone += s->fill;
@@ -114,6 +120,8 @@ void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted)
 		return;
 	}
 	c->now->carried = 0;
+	if (c->now->fill)
+		warm_stayed(&c->now->warm, c->unit.cost, length);
 	c->now->fill -= MIN(c->now->fill, length);
 	enum gain_news news = gain_ended(&c->now->gain, &c->unit, length);
 	cpu->stats.direct_trials += news == GAIN_TRIAL;
@@ -122,11 +130,16 @@ void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted)
 
 _Bool direct_choose_wants(struct soft_cpu *cpu)
 {
-	const struct direct_choose *c = cpu->direct->choose;
+	struct direct_choose *c = cpu->direct->choose;
 	_Bool wanted = c->limit == c->begin || __rdtsc() >= c->limit;
 
-	if (wanted)
+	if (wanted) {
+		c->mark = __rdtsc();
+		if (c->now->fill)
+			warm_entered(&c->now->warm, c->unit.cost,
+				     c->mark - c->begin + c->now->carried);
 		c->now->fill = 0;
+	}
 	cpu->stats.direct_kept += !wanted;
 	cpu->stats.direct_at_once += wanted && c->at_once;
 	cpu->stats.direct_by_length += wanted && !c->at_once;
@@ -159,10 +172,13 @@ void direct_choose_below(struct soft_cpu *cpu, _Bool once)
 	cpu->direct_at = once ? c->limit : UINT64_MAX;
 }
 
-void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles)
+void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles, unsigned ops)
 {
 	struct direct_choose *c = cpu->direct->choose;
-	uint64_t *cost = &c->unit.cost;
+	uint64_t *cost = &c->unit.cost, now = __rdtsc();
+
+	warm_ran(&c->now->warm, *cost, cycles, ops, now - c->mark - MIN(cycles, now - c->mark));
+	c->mark = now;
 
 	*cost = MIN(*cost + *cost / 256 + 1, cycles);
 	c->wait = cycles - *cost < *cost ? MIN(c->wait * 2, WAIT_MAX_US * c->unit.us) : *cost;

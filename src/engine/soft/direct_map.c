@@ -322,8 +322,7 @@ static uint64_t page_trim(struct soft_cpu *cpu, uint64_t page, uint64_t lin,
 		struct soft_view v;
 		const uint8_t *next =
 		    soft_mmu_peek(cpu, lin + 4096, &v) ? host_of(cpu, v.phys) : NULL;
-		if (direct_sensitive(&cpu->cache->decoder[2], host_of(cpu, phys),
-				     next ? next : nothing, cpu->direct->tables))
+		if (direct_seen_sensitive(cpu, phys, host_of(cpu, phys), next ? next : nothing))
 			page = (page & ~DIRECT_EXEC) | DIRECT_KEPT;
 	}
 	return page;

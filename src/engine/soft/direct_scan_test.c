@@ -267,6 +267,51 @@ a_page_that_is_none_for_helpers_is_tried_once_and_again_when_it_has_changed(void
 	assert_int_equal(stats->direct_calls, 1);
 }
 
+static void what_was_found_is_remembered_until_the_page_is_another(void **state)
+{
+	static uint8_t page[4096], next[2] = {0x90, 0x90};
+	struct soft_direct d = {0};
+	struct soft_cache *cache = calloc(1, sizeof(*cache));
+	struct soft_cpu *cpu = calloc(1, sizeof(*cpu));
+
+	(void)state;
+	assert_non_null(cache);
+	assert_non_null(cpu);
+	cpu->cache = cache;
+	cpu->direct = &d;
+	ZydisDecoderInit(&cache->decoder[2], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	memset(page, 0x90, sizeof(page));
+	for (unsigned i = 0; i < 3; i++)
+		assert_false(direct_seen_sensitive(cpu, 0x5000, page, next));
+	assert_int_equal(cpu->stats.direct_scans, 1);
+	memcpy(page + 2000, "\x0f\xa2", 2);
+	for (unsigned i = 0; i < 3; i++)
+		assert_true(direct_seen_sensitive(cpu, 0x5000, page, next));
+	assert_int_equal(cpu->stats.direct_scans, 2);
+	/* Another page in its place, and back. */
+	memset(page, 0x90, sizeof(page));
+	assert_false(direct_seen_sensitive(cpu, 0x5000 + (1 << 22), page, next));
+	memcpy(page + 2000, "\x0f\xa2", 2);
+	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next));
+	assert_int_equal(cpu->stats.direct_scans, 4);
+	/* The last instruction goes on in the next page. */
+	memset(page, 0x90, sizeof(page));
+	page[4095] = 0x0f;
+	assert_false(direct_seen_sensitive(cpu, 0x5000, page, next));
+	next[0] = 0xa2;
+	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next));
+	/* SGDT counts, or does not. */
+	memset(page, 0x90, sizeof(page));
+	memcpy(page + 2000, "\x0f\x01\x00", 3);
+	next[0] = 0x90;
+	assert_false(direct_seen_sensitive(cpu, 0x5000, page, next));
+	d.tables = 1;
+	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next));
+	direct_seen_fini(&d);
+	free(cpu);
+	free(cache);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup_direct, board_teardown)
@@ -280,6 +325,7 @@ int main(void)
 	    T(a_hypervisor_below_the_host_is_not_asked),
 	    T(cpuid_is_the_guests_in_code_that_was_written_just_now),
 	    T(a_page_that_is_none_for_helpers_is_tried_once_and_again_when_it_has_changed),
+	    cmocka_unit_test(what_was_found_is_remembered_until_the_page_is_another),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -457,7 +457,7 @@ static void the_chooser_takes_user_code_by_how_long_it_runs(void **state)
 	direct_choose_below(cpu, 1);
 	assert_in_range(cpu->direct_at, before + 1, UINT64_MAX - 1);
 	for (unsigned i = 0; i < 4; i++)
-		direct_choose_left(cpu, 1000);
+		direct_choose_left(cpu, 1000, 0);
 	direct_choose_below(cpu, 1);
 	assert_true(cpu->direct_at < UINT64_MAX);
 	direct_choose_below(cpu, 0);

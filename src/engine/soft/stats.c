@@ -53,6 +53,7 @@ static const struct row translator[] = {
     ROW(direct_kept),
     ROW(direct_trials),
     ROW(direct_verdicts),
+    ROW(direct_scans),
 };
 #undef ROW
 
