@@ -78,8 +78,8 @@ static int run(struct disk *disk, enum disk_op op, uint64_t offset, void *buf, u
 {
 	struct wait w = wait_for(1);
 	/* In three pieces, the first of odd length. */
-	struct iovec iov[3] = {
-	    {buf, len / 3}, {(char *)buf + len / 3, len / 3}, {NULL, len - 2 * (len / 3)}};
+	const size_t third = len / 3;
+	struct iovec iov[3] = {{buf, third}, {buf, third}, {buf, len - 2 * third}};
 	struct disk_req req = {.op = op,
 			       .unmap = unmap,
 			       .offset = offset,
@@ -88,7 +88,8 @@ static int run(struct disk *disk, enum disk_op op, uint64_t offset, void *buf, u
 			       .iov_count = buf ? 3 : 0,
 			       .done = on_done,
 			       .opaque = &w};
-	iov[2].iov_base = (char *)buf + 2 * (len / 3);
+	for (unsigned i = 1; buf && i < 3; i++)
+		iov[i].iov_base = (char *)buf + i * third;
 	disk_submit(disk, &req);
 	disk_kick(disk);
 	int result = waited(&w);
