@@ -110,7 +110,8 @@ struct soft_direct {
 	enum soft_access expect_access;
 	_Bool once; /* the next instruction is for the layers below */
 	uint64_t clock;
-	uint64_t lowest; /* linear address that the host lets a helper map */
+	uint64_t lowest;  /* linear address that the host lets a helper map */
+	uint64_t decoded; /* instructions, to find the sensitive ones in pages of code */
 	/* Others' wishes; guarded by engine->code_lock, see soft_cache_take_pending. */
 	uint64_t revoke[32];
 	unsigned revokes;
@@ -205,9 +206,10 @@ void direct_space_reset(struct direct_space *s);
 _Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s);
 
 /* Is there something in the page that must not run natively (direct_scan.c)? `next`: the first two
- * bytes behind it. `tables`: SGDT and its like are that, too. */
+ * bytes behind it. `tables`: SGDT and its like are that, too. *decoded grows by the number of
+ * instructions that were decoded to find out: no more than the page has bytes. */
 _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
-		       _Bool tables);
+		       _Bool tables, uint64_t *decoded);
 /* The same of the page of the guest's memory at phys, remembered (direct_seen.c). */
 _Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *page,
 			    const uint8_t *next);

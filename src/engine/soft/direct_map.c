@@ -19,9 +19,15 @@
 #define LOWEST	   UINT64_C(0x10000) /* vm.mmap_min_addr is no higher than that anywhere */
 #define VMAS_MAX   20000u
 #define LEAVES_MAX 4096u
-#define AROUND	   16u /* pages */
-#define FILL_OPS   100u
+#define AROUND	   16u	/* pages */
 #define AROUND_BIG 512u /* in large pages, of data */
+
+/* What a helper is filled with at most, and how much is looked at for that: the tables, and what
+ * is in the pages of code, are the guest's choice. */
+#define FILL_OPS     100u
+#define FILL_TABLES  64u
+#define FILL_CODE    1024u  /* pages */
+#define FILL_DECODED 32768u /* instructions */
 
 uint64_t direct_map_lowest(void)
 {
@@ -328,6 +334,12 @@ static uint64_t page_trim(struct soft_cpu *cpu, uint64_t page, uint64_t lin,
 	return page;
 }
 
+/* Has page_trim looked for sensitive instructions in it? */
+static _Bool looked_through(uint64_t page)
+{
+	return !!(page & (DIRECT_EXEC | DIRECT_KEPT));
+}
+
 static uint64_t prot_of(uint64_t page)
 {
 	return 1u /* PROT_READ */ | (page & DIRECT_WRITE ? 2u : 0) | (page & DIRECT_EXEC ? 4u : 0);
@@ -391,7 +403,7 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 {
 	struct run run = {0};
 	uint64_t offset, first, last;
-	unsigned shift;
+	unsigned shift, looked = 0;
 
 	lin &= ~UINT64_C(0xfff);
 	/* The stub's pages stay the stub's, whatever the guest's tables have said meanwhile:
@@ -410,7 +422,7 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 		return 0;
 	}
 	(void)ops_room(s, AROUND * 4);
-	unsigned around = shift > 12 && !(page & DIRECT_EXEC) ? AROUND_BIG : AROUND;
+	unsigned around = shift > 12 && !looked_through(page) ? AROUND_BIG : AROUND;
 	first = lin & ~(uint64_t)(around * 4096 - 1);
 	last = first + around * 4096 - 4096;
 	struct direct_leaf *leaf = leaf_get(s, lin);
@@ -420,17 +432,19 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 		if (!leaf)
 			return 0;
 	}
-	/* In a large page the runs that decoded code or the stub break up have no bound. */
+	/* In a large page the runs that decoded code or the stub break up have no bound; and what
+	 * may be written and executed becomes code to be looked through where code is decoded. */
 	for (uint64_t at = first; at <= last && s->ops < DIRECT_OPS - 4; at += 4096) {
 		uint64_t p = 0, o = 0;
 		unsigned sh;
 		if (at == lin) {
 			p = page;
 			o = offset;
-		} else if (!leaf->page[(at >> 12) % 512] && !in_stub(s, at)) {
+		} else if (looked < AROUND && !leaf->page[(at >> 12) % 512] && !in_stub(s, at)) {
 			p = page_peek(cpu, at, &o, &sh);
 			if (p)
 				p = page_trim(cpu, p, at, access, 0);
+			looked += looked_through(p);
 		}
 		if (!p)
 			continue;
@@ -450,6 +464,8 @@ struct fill {
 	struct direct_space *space;
 	struct direct_leaf *leaf;
 	struct run run;
+	unsigned tables, code; /* so many were looked at: tables, pages of code */
+	uint64_t decoded;      /* direct.decoded at the beginning */
 };
 
 static _Bool fill_page(struct fill *f, uint64_t lin, const struct soft_view *v)
@@ -465,6 +481,9 @@ static _Bool fill_page(struct fill *f, uint64_t lin, const struct soft_view *v)
 	if (f->leaf->page[(lin >> 12) % 512])
 		return 1;
 	page = page_trim(f->cpu, page, lin, SOFT_READ, 0);
+	f->code += looked_through(page);
+	if (f->code > FILL_CODE || f->cpu->direct->decoded - f->decoded > FILL_DECODED)
+		return 0;
 	if (!run_joins(&f->run, page, lin, offset)) {
 		run_map(f->space, &f->run, 0);
 		if (f->space->ops >= FILL_OPS)
@@ -482,6 +501,8 @@ static _Bool fill_table(struct fill *f, uint64_t phys, unsigned shift, uint64_t 
 	const uint64_t need = X86_PTE_P | X86_PTE_U | X86_PTE_A;
 	const uint64_t *table = (const void *)host_of(f->cpu, phys);
 
+	if (f->tables++ == FILL_TABLES)
+		return 0;
 	for (unsigned i = 0; table && i < (shift == 39 ? 256 : 512); i++) {
 		uint64_t e = __atomic_load_n(&table[i], __ATOMIC_RELAXED);
 		struct soft_view below = *v;
@@ -503,7 +524,7 @@ static _Bool fill_table(struct fill *f, uint64_t phys, unsigned shift, uint64_t 
 void direct_map_fill(struct soft_cpu *cpu, struct direct_space *s)
 {
 	const struct soft_view all = {.user = 1, .writable = 1, .accessed = 1, .shift = 12};
-	struct fill f = {.cpu = cpu, .space = s};
+	struct fill f = {.cpu = cpu, .space = s, .decoded = cpu->direct->decoded};
 
 	if (!s->empty)
 		return;

@@ -16,7 +16,8 @@
 #include "engine/soft/direct.h"
 #include <emmintrin.h>
 
-#define BACK 48u /* bytes to begin at */
+#define BACK  48u /* bytes to begin at */
+#define STEPS 64u
 
 static _Bool suspect(unsigned b1, unsigned b2, _Bool tables)
 {
@@ -46,29 +47,51 @@ static _Bool doubtful(unsigned b1)
 	return b1 == 0x00 || b1 == 0x02 || b1 == 0x03;
 }
 
+/* A page that is looked through from its beginning to its end. */
+struct scan {
+	const ZydisDecoder *decoder;
+	const uint8_t *page;
+	uint64_t *decoded;
+	unsigned from; /* up to here has been decoded, as far back as matters */
+	/* What begins there, at byte modulo STEPS: its length, and above that how many of its bytes
+	 * are prefixes. 0: no instruction. Each byte is begun at once, however many suspects stand
+	 * together: a page of a program's stubs for calls of libraries has 250 that are none. */
+	uint8_t step[STEPS];
+};
+
+static void steps_decode(struct scan *s, unsigned first, unsigned off)
+{
+	for (unsigned at = MAX(first, s->from); at < off; at++) {
+		++*s->decoded;
+		ZydisDecodedInstruction zi;
+		_Bool is = ZYAN_SUCCESS(
+		    ZydisDecoderDecodeInstruction(s->decoder, NULL, s->page + at, 4096 - at, &zi));
+		s->step[at % STEPS] = is ? (uint8_t)(zi.length | zi.raw.prefix_count << 4) : 0;
+	}
+	s->from = off;
+}
+
 /* Does an instruction begin at `off`, or with prefixes right before it? */
-static _Bool begins(const ZydisDecoder *decoder, const uint8_t *page, unsigned off, _Bool rare)
+static _Bool begins(struct scan *s, unsigned off, _Bool rare)
 {
 	unsigned first = off > BACK ? off - BACK : 0, yes = 0, no = 0;
 	uint8_t hits[BACK + 1]; /* from here: 1 comes to `off`, 2 does not; 0: to what is no code */
 
 	if (off - first < 16)
 		return !rare;
+	steps_decode(s, first, off);
 	for (unsigned at = off; at-- > first;) {
-		ZydisDecodedInstruction zi;
-		unsigned next;
+		unsigned length = s->step[at % STEPS] & 15, prefixes = s->step[at % STEPS] >> 4;
+		unsigned next = at + length;
 		/* No instruction begins there: who begins to read there has no vote. Strings and
 		 * tables before a function are much of that. */
 		hits[at - first] = 0;
-		if (ZYAN_FAILED(
-			ZydisDecoderDecodeInstruction(decoder, NULL, page + at, 4096 - at, &zi)))
+		if (!length)
 			continue;
 		hits[at - first] = 2;
-		next = at + zi.length;
 		/* The suspect may have prefixes, REX among them, of which none has an opcode's
 		 * value. */
-		if (next == off ||
-		    (next > off && zi.raw.prefix_count && at + zi.raw.prefix_count == off))
+		if (next == off || (next > off && prefixes && at + prefixes == off))
 			hits[at - first] = 1;
 		else if (next < off)
 			hits[at - first] = hits[next - first];
@@ -97,8 +120,9 @@ static unsigned candidates(const uint8_t *at)
 }
 
 _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
-		       _Bool tables)
+		       _Bool tables, uint64_t *decoded)
 {
+	struct scan s = {.decoder = decoder, .page = page, .decoded = decoded};
 	uint8_t last[18];
 
 	memcpy(last, page + 4080, 16);
@@ -108,7 +132,7 @@ _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const u
 		for (unsigned mask = candidates(bytes); mask; mask &= mask - 1) {
 			unsigned i = (unsigned)__builtin_ctz(mask);
 			if (suspect(bytes[i + 1], bytes[i + 2], tables) &&
-			    begins(decoder, page, block + i, doubtful(bytes[i + 1])))
+			    begins(&s, block + i, doubtful(bytes[i + 1])))
 				return 1;
 		}
 	}

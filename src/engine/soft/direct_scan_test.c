@@ -10,6 +10,16 @@
 #include "engine/soft/direct_testing.h"
 #include "engine/soft/testcode.h"
 
+static _Bool sensitive(const ZydisDecoder *d, const uint8_t *page, const uint8_t *next,
+		       _Bool tables)
+{
+	uint64_t decoded = 1000;
+	_Bool is = direct_sensitive(d, page, next, tables, &decoded);
+
+	assert_in_range(decoded, 1000, 1000 + 4096);
+	return is;
+}
+
 CODE(has_cpuid, "mov %eax, %ebx\n.rept 30\nadd %rbx, %rax\n.endr\ncpuid\nret\n");
 CODE(has_none, ".rept 30\nadd %rbx, %rax\n.endr\nmov $0xa20f, %eax\nmov $0xa20f, %ebx\nret\n");
 CODE(has_lsl, ".rept 30\nadd %rbx, %rax\n.endr\nlsl %eax, %eax\nret\n");
@@ -52,27 +62,27 @@ static void instructions_that_would_tell_of_the_host_are_found(void **state)
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
 		memset(page, 0x90, sizeof(page));
 		memcpy(page + 1000, rows[i].code, (size_t)(rows[i].end - rows[i].code));
-		assert_int_equal(direct_sensitive(&d, page, page, 0), rows[i].is);
+		assert_int_equal(sensitive(&d, page, page, 0), rows[i].is);
 	}
 	/* Anywhere in a page. */
 	memset(page, 0x90, sizeof(page));
 	for (unsigned at = 0; at + 2 <= sizeof(page); at++) {
 		page[at] = 0x0f;
 		page[at + 1] = 0xa2;
-		assert_int_equal(direct_sensitive(&d, page, page, 0), 1);
+		assert_int_equal(sensitive(&d, page, page, 0), 1);
 		page[at] = page[at + 1] = 0x90;
 	}
-	assert_int_equal(direct_sensitive(&d, page, page, 0), 0);
+	assert_int_equal(sensitive(&d, page, page, 0), 0);
 	/* Across the end of a page. */
 	memset(page, 0x90, sizeof(page));
 	page[4095] = 0x0f;
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xa2", 0), 1);
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\x90\x90", 0), 0);
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\x01\xf9", 0), 1);
+	assert_int_equal(sensitive(&d, page, (const uint8_t *)"\xa2", 0), 1);
+	assert_int_equal(sensitive(&d, page, (const uint8_t *)"\x90\x90", 0), 0);
+	assert_int_equal(sensitive(&d, page, (const uint8_t *)"\x01\xf9", 0), 1);
 	page[4094] = 0x0f;
 	page[4095] = 0x01;
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xf9\x90", 0), 1);
-	assert_int_equal(direct_sensitive(&d, page, (const uint8_t *)"\xf8\x90", 0), 0);
+	assert_int_equal(sensitive(&d, page, (const uint8_t *)"\xf9\x90", 0), 1);
+	assert_int_equal(sensitive(&d, page, (const uint8_t *)"\xf8\x90", 0), 0);
 }
 
 CODE(has_sgdt, ".rept 30\nadd %rbx, %rax\n.endr\nsgdt (%rdi)\nret\n");
@@ -96,8 +106,8 @@ static void where_there_is_no_umip_stores_of_tables_are_found(void **state)
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
 		memset(page, 0x90, sizeof(page));
 		memcpy(page + 1000, rows[i].code, (size_t)(rows[i].end - rows[i].code));
-		assert_int_equal(direct_sensitive(&d, page, page, 1), 1);
-		assert_int_equal(direct_sensitive(&d, page, page, 0), 0);
+		assert_int_equal(sensitive(&d, page, page, 1), 1);
+		assert_int_equal(sensitive(&d, page, page, 0), 0);
 	}
 }
 
@@ -119,7 +129,7 @@ static void a_function_behind_bytes_that_are_no_code_is_found(void **state)
 		if (!ZYAN_FAILED(ZydisDecoderDecodeInstruction(&d, NULL, page + 500, 62, &zi)))
 			continue;
 		memcpy(page + 562, behind_data, (size_t)(behind_data_end - behind_data));
-		if (!direct_sensitive(&d, page, page, 0))
+		if (!sensitive(&d, page, page, 0))
 			fail_msg("CPUID behind a table of 0x%02x was not found", byte);
 		bytes++;
 	}
@@ -128,8 +138,37 @@ static void a_function_behind_bytes_that_are_no_code_is_found(void **state)
 	memset(page, 0xcc, sizeof(page));
 	memcpy(page + 512, text, sizeof(text));
 	memcpy(page + 592, behind_data, (size_t)(behind_data_end - behind_data));
-	assert_true(direct_sensitive(&d, page, page, 0));
+	assert_true(sensitive(&d, page, page, 0));
 }
+
+/* Constants that have LAR's bytes, one behind the other. */
+CODE(constants, ".rept 409\nmovabs $0x9090c0020fc0020f, %rax\n.endr\n");
+/* As compilers make them for a program that calls 250 functions of libraries, a mebibyte from where
+ * their addresses are: each displacement ends with the bytes of VERW. */
+CODE(stubs, ".rept 255\njmp *0xf2fca(%rip)\npush $0x12345\n.byte 0xe9, 0xe0, 0xff, 0xff, 0xff\n"
+	    ".endr\n");
+static void what_is_found_not_to_begin_costs_no_more_than_the_page(void **state)
+{
+	static const struct {
+		const uint8_t *code, *end;
+	} rows[] = {{constants, constants_end}, {stubs, stubs_end}};
+	static uint8_t page[4096];
+	ZydisDecoder d;
+
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		uint64_t decoded = 0;
+		memset(page, 0x90, sizeof(page));
+		memcpy(page, rows[i].code, (size_t)(rows[i].end - rows[i].code));
+		assert_false(direct_sensitive(&d, page, page, 0, &decoded));
+		/* It was looked at closely, and each byte once. */
+		assert_in_range(decoded, 2048, 4096);
+		/* Among that, one that does begin is found. */
+		memcpy(page + sizeof(page) - 6, "\x0f\xa2\xc3", 3);
+		assert_true(sensitive(&d, page, page, 0));
+	}
+}
+
 CODE(identify, "mov $0x40000000, %eax\n"
 	       "cpuid\n"
 	       "mov %ebx, %r8d\n"
@@ -319,6 +358,7 @@ int main(void)
 	    cmocka_unit_test(instructions_that_would_tell_of_the_host_are_found),
 	    cmocka_unit_test(where_there_is_no_umip_stores_of_tables_are_found),
 	    cmocka_unit_test(a_function_behind_bytes_that_are_no_code_is_found),
+	    cmocka_unit_test(what_is_found_not_to_begin_costs_no_more_than_the_page),
 	    T(cpuid_is_the_guests),
 	    T(without_umip_user_code_sees_the_guests_tables),
 	    T(segments_of_the_host_are_not_seen),

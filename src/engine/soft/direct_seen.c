@@ -2,8 +2,8 @@
  *
  * Each process that starts executes pages that those before it have executed: the same pages of the
  * guest's memory, mostly with the same bytes. To look through one takes a third of a microsecond,
- * and five for each suspect that turns out to be none. So what was found is kept with a hash of the
- * page, which takes a third of the time, and needs nobody to say when a page changes.
+ * and up to five for each suspect that turns out to be none. So what was found is kept with a hash
+ * of the page, which takes a third of the time, and needs nobody to say when a page changes.
  *
  * The hash is NH (Black and others, UMAC, 1999): two pages that are not the same have the same one
  * for at most one key in 2^32, and the guest knows nothing of the key. What a collision would give
@@ -63,7 +63,7 @@ _Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *
 	const ZydisDecoder *decoder = &cpu->cache->decoder[2];
 
 	if (UNLIKELY(!d->seen) && !(d->seen = seen_new()))
-		return direct_sensitive(decoder, page, next, d->tables);
+		return direct_sensitive(decoder, page, next, d->tables, &d->decoded);
 	uint64_t hash = page_hash(d->seen->key, page);
 	struct seen *s = &d->seen->page[(phys >> 12) % SEEN];
 	if (s->phys == (phys | 1) && s->hash == hash && s->tables == d->tables &&
@@ -72,7 +72,7 @@ _Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *
 	/* Somebody may be writing there: what is found belongs to the hash only if it is the same
 	 * afterwards. */
 	cpu->stats.direct_scans++;
-	_Bool sensitive = direct_sensitive(decoder, page, next, d->tables);
+	_Bool sensitive = direct_sensitive(decoder, page, next, d->tables, &d->decoded);
 	s->phys = page_hash(d->seen->key, page) == hash ? phys | 1 : 0;
 	s->hash = hash;
 	memcpy(s->next, next, 2);
