@@ -278,6 +278,7 @@ _Bool direct_run(struct soft_cpu *cpu)
 		uint64_t begin = __rdtsc();
 		direct_regs_out(cpu, &s->helper);
 		if (!direct_space_run(cpu, s)) {
+			d->killed += !s->helper.pid;
 			d->once = 1;
 			return 0;
 		}

@@ -116,6 +116,7 @@ struct soft_direct {
 	uint64_t revoke[32];
 	unsigned revokes;
 	_Bool revoke_all;
+	_Atomic unsigned taken; /* so often were they taken */
 	struct direct_core core;
 	struct direct_large large;
 	struct direct_seen *seen; /* direct_seen.c; or NULL */
@@ -138,9 +139,10 @@ void direct_helper_kill(struct direct_helper *h);
 /* Does the helper, which has told of a stop, wait in the handler of a signal, as the host's kernel
  * knows and not as the helper says? 0: no; -1: there is no telling. */
 int direct_helper_waits(const struct direct_helper *h);
-/* Lets the helper do `ops`, take over the registers in its frame and run, until it stops. */
-void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
-		       unsigned ops);
+/* Lets the helper do `ops`, take over the registers in its frame and run, until it stops or is no
+ * more (pid is 0). False: it is no more, and user code has not run since its last stop. */
+_Bool direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
+			unsigned ops);
 
 /* Cores (direct_core.c), on the vCPU's thread. A helper is entered: it is brought to this thread's
  * core, and the thread is kept there unless others want that core, too. The engine returns (_left),
@@ -202,7 +204,8 @@ void direct_space_fini(struct direct_space *s);
 /* The helper is new: it has nothing mapped. */
 void direct_space_reset(struct direct_space *s);
 /* Brings the helper's mappings up to date and lets it run until it stops (helper.pid is 0 when it
- * is dead). False: the host has refused a mapping, and user code did not run. */
+ * is dead). False: user code did not run, as the host has refused a mapping or had ended the helper
+ * before (helper.pid is 0). */
 _Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s);
 
 /* Is there something in the page that must not run natively (direct_scan.c)? `next`: the first two

@@ -213,16 +213,29 @@ static void descriptors_close(struct direct_helper *h)
 	h->pid = 0;
 }
 
-void direct_helper_kill(struct direct_helper *h)
+static void process_end(const struct direct_helper *h)
 {
 	siginfo_t info;
 
-	if (!h->pid)
-		return;
 	syscall(SYS_pidfd_send_signal, h->pidfd, SIGKILL, NULL, 0);
 	while (waitid(P_PIDFD, (id_t)h->pidfd, &info, WEXITED) && errno == EINTR)
 		;
+}
+
+void direct_helper_kill(struct direct_helper *h)
+{
+	if (!h->pid)
+		return;
+	process_end(h);
 	descriptors_close(h);
+}
+
+/* Of a process that has ended: has it left the token where the engine had put it with the last
+ * `go`? Who lets user code run takes it away first, and user code, which may write there, does not
+ * know it. */
+static _Bool token_left(const struct direct_helper *h)
+{
+	return !memcmp(h->shared->token, h->token, sizeof(h->token));
 }
 
 /* The beginning of a small file under /proc, with a 0 behind it. */
@@ -420,15 +433,15 @@ void direct_kick(struct soft_cpu *cpu)
 	atomic_fetch_sub(&d->kicks, 1);
 }
 
-void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
-		       unsigned ops)
+_Bool direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const struct direct_op *op,
+			unsigned ops)
 {
 	struct soft_direct *d = cpu->direct;
 	enum told told = TOLD_NOTHING;
 
 	if (!go_next(h)) {
 		direct_helper_kill(h);
-		return;
+		return 0;
 	}
 	memcpy(h->shared->op, op, ops * sizeof(*op));
 	h->shared->ops = ops;
@@ -455,6 +468,11 @@ void direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const stru
 	/* From here on the descriptor may be closed, and its number be another process's. */
 	while (atomic_load(&d->kicks))
 		sched_yield();
-	if (told != TOLD_STOP)
-		direct_helper_kill(h);
+	if (told == TOLD_STOP)
+		return 1;
+	process_end(h);
+	/* What is not true is told by user code that has run, and that is at its end by it. */
+	_Bool has_run = told == TOLD_LIE || !token_left(h);
+	descriptors_close(h);
+	return has_run;
 }

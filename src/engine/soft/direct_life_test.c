@@ -1,5 +1,6 @@
 /* direct_life_test.c: tests of what becomes of helpers when the host sends signals to all that
- * belongs to a VM, has no room for processes, or ends helpers often.
+ * belongs to a VM, has no room for processes, or ends helpers; and when another CPU wants a right
+ * back that they have.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -7,11 +8,14 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 #include <x86intrin.h>
 #include "engine/soft/direct.h"
@@ -161,6 +165,90 @@ static void many_ended_helpers_are_forgotten_in_time(void **state)
 	assert_true(b->cpu->stats.direct_entries > entries);
 }
 
+/* It has no registers but those that the engine has, too. */
+static void a_helper_that_ends_while_it_waits_takes_nothing_with_it(void **state)
+{
+	struct board *b = *state;
+
+	program_runs(b);
+	ran(b);
+	for (unsigned i = 1; i < 4; i++) {
+		int pid = helper_of(b)->pid, pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+		struct pollfd ended = {.fd = pidfd, .events = POLLIN};
+		assert_true(pidfd >= 0);
+		assert_int_equal(kill(pid, SIGKILL), 0);
+		assert_int_equal(poll(&ended, 1, -1), 1);
+		close(pidfd);
+		program_runs(b);
+		program_runs(b);
+		assert_int_equal(b->cpu->stats.direct_lost, 0);
+		assert_int_equal(b->cpu->direct->killed, i);
+		assert_non_null(helper_of(b));
+		assert_int_equal(b->cpu->stats.direct_helpers, i + 1);
+	}
+}
+
+struct other {
+	struct soft_cpu *cpu;
+	_Atomic _Bool back; /* who asked has gone on */
+	_Bool early, late;
+};
+
+static uint64_t seconds(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec;
+}
+
+/* Another CPU's thread: it leaves its helper, takes what is asked of it, and is in one again. So
+ * quickly that nobody has seen it outside. */
+static void *takes_it_and_goes_on(void *arg)
+{
+	struct other *o = arg;
+	struct soft_direct *d = o->cpu->direct;
+
+	while (!(atomic_load(&o->cpu->base.link.events) & CPU_EVENT_ENGINE))
+		sched_yield();
+	for (unsigned i = 0; i < 100; i++)
+		sched_yield();
+	o->early = atomic_load(&o->back);
+	soft_cache_take_pending(o->cpu);
+	for (uint64_t end = seconds() + 20; !atomic_load(&o->back) && !o->late;) {
+		o->late = seconds() > end;
+		sched_yield();
+	}
+	atomic_store(&d->running, 0);
+	return NULL;
+}
+static void
+who_asks_for_a_right_back_waits_until_the_other_cpu_has_left_its_helper_once(void **state)
+{
+	setenv("BOARD_SOFT", "direct", 1);
+	struct board *b = board_new(2);
+	struct other o = {0};
+	struct vcpu *vcpu;
+	pthread_t thread;
+
+	assert_int_equal(engine_soft.vcpu_create(b->engine, 1, &vcpu, NULL), 0);
+	atomic_store(&vcpu->link.events, 0);
+	o.cpu = soft_cpu_of(vcpu);
+	assert_non_null(o.cpu->direct);
+	for (unsigned i = 0; i < 2; i++) { /* one page, all pages */
+		atomic_store(&o.back, 0);
+		atomic_store(&o.cpu->direct->running, INT_MAX); /* no process's descriptor */
+		assert_int_equal(pthread_create(&thread, NULL, takes_it_and_goes_on, &o), 0);
+		direct_revoke(b->cpu->engine, b->cpu, i ? UINT64_MAX : USER_DATA);
+		atomic_store(&o.back, 1);
+		pthread_join(thread, NULL);
+		assert_false(o.early);
+		assert_false(o.late);
+	}
+	engine_soft.vcpu_destroy(&o.cpu->base);
+	board_free(b);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, board_teardown)
@@ -169,6 +257,9 @@ int main(void)
 	    T(stop_and_continue_are_the_helpers_too),
 	    T(where_the_host_had_no_room_it_is_asked_again_later),
 	    T(many_ended_helpers_are_forgotten_in_time),
+	    T(a_helper_that_ends_while_it_waits_takes_nothing_with_it),
+	    cmocka_unit_test(
+		who_asks_for_a_right_back_waits_until_the_other_cpu_has_left_its_helper_once),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -210,6 +210,8 @@ static void revoke_own(struct soft_cpu *cpu, uint64_t phys)
 
 void direct_revoke(struct soft_engine *engine, struct soft_cpu *self, uint64_t phys)
 {
+	unsigned taken[ENGINE_MAX_CPUS] = {0};
+
 	if (self)
 		revoke_own(self, phys);
 	lock_take(&engine->code_lock);
@@ -221,13 +223,17 @@ void direct_revoke(struct soft_engine *engine, struct soft_cpu *self, uint64_t p
 			cpu->direct->revoke_all = 1;
 		else
 			cpu->direct->revoke[cpu->direct->revokes++] = phys;
+		taken[i] = atomic_load(&cpu->direct->taken);
 		cpu_link_raise(&cpu->base.link, CPU_EVENT_ENGINE);
 	}
 	lock_drop(&engine->code_lock);
-	/* Raised events have kicked; a helper that does not stop is killed by its vCPU. */
+	/* Raised events have kicked; a helper that does not stop is killed by its vCPU. Who has
+	 * taken the wish was in no helper then, and drops the page before it enters one: it may be
+	 * in one again whenever this thread looks. */
 	for (unsigned i = 0; i < engine->cpus; i++) {
 		struct soft_cpu *cpu = engine->cpu[i];
-		while (cpu && cpu != self && cpu->direct && atomic_load(&cpu->direct->running))
+		while (cpu && cpu != self && cpu->direct && atomic_load(&cpu->direct->running) &&
+		       atomic_load(&cpu->direct->taken) == taken[i])
 			sched_yield();
 	}
 }
@@ -245,6 +251,8 @@ void direct_take_revoked(struct soft_cpu *cpu)
 	memcpy(list, d->revoke, count * sizeof(list[0]));
 	d->revokes = 0;
 	d->revoke_all = 0;
+	/* Nothing but this thread lets a helper run, and not before what follows. */
+	atomic_fetch_add(&d->taken, 1);
 	lock_drop(&cpu->engine->code_lock);
 	if (all)
 		revoke_own(cpu, UINT64_MAX);
@@ -590,7 +598,8 @@ _Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s)
 	n += s->ops;
 	s->clear = 0;
 	s->ops = 0;
-	direct_helper_run(cpu, h, op, n);
+	if (!direct_helper_run(cpu, h, op, n))
+		return 0;
 	if (!h->pid || !h->shared->out_failed)
 		return 1;
 	/* Too many mappings, most likely; or a security module has a lowest address of its own. */

@@ -360,17 +360,22 @@ static void the_lowest_pages_are_read_whatever_the_host_lets_helpers_map(void **
 	assert_true(b->cpu->direct->lowest == 4096 || b->cpu->direct->lowest == 0x10000);
 }
 
+/* When user code runs, not only its helper: before that nothing would be lost. */
 static void *kill_later(void *arg)
 {
-	struct soft_cpu *cpu = arg;
+	struct board *b = arg;
+	struct soft_cpu *cpu = b->cpu;
 
-	while (!atomic_load(&cpu->direct->running))
+	while (!atomic_load(&cpu->direct->running) || !board_read(b, USER_DATA, 4))
 		sched_yield();
 	for (unsigned i = 0; i < DIRECT_SPACES; i++)
 		if (cpu->direct->space[i].helper.pid)
 			kill(cpu->direct->space[i].helper.pid, SIGKILL);
 	return NULL;
 }
+CODE(count, "mov $0x50000, %edi\n"
+	    "1: incl (%rdi)\n"
+	    "jmp 1b\n");
 static void a_killed_helper_ends_the_program_not_the_machine(void **state)
 {
 	struct board *b = *state;
@@ -378,11 +383,13 @@ static void a_killed_helper_ends_the_program_not_the_machine(void **state)
 
 	assert_int_equal(RUN_USER(b, load), 0x80);
 	ran(b);
-	board_load(b, USER_CODE, forever, (size_t)(forever_end - forever));
+	board_write(b, USER_DATA, 4, 0);
+	board_load(b, USER_CODE, count, (size_t)(count_end - count));
 	user_state(b, USER_CODE);
-	assert_int_equal(pthread_create(&thread, NULL, kill_later, b->cpu), 0);
+	assert_int_equal(pthread_create(&thread, NULL, kill_later, b), 0);
 	assert_int_equal(board_run(b), X86_VEC_GP);
 	pthread_join(thread, NULL);
+	assert_int_equal(b->cpu->stats.direct_lost, 1);
 	board_write(b, USER_DATA, 8, 5);
 	assert_int_equal(RUN_USER(b, load), 0x80);
 	assert_int_equal(b->cpu->s.gpr[X86_RAX], 5);
