@@ -53,6 +53,9 @@ struct soft_view {
 	unsigned shift;
 };
 _Bool soft_mmu_peek(struct soft_cpu *cpu, uint64_t lin, struct soft_view *out);
+/* The soft TLBs have nothing of the page any more: the next access walks the tables, and sets A and
+ * D. Less than a flush: who is right as long as nothing was flushed stays as he is. */
+void soft_mmu_drop_page(struct soft_cpu *cpu, uint64_t lin);
 /* Bits of a PAE or 4-level entry `e` for 1 << shift bytes that must be 0 (SDM3 tables 4-8 to 4-20).
  */
 uint64_t soft_mmu_reserved(const struct soft_cpu *cpu, uint64_t e, unsigned shift);

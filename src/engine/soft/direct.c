@@ -160,8 +160,10 @@ static _Bool helper_ready(struct soft_cpu *cpu, struct direct_space *s)
 	if (s->helper.pid && !region_free(cpu, s->helper.base))
 		direct_helper_kill(&s->helper);
 	for (unsigned tries = 0; !s->helper.pid; tries++) {
-		if (tries == 4)
+		if (tries == 4) {
+			helpers_refuse(cpu, "the guest leaves no place for a helper", 0);
 			return 0;
+		}
 		int rc = direct_helper_start(cpu, &s->helper, cpu->engine->ram.fd, &d->code, &why);
 		if (rc) {
 			helpers_refuse(cpu, why, lasting(rc));

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include "engine/soft/direct.h"
 #include "engine/soft/direct_testing.h"
 #include "engine/soft/testcode.h"
@@ -295,6 +296,36 @@ static void the_host_is_asked_once_for_a_large_page_and_when_there_is_time(void 
 	assert_int_equal(b->cpu->stats.direct_large + l->failed, 1);
 }
 
+static void a_host_that_cannot_make_large_pages_is_not_asked_for_ever(void **state)
+{
+	struct board *b = *state;
+	struct direct_large *l = &b->cpu->direct->large;
+	const struct soft_slot *slot = soft_ram_slot(&b->cpu->engine->ram, LARGE);
+
+	/* None, whatever the host's kernel can do. */
+	(void)madvise(slot->host, BOARD_RAM, MADV_NOHUGEPAGE);
+	for (uint64_t i = 0; i < 4; i++)
+		direct_large_note(b->cpu, LARGE + i * 0x200000);
+	if (!l->wishes) {
+		print_message("skipped: this memory cannot have large pages\n");
+		skip();
+	}
+	assert_int_equal(l->wishes, 4);
+	l->failed = 14;
+	for (unsigned failed = 15; failed <= 16; failed++) {
+		l->pause = 0;
+		direct_large_take(b->cpu);
+		assert_int_equal(l->failed, failed);
+		assert_int_equal(l->wishes, failed == 15 ? 3 : 0);
+	}
+	/* Nor when it was asked more often than that. */
+	for (; l->failed < 20; l->failed++) {
+		direct_large_note(b->cpu, LARGE + 0x800000);
+		assert_int_equal(l->wishes, 0);
+	}
+	assert_int_equal(b->cpu->stats.direct_large, 0);
+}
+
 static void rights_that_were_taken_away_are_gone(void **state)
 {
 	static const struct {
@@ -398,6 +429,36 @@ static void a_new_helper_has_nothing_that_was_not_used(void **state)
 }
 
 CODE(jump_to_page, "jmp *%rdi");
+/* Kernels clear A to see what is used, and do not flush (SDM3 4.8): the soft TLB still has the
+ * page, a helper that has lost its mappings has not. */
+static void a_page_whose_bits_were_cleared_without_a_flush_is_mapped_again(void **state)
+{
+	static const struct {
+		const uint8_t *code, *end;
+		uint64_t clear;
+	} ways[] = {{read_page, read_page_end, X86_PTE_A},
+		    {write_page, write_page_end, X86_PTE_A | X86_PTE_D},
+		    {write_page, write_page_end, X86_PTE_D},
+		    {jump_to_page, jump_to_page_end, X86_PTE_A}};
+	struct board *b = *state;
+	const struct soft_stats *stats = &b->cpu->stats;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(ways); i++) {
+		uint64_t bits = X86_PTE_A | (ways[i].code == write_page ? X86_PTE_D : 0);
+		board_pte_set(b, PAGE(i), USER_PTE(PAGE(i)));
+		board_load(b, PAGE(i), "\x0f\x05", 2); /* SYSCALL */
+		assert_int_equal(user_access(b, ways[i].code, ways[i].end, PAGE(i)), 0x80);
+		board_pte_set(b, PAGE(i), board_pte(b, PAGE(i)) & ~ways[i].clear);
+		direct_forget_page(b->cpu, PAGE(i));
+		assert_int_equal(user_access(b, ways[i].code, ways[i].end, PAGE(i)), 0x80);
+		assert_int_equal(board_pte(b, PAGE(i)) & (X86_PTE_A | X86_PTE_D), bits);
+		/* Before, each touch was a stop. */
+		uint64_t faults = stats->direct_faults;
+		assert_int_equal(user_access(b, ways[i].code, ways[i].end, PAGE(i)), 0x80);
+		assert_int_equal(stats->direct_faults, faults);
+	}
+}
+
 static void a_new_helper_has_no_rights_that_the_tables_do_not_give(void **state)
 {
 	static const struct {
@@ -477,6 +538,8 @@ int main(void)
 	    T(a_large_page_that_was_only_looked_at_is_flushed_whole),
 	    T(an_entry_with_reserved_bits_is_no_page),
 	    T(the_host_is_asked_once_for_a_large_page_and_when_there_is_time),
+	    T(a_host_that_cannot_make_large_pages_is_not_asked_for_ever),
+	    T(a_page_whose_bits_were_cleared_without_a_flush_is_mapped_again),
 	    T(rights_that_were_taken_away_are_gone),
 	    T(code_that_may_no_longer_run_does_not),
 	    T(a_new_helper_has_what_was_used),

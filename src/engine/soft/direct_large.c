@@ -31,7 +31,7 @@ void direct_large_note(struct soft_cpu *cpu, uint64_t phys)
 
 	if (!slot || phys % LARGE || slot->size - (phys - slot->base) < LARGE ||
 	    (uintptr_t)(slot->host + (phys - slot->base)) % LARGE ||
-	    l->wishes == ARRAY_SIZE(l->wish) || l->failed == FAILED_MAX)
+	    l->wishes == ARRAY_SIZE(l->wish) || l->failed >= FAILED_MAX)
 		return;
 	if (!l->done)
 		l->done = calloc(cpu->engine->ram.pages / 512 / 8 + 1, 1);
@@ -55,7 +55,8 @@ void direct_large_take(struct soft_cpu *cpu)
 	if (!slot)
 		return;
 	if (madvise(slot->host + (phys - slot->base), LARGE, MADV_COLLAPSE)) {
-		l->failed++;
+		if (++l->failed >= FAILED_MAX) /* it cannot */
+			l->wishes = 0;
 	} else {
 		cpu->stats.direct_large++;
 		l->failed = 0;

@@ -552,16 +552,40 @@ _Bool direct_map_kept(struct soft_cpu *cpu, struct direct_space *s)
 	       !map_around(cpu, s, cpu->s.rip, SOFT_EXEC);
 }
 
-_Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
-		       enum soft_access access)
+/* Raises what the guest is to see; sets A and D if the soft TLB has nothing of the page. */
+static void fault_walk(struct soft_cpu *cpu, uint64_t lin, enum soft_access access)
 {
 	uint64_t phys;
 
-	/* Raises what the guest is to see; sets A and D. */
 	if (access == SOFT_EXEC)
 		(void)soft_mmu_fetch(cpu, lin);
 	else
 		(void)soft_mmu_get(cpu, SOFT_TLB_USER, X86_DS, lin, access, &phys);
+}
+
+/* Do the tables allow such an access, but for A or D, which it would set? */
+static _Bool unused_yet(struct soft_cpu *cpu, uint64_t lin, enum soft_access access)
+{
+	struct soft_view v;
+
+	if (!soft_mmu_peek(cpu, lin, &v) || !v.user || (access == SOFT_WRITE && !v.writable) ||
+	    (access == SOFT_EXEC && v.nx))
+		return 0;
+	return !v.accessed || (access == SOFT_WRITE && !v.dirty);
+}
+
+_Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
+		       enum soft_access access)
+{
+	fault_walk(cpu, lin, access);
+	if (map_around(cpu, s, lin, access))
+		return 1;
+	if (!unused_yet(cpu, lin, access))
+		return 0;
+	/* The guest's kernel has cleared A to see what is used, without a flush (SDM3 4.8), and the
+	 * soft TLB still has the page from before that. */
+	soft_mmu_drop_page(cpu, lin);
+	fault_walk(cpu, lin, access);
 	return map_around(cpu, s, lin, access);
 }
 

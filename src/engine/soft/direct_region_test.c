@@ -255,6 +255,44 @@ static void a_fault_where_the_stub_is_is_the_guests_and_may_be_answered_by_it(vo
 	assert_true(user_helper(b)->base - base >= DIRECT_REGION);
 }
 
+/* Then there is none, and it is not tried for each stretch of user code. */
+static void where_no_place_is_free_helpers_are_not_made_again_and_again(void **state)
+{
+	struct board *b = *state;
+	struct soft_direct *d = b->cpu->direct;
+
+	(void)helper_get(b);
+	uint64_t helpers = b->cpu->stats.direct_helpers;
+	for (uint64_t i = 0; i < 512; i++) {
+		board_write(b, TABLES + i * 8, 8, TABLE(TABLES + 0x1000));
+		board_write(b, TABLES + 0x1000 + i * 8, 8,
+			    TABLE(OVERLAY & ~UINT64_C(0x1fffff)) | X86_PTE_PS);
+	}
+	for (uint64_t i = 64; i < 144; i++)
+		board_write(b, BOARD_PML4 + 8 * i, 8, TABLE(TABLES));
+	soft_tlb_flush_all(b->cpu);
+	for (unsigned i = 0; i < 20; i++) {
+		board_write(b, USER_DATA, 8, 40 + i);
+		user_again(b, USER_CODE);
+		b->cpu->s.gpr[X86_RDI] = USER_DATA;
+		assert_int_equal(board_run(b), 0x80);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], 40 + i);
+		assert_in_range(b->cpu->stats.direct_helpers - helpers, 1, 4);
+		assert_int_equal(b->cpu->stats.direct_refused, 1);
+		d->refused_for = UINT64_MAX / 16; /* however slow this machine is */
+	}
+	/* When a place is free again, and some time has passed, one is made. */
+	for (uint64_t i = 64; i < 144; i++)
+		board_write(b, BOARD_PML4 + 8 * i, 8, 0);
+	soft_tlb_flush_all(b->cpu);
+	d->refused_at = __builtin_ia32_rdtsc() - d->refused_for;
+	user_again(b, USER_CODE);
+	b->cpu->s.gpr[X86_RDI] = USER_DATA;
+	assert_int_equal(board_run(b), 0x80);
+	assert_int_equal(b->cpu->stats.direct_refused, 0);
+	assert_non_null(user_helper(b));
+}
+
 static void a_helper_has_two_files_open_and_its_program_cannot_be_changed(void **state)
 {
 	struct board *b = *state;
@@ -287,6 +325,7 @@ int main(void)
 	    T(no_mapping_is_ordered_where_the_stub_is),
 	    T(a_page_that_is_mapped_over_the_stub_is_the_programs),
 	    T(a_fault_where_the_stub_is_is_the_guests_and_may_be_answered_by_it),
+	    T(where_no_place_is_free_helpers_are_not_made_again_and_again),
 	    T(a_helper_has_two_files_open_and_its_program_cannot_be_changed),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -280,6 +280,11 @@ static void fault_drop(struct soft_cpu *cpu, uint64_t lin)
 		direct_forget_here(cpu, lin);
 }
 
+void soft_mmu_drop_page(struct soft_cpu *cpu, uint64_t lin)
+{
+	entries_drop(cpu->mmu, lin);
+}
+
 /* A page fault drops what is known of its page in this address space (SDM3 4.10.4.1): its handler
  * may change the entry and do no more. Others' code at that address stays: each program that starts
  * faults for pages that those before it have had there. */
