@@ -20,7 +20,8 @@
  * doubles as long as helpers do not get far: it may be a loop around such an instruction.
  *
  * What a crossing costs differs from host to host by ten times and with the host's load, so it is
- * taken from what is seen: the shortest way into a helper and back, forgotten slowly.
+ * taken from what is seen: the shortest way into a helper and back, forgotten slowly, and not by
+ * what has computed there.
  */
 #include <stdlib.h>
 #include <x86intrin.h>
@@ -180,6 +181,9 @@ void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles, unsigned ops)
 	warm_ran(&c->now->warm, *cost, cycles, ops, now - c->mark - MIN(cycles, now - c->mark));
 	c->mark = now;
 
-	*cost = MIN(*cost + *cost / 256 + 1, cycles);
+	/* What takes much longer has computed, and says nothing of crossings. */
+	if (cycles < 4 * *cost)
+		*cost = MIN(*cost + *cost / 256 + 1, cycles);
+	cpu->stats.direct_crossing = *cost * 1000 / c->unit.us;
 	c->wait = cycles - *cost < *cost ? MIN(c->wait * 2, WAIT_MAX_US * c->unit.us) : *cost;
 }

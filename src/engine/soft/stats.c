@@ -54,6 +54,7 @@ static const struct row translator[] = {
     ROW(direct_trials),
     ROW(direct_verdicts),
     ROW(direct_scans),
+    ROW(direct_crossing),
 };
 #undef ROW
 
