@@ -223,17 +223,27 @@ static _Bool vop_take(const struct tb *tb, const struct tb_insn *i, struct vop *
 
 /* How many scratch registers the general registers that live in memory need: sources each their
  * own, results any, as they come after. */
-static unsigned scratch_count(const struct vop *v)
+static unsigned scratch_count(const struct vop *v, unsigned *read)
 {
-	unsigned read = 0, written = 0;
+	unsigned written = 0;
 
+	*read = 0;
 	for (unsigned k = 0; k < AT_COUNT; k++) {
 		if (v->at[k].gpr < 0 || trans_host((unsigned)v->at[k].gpr) != H_NONE)
 			continue;
-		read += v->at[k].read;
+		*read += v->at[k].read;
 		written += v->at[k].written;
 	}
-	return MAX(read, written);
+	return MAX(*read, written);
+}
+
+/* Are there enough? The address of a memory operand is in one or both, but nobody needs it once
+ * there are results, unless the operand is one. */
+static _Bool scratch_enough(const struct vop *v)
+{
+	unsigned read, need = scratch_count(v, &read);
+
+	return need < 2 || (need == 2 && (!v->mem || (!read && !v->mem_written)));
 }
 
 /* The operation, with the memory operand in `rm`; `scratch` are registers to use. */
@@ -277,8 +287,6 @@ static _Bool vop_reg(struct tb *tb, struct vop *v)
 {
 	static const uint8_t scratch[2] = {H_RAX, H_R11};
 
-	if (scratch_count(v) > 2)
-		return 0;
 	if (v->flags_in)
 		tb_flags_host(tb);
 	vop_core(tb, v, rm_reg(0), scratch);
@@ -289,8 +297,8 @@ static _Bool vop_reg(struct tb *tb, struct vop *v)
 
 static _Bool vop_mem(struct tb *tb, struct vop *v)
 {
-	static const uint8_t simple_scratch[2] = {H_R11, H_R11}, scratch[2] = {H_RAX, H_RAX};
-	unsigned need = scratch_count(v);
+	static const uint8_t simple_scratch[2] = {H_R11, H_RAX}, scratch[2] = {H_RAX, H_R11};
+	unsigned read, need = scratch_count(v, &read);
 	struct tb_mem mem = {.m = tb->insn,
 			     .keeps = 1,
 			     .size = v->size,
@@ -299,8 +307,6 @@ static _Bool vop_mem(struct tb *tb, struct vop *v)
 			     .simple = tb_mem_simple(tb, tb->insn) && !v->flags_in && !v->acc &&
 				       (!need || !v->mem_written)};
 
-	if (need > 1)
-		return 0;
 	tb_mem(tb, &mem);
 	if (v->flags_in)
 		tb_flags_host(tb);
@@ -432,7 +438,7 @@ _Bool tb_vec(struct tb *tb, const struct tb_insn *i)
 		return 1;
 	if (zi->mnemonic == ZYDIS_MNEMONIC_LDMXCSR)
 		return ldmxcsr(tb);
-	if (!vop_take(tb, i, &v) || scratch_count(&v) > (v.mem ? 1 : 2))
+	if (!vop_take(tb, i, &v) || !scratch_enough(&v))
 		return 0;
 	switch (class) {
 	case VEC_INT: break;

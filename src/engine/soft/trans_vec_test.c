@@ -224,11 +224,31 @@ static void upper_halves_survive_in_whatever_register_they_are(void **state)
 	}
 }
 
+/* Both halves of a product go to registers that live in memory; the operand is on the stack, on a
+ * page that is found by a check of its own, and has an index. Or both are one register. */
+CODE(product_code, "mov $0x8000000000000003, %rdx; mov %rdx, 0x20010; mov $0x20000, %ebx;"
+		   "mov $2, %ecx; push %rdx; mov $100, %esi;"
+		   "1: mulx (%rsp), %r10, %r11; mulx 16(%rbx), %r14, %r15;"
+		   "mulx (%rbx, %rcx, 8), %r15, %r14; mulx 16(%rbx), %r10, %r10; dec %esi; jnz 1b;"
+		   "mov (%rsp), %rax; mul %rdx; pop %rcx; hlt");
+static void a_product_may_go_to_any_two_registers(void **state)
+{
+	struct board *b = *state;
+	const uint64_t *gpr = b->cpu->s.gpr;
+
+	assert_int_equal(RUN(b, product_code), -1);
+	assert_true(gpr[X86_R11] == gpr[X86_RDX] && gpr[X86_R14] == gpr[X86_RDX]);
+	assert_true(gpr[X86_R15] == gpr[X86_RAX] && gpr[X86_R10] == gpr[X86_RDX]);
+	assert_true(gpr[X86_RAX] == 9 && gpr[X86_RDX] == UINT64_C(0x4000000000000003));
+	assert_true(b->cpu->handled[ZYDIS_MNEMONIC_MULX] < 8);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup_translate, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    T(floating_point_runs_as_host_code),
+	    T(a_product_may_go_to_any_two_registers),
 	    T(vector_registers_survive_what_is_done_in_c),
 	    T(upper_halves_survive_in_whatever_register_they_are),
 	    T(rounding_is_the_guests_in_the_guest_and_the_hosts_in_c),
