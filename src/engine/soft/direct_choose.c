@@ -31,6 +31,7 @@
 
 #define COST_US	    8u /* of a crossing, before any was seen */
 #define WAIT_MAX_US 400u
+#define SKIP	    7u
 #define SPACES	    256u
 
 struct space {
@@ -44,7 +45,10 @@ struct space {
 struct direct_choose {
 	struct space space[SPACES];
 	struct gain_unit unit;
-	uint64_t begin; /* the present stretch's; 0: not in user code */
+	uint64_t begin; /* the present stretch's; 0: not in user code, or it is `skipped` */
+	uint64_t ended; /* the last one that was measured has */
+	unsigned skip;	/* so many more are not measured */
+	_Bool skipped, late; /* late: `begin` was not its beginning */
 	uint64_t limit; /* when it goes to a helper */
 	uint64_t wait;	/* how long the layers below have it, when a helper could not go on */
 	_Bool at_once;
@@ -69,9 +73,13 @@ void direct_choose_fini(struct soft_direct *d)
 	d->choose = NULL;
 }
 
+static uint64_t cr3_root(const struct soft_cpu *cpu)
+{
+	return cpu->s.cr3 & ~UINT64_C(0xfff) & ~X86_CR3_NOFLUSH;
+}
+
 static struct space *space_of(struct direct_choose *c, uint64_t cr3)
 {
-	cr3 &= ~UINT64_C(0xfff) & ~X86_CR3_NOFLUSH;
 	struct space *s = &c->space[(cr3 * UINT64_C(0x9e3779b97f4a7c15)) >> 56];
 
 	if (s->cr3 != cr3 || !s->gain.pause) {
@@ -88,8 +96,10 @@ void direct_choose_user(struct soft_cpu *cpu)
 
 	if (c->begin)
 		return;
+	c->late = c->skipped;
+	c->skipped = 0;
 	c->begin = c->limit = __rdtsc();
-	struct space *s = c->now = space_of(c, cpu->s.cr3);
+	struct space *s = c->now = space_of(c, cr3_root(cpu));
 	uint64_t alone = d->always ? 0 : gain_limit(&s->gain, &c->unit);
 	c->at_once = !alone;
 	if (s->asid != cpu->asid_user) {
@@ -110,12 +120,18 @@ void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted)
 {
 	struct direct_choose *c = cpu->direct->choose;
 
-	if (!c->begin)
+	if (!c->begin && !c->skipped)
 		return;
 	cpu->direct->once = 0;
 	cpu->direct_at = UINT64_MAX;
-	uint64_t length = __rdtsc() - c->begin + c->now->carried;
+	if (c->skipped) {
+		c->skipped = 0;
+		return;
+	}
+	c->ended = __rdtsc();
+	uint64_t length = c->ended - c->begin + c->now->carried;
 	c->begin = 0;
+	c->skip = 0;
 	if (interrupted) {
 		c->now->carried = length;
 		return;
@@ -124,7 +140,11 @@ void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted)
 	if (c->now->fill)
 		warm_stayed(&c->now->warm, c->unit.cost, length);
 	c->now->fill -= MIN(c->now->fill, length);
+	if (c->late)
+		return;
 	enum gain_news news = gain_ended(&c->now->gain, &c->unit, length);
+	if (length < c->unit.cost / 2 && gain_still(&c->now->gain))
+		c->skip = SKIP;
 	cpu->stats.direct_trials += news == GAIN_TRIAL;
 	cpu->stats.direct_verdicts += news == GAIN_VERDICT;
 }
@@ -147,12 +167,33 @@ _Bool direct_choose_wants(struct soft_cpu *cpu)
 	return wanted;
 }
 
+/* Where all are short, one of some is measured: to look at the clock twice and to count took a
+ * tenth of a short system call. Should it turn out to be long, it is measured from the moment at
+ * which it would have gone to a helper. */
+static _Bool stretch_skip(struct soft_cpu *cpu)
+{
+	const struct soft_direct *d = cpu->direct;
+	struct direct_choose *c = d->choose;
+
+	if (!c->skip || c->begin || d->once || d->refused || d->always ||
+	    c->now->asid != cpu->asid_user || c->now->cr3 != cr3_root(cpu) || c->now->carried)
+		return 0;
+	c->skip--;
+	c->skipped = 1;
+	cpu->direct_at = c->ended + c->now->fill + gain_limit(&c->now->gain, &c->unit);
+	return 1;
+}
+
 _Bool direct_choose_state(struct soft_cpu *cpu)
 {
 	const struct soft_direct *d = cpu->direct;
 
 	if (cpu->cpl != 3) {
 		direct_choose_kernel(cpu, 0);
+		return 0;
+	}
+	if (stretch_skip(cpu)) {
+		cpu->stats.direct_kept++;
 		return 0;
 	}
 	direct_choose_user(cpu);

@@ -56,6 +56,11 @@ uint64_t gain_limit(const struct gain *g, const struct gain_unit *u)
 	}
 }
 
+_Bool gain_still(const struct gain *g)
+{
+	return g->trial == GAIN_WAYS && g->best != GAIN_AT_ONCE && g->mean[g->best] && !g->apart;
+}
+
 /* Could it be better than the best? */
 static _Bool way_worth(const struct gain *g, const struct gain_unit *u, unsigned way)
 {

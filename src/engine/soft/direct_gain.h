@@ -48,6 +48,8 @@ enum gain_news { GAIN_NOTHING, GAIN_TRIAL, GAIN_VERDICT };
 void gain_init(struct gain *g);
 /* How long a stretch is translated. */
 uint64_t gain_limit(const struct gain *g, const struct gain_unit *u);
+/* Is nothing being compared, and was no stretch of the last window longer than a crossing? */
+_Bool gain_still(const struct gain *g);
 /* A stretch has ended that took so long, crossings into helpers included. Says whether the next one
  * is the first of another way, for trial or for good. */
 enum gain_news gain_ended(struct gain *g, const struct gain_unit *u, uint64_t cycles);

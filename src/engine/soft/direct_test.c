@@ -482,6 +482,29 @@ static void the_chooser_takes_user_code_by_how_long_it_runs(void **state)
 	before = __builtin_ia32_rdtsc();
 	direct_choose_user(cpu);
 	assert_in_range(cpu->direct_at, before + 20000, UINT64_MAX - 1);
+	/* Where all are short most are not measured, but one that gets long is. */
+	enter_space(cpu, 0x5000);
+	uint64_t kept = cpu->stats.direct_kept;
+	for (unsigned i = 0; i < 1000; i++) {
+		cpu->cpl = 3;
+		assert_false(direct_choose_state(cpu));
+		cpu->cpl = 0;
+		assert_false(direct_choose_state(cpu));
+		assert_true(cpu->direct_at == UINT64_MAX);
+	}
+	assert_int_equal(cpu->stats.direct_kept, kept + 1000);
+	for (unsigned i = 0; i < 10; i++) {
+		cpu->cpl = 3;
+		assert_false(direct_choose_state(cpu));
+		assert_true(cpu->direct_at < UINT64_MAX);
+		while (__builtin_ia32_rdtsc() < cpu->direct_at)
+			;
+		direct_choose_user(cpu);
+		while (__builtin_ia32_rdtsc() < cpu->direct_at)
+			;
+		assert_true(direct_choose_wants(cpu));
+		direct_choose_kernel(cpu, 0);
+	}
 	/* What a crossing costs is not learned from what computes there for seconds. */
 	for (unsigned i = 0; i < 5000; i++)
 		direct_choose_left(cpu, 4000 * (uint64_t)soft_tsc_khz() / 1000, 0);
