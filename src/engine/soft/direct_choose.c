@@ -45,12 +45,12 @@ struct space {
 struct direct_choose {
 	struct space space[SPACES];
 	struct gain_unit unit;
-	uint64_t begin; /* the present stretch's; 0: not in user code, or it is `skipped` */
-	uint64_t ended; /* the last one that was measured has */
-	unsigned skip;	/* so many more are not measured */
+	uint64_t begin;	     /* the present stretch's; 0: not in user code, or it is `skipped` */
+	uint64_t ended;	     /* the last one that was measured has */
+	unsigned skip;	     /* so many more are not measured */
 	_Bool skipped, late; /* late: `begin` was not its beginning */
-	uint64_t limit; /* when it goes to a helper */
-	uint64_t wait;	/* how long the layers below have it, when a helper could not go on */
+	uint64_t limit;	     /* when it goes to a helper */
+	uint64_t wait;	     /* how long the layers below have it, when a helper could not go on */
 	_Bool at_once;
 	uint64_t mark; /* the engine's time for a helper since then has not been counted */
 	struct space *now;
