@@ -10,10 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "backend/chardev_impl.h"
+#include "base/host_time.h"
 #include "base/lock.h"
 #include "base/log.h"
 
@@ -166,20 +166,12 @@ static void out_ready(struct loop_fd *lfd, uint32_t events)
 		c->ch.client.can_write(c->ch.client.opaque);
 }
 
-static int64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000 + ts.tv_nsec / 1000000;
-}
-
 static void fd_flush(struct chardev *ch, unsigned timeout_ms)
 {
 	struct chardev_fd *c = container_of(ch, struct chardev_fd, ch);
-	int64_t left, end = now_ms() + timeout_ms;
+	int64_t left, end = (int64_t)host_time_ms() + timeout_ms;
 
-	while ((left = end - now_ms()) >= 0) {
+	while ((left = end - (int64_t)host_time_ms()) >= 0) {
 		struct pollfd pfd = {.fd = c->out.fd, .events = POLLOUT};
 		_Bool empty;
 

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "backend/net_impl.h"
+#include "base/host_time.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
 
@@ -176,14 +177,6 @@ static void port_receive(struct port *p)
 
 /* ---- patience ---- */
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
-}
-
 /* One that goes off too early does no harm: on_timer looks who waits. */
 static void timer_set(struct net_switch *sw, uint64_t at_ns)
 {
@@ -204,7 +197,7 @@ static _Bool wait_begin(struct port *p)
 	if (!p->patience_ns)
 		return 0;
 	p->waited = 1;
-	p->until_ns = now_ns() + p->patience_ns;
+	p->until_ns = host_time_ns() + p->patience_ns;
 	timer_set(p->sw, p->until_ns);
 	loop_post(p->sw->loop, &p->sw->kick_work); /* sets what is waited for */
 	return 1;
@@ -212,7 +205,7 @@ static _Bool wait_begin(struct port *p)
 
 static void wait_end(struct port *p)
 {
-	uint64_t now = now_ns();
+	uint64_t now = host_time_ns();
 
 	p->waited = 0;
 	p->patience_ns = p->until_ns > now ? p->until_ns - now : 0;
@@ -256,7 +249,7 @@ static void on_port(struct loop_fd *lfd, uint32_t events)
 static void on_timer(struct loop_fd *lfd, uint32_t events)
 {
 	struct net_switch *sw = lfd->opaque;
-	uint64_t times, now = now_ns();
+	uint64_t times, now = host_time_ns();
 	_Bool over = 0;
 
 	if (read(lfd->fd, &times, sizeof(times)) < 0)

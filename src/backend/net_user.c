@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "backend/net_impl.h"
+#include "base/host_time.h"
 #include "base/log.h"
 
 /*
@@ -68,12 +69,8 @@ static struct net_user *user_of(struct net *net)
 static int64_t cb_now_ns(void *opaque)
 {
 	const struct net_user *u = opaque;
-	struct timespec ts;
 
-	if (u->now_ns)
-		return (int64_t)u->now_ns(u->now_opaque);
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
+	return (int64_t)(u->now_ns ? u->now_ns(u->now_opaque) : host_time_ns());
 }
 
 /* A frame for the guest. Without room it is lost; TCP sends it again. */

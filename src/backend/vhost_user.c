@@ -7,10 +7,10 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "backend/vhost_impl.h"
+#include "base/host_time.h"
 #include "base/le.h"
 #include "base/util.h"
 
@@ -95,19 +95,11 @@ static struct vhost_user *user_of(const struct vhost *v)
 
 /* ---- waiting ---- */
 
-static uint64_t now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
-
 static void call_begin(struct vhost_user *u)
 {
 	unsigned ms = u->cfg.timeout_ms ? u->cfg.timeout_ms : VHOST_TIMEOUT_MS;
 
-	u->deadline_ns = now_ns() + (uint64_t)ms * 1000000;
+	u->deadline_ns = host_time_ns() + (uint64_t)ms * 1000000;
 }
 
 /* 0 once the socket is ready, or -ETIMEDOUT. */
@@ -116,7 +108,7 @@ static int wait_for(const struct vhost_user *u, short events)
 	struct pollfd p = {.fd = u->sock, .events = events};
 
 	for (;;) {
-		uint64_t now = now_ns();
+		uint64_t now = host_time_ns();
 		int n;
 
 		if (now >= u->deadline_ns)

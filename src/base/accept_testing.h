@@ -8,8 +8,8 @@
 #include <stdint.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
-#include <time.h>
 #include <unistd.h>
+#include "base/host_time.h"
 
 static _Atomic int accepts_denied; /* how many more fail */
 
@@ -21,14 +21,6 @@ int accept4(int fd, __SOCKADDR_ARG addr, socklen_t *len, int flags)
 		return -1;
 	}
 	return (int)syscall(SYS_accept4, fd, addr.__sockaddr__, len, flags);
-}
-
-static inline uint64_t accept_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
 }
 
 #endif

@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/host_time.h"
 #include "base/lock.h"
 
 /*
@@ -213,21 +213,13 @@ void loop_fd_del(struct loop *loop, struct loop_fd *lfd)
 	lock_drop(&loop->lock);
 }
 
-static uint64_t loop_now_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
-}
-
 void loop_fd_rest(struct loop *loop, struct loop_fd *lfd, unsigned ms)
 {
 	lock_take(&loop->lock);
 	if (lfd->added) {
 		loop->resting_count += !lfd->resting;
 		lfd->resting = 1;
-		lfd->rest_until_ns = loop_now_ns() + ms * UINT64_C(1000000);
+		lfd->rest_until_ns = host_time_ns() + ms * UINT64_C(1000000);
 		(void)loop_fd_sync(loop, lfd); /* taking it out of the set cannot fail */
 	}
 	lock_drop(&loop->lock);
@@ -241,7 +233,7 @@ static int loop_rest_over(struct loop *loop)
 
 	if (LIKELY(!loop->resting_count))
 		return -1;
-	now = loop_now_ns();
+	now = host_time_ns();
 	for (uint32_t i = 0; i < loop->slot_count; i++) {
 		struct loop_fd *lfd = loop->slots[i].lfd;
 

@@ -13,8 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <time.h>
 #include <unistd.h>
+#include "base/host_time.h"
 
 struct env {
 	struct loop *loop;
@@ -271,25 +271,17 @@ static void rest_and_stop(struct loop_fd *lfd, uint32_t events)
 		loop_stop(e->loop, 5);
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 static void a_watch_that_rests_is_left_alone_until_its_time_is_over(void **state)
 {
 	struct env *e = *state;
-	uint64_t begin = now_ms();
+	uint64_t begin = host_time_ms();
 
 	e->a = (struct loop_fd){.fd = e->pipe[0], .fn = rest_and_stop, .opaque = e};
 	assert_int_equal(loop_fd_add(e->loop, &e->a, EPOLLIN), 0);
 	assert_int_equal(write(e->pipe[1], "x", 1), 1);
 	assert_int_equal(loop_run(e->loop), 5);
 	assert_int_equal(e->ran, 3);
-	assert_true(now_ms() - begin >= 39); /* two rests */
+	assert_true(host_time_ms() - begin >= 39); /* two rests */
 	/* What is changed meanwhile counts afterwards, and who has gone does not come back. */
 	loop_fd_rest(e->loop, &e->a, 20);
 	assert_int_equal(loop_fd_mod(e->loop, &e->a, 0), 0);

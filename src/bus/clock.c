@@ -6,8 +6,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdlib.h>
-#include <time.h>
 
+#include "base/host_time.h"
 #include "base/lock.h"
 
 /*
@@ -30,14 +30,6 @@ struct clock {
 	void (*wake)(void *opaque, uint64_t delay_ns);
 	void *wake_opaque;
 };
-
-static uint64_t host_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
-}
 
 int clock_new(struct clock **out, enum clock_mode mode)
 {
@@ -91,7 +83,7 @@ uint64_t clock_now_ns(const struct clock *clock)
 	uint64_t base;
 	enum clock_mode mode = time_get(clock, &base);
 
-	return mode == CLOCK_REAL ? base + host_ns() : base;
+	return mode == CLOCK_REAL ? base + host_time_ns() : base;
 }
 
 int64_t clock_lag_ns(const struct clock *clock)
@@ -99,7 +91,7 @@ int64_t clock_lag_ns(const struct clock *clock)
 	uint64_t base;
 	enum clock_mode mode = time_get(clock, &base);
 
-	return (int64_t)(mode == CLOCK_REAL ? 0 - base : host_ns() - base);
+	return (int64_t)(mode == CLOCK_REAL ? 0 - base : host_time_ns() - base);
 }
 
 enum clock_mode clock_mode(const struct clock *clock)
@@ -125,7 +117,7 @@ void clock_set_mode(struct clock *clock, enum clock_mode mode)
 
 	lock_take(&clock->lock);
 	now = clock_now_ns(clock);
-	time_set(clock, mode, mode == CLOCK_REAL ? now - host_ns() : now);
+	time_set(clock, mode, mode == CLOCK_REAL ? now - host_time_ns() : now);
 	clock_wake(clock);
 	lock_drop(&clock->lock);
 }

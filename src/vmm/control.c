@@ -8,9 +8,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
 
+#include "base/host_time.h"
 #include "base/log.h"
 #include "base/unix_socket.h"
 
@@ -361,17 +361,9 @@ void control_event(struct control *control, const char *name, json_t *data)
 	json_decref(data);
 }
 
-static uint64_t now_ms(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000 + (uint64_t)ts.tv_nsec / 1000000;
-}
-
 void control_flush(struct control *control, unsigned timeout_ms)
 {
-	uint64_t end = now_ms() + timeout_ms, now;
+	uint64_t end = host_time_ms() + timeout_ms, now;
 
 	for (unsigned i = 0; control && i < CONTROL_MAX_CLIENTS; i++) {
 		struct client *c = control->client[i];
@@ -379,7 +371,7 @@ void control_flush(struct control *control, unsigned timeout_ms)
 		while (c && c->out_len) {
 			struct pollfd p = {.fd = c->lfd.fd, .events = POLLOUT};
 
-			now = now_ms();
+			now = host_time_ms();
 			if (poll(&p, 1, now < end ? (int)(end - now) : 0) <= 0 || !client_write(c))
 				break;
 		}

@@ -313,7 +313,7 @@ static void without_descriptors_some_are_served_and_others_hear_why(void **state
 static void who_cannot_be_let_in_is_looked_at_again_later(void **state)
 {
 	struct rig *r = *state;
-	uint64_t begin = accept_ms();
+	uint64_t begin = host_time_ms();
 	char line[256];
 	int fd;
 
@@ -322,7 +322,7 @@ static void who_cannot_be_let_in_is_looked_at_again_later(void **state)
 	say(fd, "{\"command\":\"count\"}\n");
 	assert_true(hear(fd, line, sizeof(line)));
 	assert_int_equal(accepts_denied, 0);
-	assert_true(accept_ms() - begin >= 3 * UNIX_ACCEPT_REST_MS - 1);
+	assert_true(host_time_ms() - begin >= 3 * UNIX_ACCEPT_REST_MS - 1);
 	close(fd);
 }
 

@@ -11,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/host_time.h"
 #include "base/log.h"
 #include "base/trace.h"
 #include "vmm/engines.h"
@@ -78,14 +79,6 @@ void vm_resume_cpus(struct vm *vm)
 		if (!(vm->frozen >> i & 1))
 			vcpu_resume(machine_vcpu(vm->machine, i));
 	}
-}
-
-uint64_t vm_host_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
 void vm_hold(struct vm *vm, enum vm_hold why)
@@ -384,7 +377,7 @@ void vm_run(struct vm *vm, struct vm_result *result)
 
 	memset(result, 0, sizeof(*result));
 	vm->result = result;
-	vm->started_ns = vm_host_ns();
+	vm->started_ns = host_time_ns();
 	if (start_vcpus(vm, &err)) {
 		end_with(vm, VM_END_ERROR, VM_CRASHED, err.text);
 	} else {

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/host_time.h"
 #include "base/unix_socket.h"
 #include "vmm/rundir.h"
 #include "vmm/vm_impl.h"
@@ -27,7 +28,7 @@ static json_t *cmd_status(void *opaque, json_t *arguments, struct control_error 
 {
 	struct vm *vm = opaque;
 	const struct clock *clock = machine_clock(vm->machine);
-	uint64_t uptime = vm->started_ns ? vm_host_ns() - vm->started_ns : 0;
+	uint64_t uptime = vm->started_ns ? host_time_ns() - vm->started_ns : 0;
 	json_t *r = json_object();
 
 	if (vm->spec.name)

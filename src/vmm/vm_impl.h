@@ -99,7 +99,6 @@ void vm_hold(struct vm *vm, enum vm_hold why);
 void vm_release(struct vm *vm, enum vm_hold why);
 void vm_pause_cpus(struct vm *vm);
 void vm_resume_cpus(struct vm *vm); /* unless it is held, asked for something, or over */
-uint64_t vm_host_ns(void);	    /* the host's monotonic clock */
 
 /* vm_limit.c: as many descriptors as an ordinary user may have. */
 void vm_limits_raise(void);

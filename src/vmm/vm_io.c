@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/host_time.h"
 #include "base/log.h"
 #include "vmm/vm_impl.h"
 
@@ -41,7 +42,7 @@ static void disk_failed(void *opaque, enum disk_op op, uint64_t offset, int resu
 static void disk_failed_say(struct loop_work *work)
 {
 	struct vm_disk_watch *w = container_of(work, struct vm_disk_watch, work);
-	uint64_t now = vm_host_ns(), offset;
+	uint64_t now = host_time_ns(), offset;
 	struct disk_counts counts;
 	const char *op;
 	char id[24];

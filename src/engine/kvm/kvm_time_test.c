@@ -1,6 +1,7 @@
 /* kvm_time_test.c: what a guest under KVM sees of time: its TSC and KVM's clock over a pause, a
  * reset. */
 #include "engine/kvm/kvm_testing.h"
+#include "base/host_time.h"
 
 static uint64_t tsc_now(struct rig *r)
 {
@@ -138,14 +139,6 @@ static void a_stop_of_any_length_is_taken_from_the_tsc(void **state)
 	(void)state;
 }
 
-static uint64_t host_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * UINT64_C(1000000000) + (uint64_t)ts.tv_nsec;
-}
-
 static uint64_t pv_clock(struct rig *r)
 {
 	struct kvm_clock_data data = {0};
@@ -161,16 +154,16 @@ static void kvms_clock_stands_while_the_vms_does(void **state)
 	uint64_t begin, stopped, going, first, later, most;
 
 	engine_kvm.time(r->engine, 1);
-	begin = host_ns();
+	begin = host_time_ns();
 	first = pv_clock(r);
 	engine_kvm.time(r->engine, 0);
-	stopped = host_ns();
+	stopped = host_time_ns();
 	nanosleep(&pause, NULL);
-	going = host_ns();
+	going = host_time_ns();
 	engine_kvm.time(r->engine, 1);
 	later = pv_clock(r);
 	/* What passed, but for the pause; and a little, for the two clocks are not one. */
-	most = host_ns() - begin - (going - stopped);
+	most = host_time_ns() - begin - (going - stopped);
 	assert_true(later >= first);
 	assert_true(later - first <= most + most / 100 + 1000000);
 	rig_free(r);
@@ -184,10 +177,10 @@ static void kvms_clock_begins_with_the_vm(void **state)
 	uint64_t begin, now;
 
 	nanosleep(&pause, NULL); /* as one that is started paused */
-	begin = host_ns();
+	begin = host_time_ns();
 	engine_kvm.time(r->engine, 1);
 	now = pv_clock(r);
-	assert_true(now <= host_ns() - begin + 1000000);
+	assert_true(now <= host_time_ns() - begin + 1000000);
 	rig_free(r);
 	(void)state;
 }

@@ -8,15 +8,8 @@
 #include <time.h>
 #include <x86intrin.h>
 #include "engine/soft/core.h"
+#include "base/host_time.h"
 #include "engine/soft/lockstep.h"
-
-static uint64_t host_ns(void)
-{
-	struct timespec ts;
-
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
-}
 
 /* By CPUID where it says (SDM2 CPUID 15H; hypervisors' 0x40000010), else measured. */
 static uint32_t khz_find(void)
@@ -37,9 +30,9 @@ static uint32_t khz_find(void)
 				return a;
 		}
 	}
-	uint64_t ns = host_ns(), tsc = __rdtsc(), now;
+	uint64_t ns = host_time_ns(), tsc = __rdtsc(), now;
 	do
-		now = host_ns();
+		now = host_time_ns();
 	while (now - ns < 20000000);
 	return (uint32_t)((__rdtsc() - tsc) * 1000000 / (now - ns));
 }
