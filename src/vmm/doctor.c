@@ -133,7 +133,7 @@ static void examine_vectors(struct examination *x)
 
 static void examine_direct(struct examination *x)
 {
-	const char *why = soft_direct_probe();
+	const char *breaks, *why = soft_direct_probe(&breaks);
 
 	if (why)
 		report(x, "direct", DOCTOR_NOTE, "User code of guests is translated here.",
@@ -142,6 +142,10 @@ static void examine_direct(struct examination *x)
 		report(x, "direct", DOCTOR_GOOD,
 		       "It does where that is faster (with --soft translate it never does).",
 		       "user code of 64-bit guests may run in processes of this user");
+	if (!why && breaks)
+		report(x, "breaks", DOCTOR_NOTE,
+		       "User code in one page with CPUID and its like is translated here.",
+		       "no breakpoints in such processes (ptrace): %s", breaks);
 }
 
 static void examine_memory(struct examination *x)

@@ -199,8 +199,10 @@ static void instruction_undo(struct soft_cpu *cpu, const struct direct_exit *x)
 
 /* #DB. Whether an instruction was stepped over is not seen by the flags, which it may have changed.
  */
-static void debug_trap(struct soft_cpu *cpu, const struct direct_exit *x)
+static void debug_trap(struct soft_cpu *cpu, struct direct_space *s, const struct direct_exit *x)
 {
+	if (x->code == TRAP_HWBKPT)
+		direct_break_hit(cpu, s, cpu->s.rip, direct_map_broken(s, cpu->s.rip));
 	if (x->code == TRAP_TRACE)
 		soft_raise_db(cpu, X86_DR6_BS, 0);
 	if (x->code == TRAP_BRKPT)
@@ -238,7 +240,7 @@ static _Bool exit_answer(struct soft_cpu *cpu, struct direct_space *s, const str
 	if (x->signal == SIGSYS)
 		cpu->stats.direct_calls++;
 	if (x->signal == SIGTRAP && x->trap == X86_VEC_DB)
-		debug_trap(cpu, x);
+		debug_trap(cpu, s, x);
 	instruction_undo(cpu, x);
 	return 0;
 }
@@ -305,7 +307,7 @@ _Bool direct_run(struct soft_cpu *cpu)
 	return 1;
 }
 
-const char *soft_direct_probe(void)
+const char *soft_direct_probe(const char **breaks)
 {
 	struct direct_helper h;
 	const char *why = NULL;
@@ -313,7 +315,9 @@ const char *soft_direct_probe(void)
 
 	if (ram < 0)
 		return "no memory file";
+	*breaks = NULL;
 	if (!direct_helper_start(NULL, &h, ram, &code, &why)) {
+		*breaks = direct_break_probe(&h);
 		direct_helper_kill(&h);
 		why = NULL;
 	}

@@ -20,11 +20,48 @@
 #define DIRECT_WRITE  BIT64(1)
 #define DIRECT_EXEC   BIT64(2)
 #define DIRECT_KEPT   BIT64(3) /* it would be executable but for what is in it */
+#define DIRECT_BROKEN BIT64(4) /* it is executable, with breakpoints at what is in it */
 struct direct_leaf {
 	uint64_t region; /* linear address of its 2 MiB */
 	unsigned writable;
 	struct direct_leaf *next;
 	uint64_t page[512];
+};
+
+/* The sensitive instructions of a page: where the first bytes of their opcodes are. More of them
+ * than there is room for are `count`ed one more. */
+struct direct_found {
+	unsigned count;
+	uint16_t at[32];
+};
+
+/* Breakpoints that keep all of them from running natively (direct_cover.c), as offsets in the page;
+ * and functions of which only the first one has got one, so that they are not to be entered by a
+ * helper anywhere else: [first, end). */
+#define DIRECT_BREAKS 4u /* that an x86 CPU has */
+struct direct_cover {
+	unsigned breaks, shuts;
+	uint16_t at[DIRECT_BREAKS];
+	struct {
+		uint16_t first, end;
+	} shut[DIRECT_BREAKS];
+};
+
+/* The breakpoints of a helper (direct_break.c). They are by linear address, and what is there is
+ * known by its content, so that they stay when address spaces come and go. */
+struct direct_breaks {
+	struct direct_broken {
+		uint64_t lin;  /* of the page */
+		uint64_t name; /* of what is in it: direct_seen_sensitive */
+		struct direct_cover cover;
+		uint64_t hits; /* stops there */
+	} page[DIRECT_BREAKS];
+	unsigned pages; /* the first ones are the oldest */
+	/* Pages at which the helper has stopped for what is in them; by a hash of the address. */
+	struct direct_wish {
+		uint64_t lin;
+		unsigned stops, wait; /* since the last wish that was heard; until the next one */
+	} wish[16];
 };
 
 struct direct_helper {
@@ -44,6 +81,7 @@ struct direct_helper {
 	uint8_t software[48]; /* ... what it says there of its XSAVE image */
 	uint16_t cs, ss;      /* as it stopped */
 	uint64_t used_ns;     /* time that it has run, when that was last looked at */
+	struct direct_breaks breaks;
 };
 
 /* What one address space (soft_cpu.asid_user) has mapped. */
@@ -103,6 +141,7 @@ struct soft_direct {
 	_Bool umip;			  /* the host's CPU has it */
 	_Bool tables;	 /* SGDT and its like do not run in helpers: host or guest has no UMIP */
 	_Bool always;	 /* whenever it is possible at all */
+	_Bool breakless; /* the host does not let us set breakpoints */
 	unsigned killed; /* lately */
 	/* A fault of the guest's that a helper met: when its handler is done, the page will be
 	 * there. */
@@ -201,6 +240,10 @@ void direct_forget_all(struct soft_cpu *cpu);
 void direct_revoke(struct soft_engine *engine, struct soft_cpu *self, uint64_t phys);
 void direct_take_revoked(struct soft_cpu *cpu);
 void direct_space_fini(struct direct_space *s);
+/* The helper is to lose a page, or (UINT64_MAX) all of them, before it runs again. */
+void direct_space_drop(struct direct_space *s, uint64_t lin);
+/* Is the page at lin executable because its sensitive instructions have breakpoints? */
+_Bool direct_map_broken(const struct direct_space *s, uint64_t lin);
 /* The helper is new: it has nothing mapped. */
 void direct_space_reset(struct direct_space *s);
 /* Brings the helper's mappings up to date and lets it run until it stops (helper.pid is 0 when it
@@ -210,13 +253,34 @@ _Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s);
 
 /* Is there something in the page that must not run natively (direct_scan.c)? `next`: the first two
  * bytes behind it. `tables`: SGDT and its like are that, too. *decoded grows by the number of
- * instructions that were decoded to find out: no more than the page has bytes. */
+ * instructions that were decoded to find out: no more than the page has bytes. _scan finds all of
+ * them. False: there are more than are noted. */
 _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
 		       _Bool tables, uint64_t *decoded);
-/* The same of the page of the guest's memory at phys, remembered (direct_seen.c). */
+_Bool direct_scan(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
+		  _Bool tables, struct direct_found *found);
+/* The same of the page of the guest's memory at phys, remembered (direct_seen.c). *name tells what
+ * is in it from what else could be; 0: that could not be said. */
 _Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *page,
-			    const uint8_t *next);
+			    const uint8_t *next, uint64_t *name);
+/* Which breakpoints cover what was found in the page? False: more than there are. */
+_Bool direct_cover(const ZydisDecoder *decoder, const uint8_t *page,
+		   const struct direct_found *found, struct direct_cover *cover);
+
 void direct_seen_fini(struct soft_direct *d);
+
+/* Breakpoints (direct_break.c), of a helper that waits. _have: has it got them for the page at lin,
+ * with this in it? _wish: code there is to be executed: sets them if that was wished often enough.
+ * True: it has got them now; others may have lost theirs, and their pages. _open: may the helper be
+ * entered at rip, which is in a page with breakpoints? _hit: it has stopped at one (`broken`: in a
+ * page that is executable because of it). _probe: NULL: this process may set breakpoints there;
+ * else why not. */
+_Bool direct_break_have(const struct direct_helper *h, uint64_t lin, uint64_t name);
+_Bool direct_break_wish(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin, uint64_t name,
+			const uint8_t *page, const uint8_t *next);
+_Bool direct_break_open(const struct direct_helper *h, uint64_t rip);
+void direct_break_hit(struct soft_cpu *cpu, struct direct_space *s, uint64_t rip, _Bool broken);
+const char *direct_break_probe(struct direct_helper *h);
 
 /* The chooser (direct_choose.c): user code begins or goes on; it was left (`interrupted`: from
  * outside, so that it goes on some time); should the helper have it (counted); the layers below

@@ -186,6 +186,14 @@ out:
 	return s;
 }
 
+void direct_space_drop(struct direct_space *s, uint64_t lin)
+{
+	if (lin == UINT64_MAX)
+		space_clear(s);
+	else
+		(void)unmap_page(s, lin);
+}
+
 static void revoke_in(struct direct_space *s, uint64_t phys)
 {
 	for (unsigned h = 0; h < ARRAY_SIZE(s->leaf); h++)
@@ -322,7 +330,7 @@ static const uint8_t *host_of(struct soft_cpu *cpu, uint64_t phys)
 /* What the helper gets of a page: without what it may not have. A page that can be written and
  * executed is looked at for sensitive instructions when it is to be executed: what is written there
  * before that is seen. */
-static uint64_t page_trim(struct soft_cpu *cpu, uint64_t page, uint64_t lin,
+static uint64_t page_trim(struct soft_cpu *cpu, struct direct_space *s, uint64_t page, uint64_t lin,
 			  enum soft_access access, _Bool touched)
 {
 	uint64_t phys = page & ~UINT64_C(0xfff);
@@ -334,9 +342,20 @@ static uint64_t page_trim(struct soft_cpu *cpu, uint64_t page, uint64_t lin,
 	if (page & DIRECT_EXEC) {
 		static const uint8_t nothing[2];
 		struct soft_view v;
+		uint64_t name;
 		const uint8_t *next =
 		    soft_mmu_peek(cpu, lin + 4096, &v) ? host_of(cpu, v.phys) : NULL;
-		if (direct_seen_sensitive(cpu, phys, host_of(cpu, phys), next ? next : nothing))
+		const uint8_t *bytes = host_of(cpu, phys);
+		next = next ? next : nothing;
+		if (!direct_seen_sensitive(cpu, phys, bytes, next, &name))
+			return page;
+		/* What a program writes there later has no breakpoints. */
+		if (soft_mmu_peek(cpu, lin, &v) && !v.writable &&
+		    (direct_break_have(&s->helper, lin, name) ||
+		     (touched && access == SOFT_EXEC &&
+		      direct_break_wish(cpu, s, lin, name, bytes, next))))
+			page |= DIRECT_BROKEN;
+		else
 			page = (page & ~DIRECT_EXEC) | DIRECT_KEPT;
 	}
 	return page;
@@ -423,7 +442,7 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 	if (!(page & want))
 		return 0;
 	soft_mmu_large(cpu, lin, shift);
-	page = page_trim(cpu, page, lin, access, 1);
+	page = page_trim(cpu, s, page, lin, access, 1);
 	if (!(page & want)) {
 		if (page & DIRECT_KEPT)
 			kept_note(s, page, lin);
@@ -451,7 +470,7 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 		} else if (looked < AROUND && !leaf->page[(at >> 12) % 512] && !in_stub(s, at)) {
 			p = page_peek(cpu, at, &o, &sh);
 			if (p)
-				p = page_trim(cpu, p, at, access, 0);
+				p = page_trim(cpu, s, p, at, access, 0);
 			looked += looked_through(p);
 		}
 		if (!p)
@@ -488,7 +507,7 @@ static _Bool fill_page(struct fill *f, uint64_t lin, const struct soft_view *v)
 		return 0;
 	if (f->leaf->page[(lin >> 12) % 512])
 		return 1;
-	page = page_trim(f->cpu, page, lin, SOFT_READ, 0);
+	page = page_trim(f->cpu, f->space, page, lin, SOFT_READ, 0);
 	f->code += looked_through(page);
 	if (f->code > FILL_CODE || f->cpu->direct->decoded - f->decoded > FILL_DECODED)
 		return 0;
@@ -544,12 +563,29 @@ void direct_map_fill(struct soft_cpu *cpu, struct direct_space *s)
 	s->empty = 0;
 }
 
+static uint64_t page_have(const struct direct_space *s, uint64_t lin)
+{
+	const struct direct_leaf *leaf = leaf_find(s, lin);
+
+	return leaf ? leaf->page[(lin >> 12) % 512] : 0;
+}
+
+_Bool direct_map_broken(const struct direct_space *s, uint64_t lin)
+{
+	return page_have(s, lin) & DIRECT_BROKEN;
+}
+
+/* The helper could execute at lin, but is to stay away from there. */
+static _Bool page_shut(const struct direct_space *s, uint64_t lin)
+{
+	return direct_map_broken(s, lin) && !direct_break_open(&s->helper, lin);
+}
+
 _Bool direct_map_kept(struct soft_cpu *cpu, struct direct_space *s)
 {
-	const struct direct_leaf *leaf = leaf_find(s, cpu->s.rip);
-
-	return leaf && leaf->page[(cpu->s.rip >> 12) % 512] & DIRECT_KEPT &&
-	       !map_around(cpu, s, cpu->s.rip, SOFT_EXEC);
+	if (page_have(s, cpu->s.rip) & DIRECT_KEPT && !map_around(cpu, s, cpu->s.rip, SOFT_EXEC))
+		return 1;
+	return page_shut(s, cpu->s.rip);
 }
 
 /* Raises what the guest is to see; sets A and D if the soft TLB has nothing of the page. */
@@ -579,7 +615,7 @@ _Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t li
 {
 	fault_walk(cpu, lin, access);
 	if (map_around(cpu, s, lin, access))
-		return 1;
+		return access != SOFT_EXEC || !page_shut(s, lin);
 	if (!unused_yet(cpu, lin, access))
 		return 0;
 	/* The guest's kernel has cleared A to see what is used, without a flush (SDM3 4.8), and the
@@ -592,8 +628,7 @@ _Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t li
 void direct_map_expected(struct soft_cpu *cpu, struct direct_space *s, uint64_t lin,
 			 enum soft_access access)
 {
-	const struct direct_leaf *leaf = leaf_find(s, lin);
-	uint64_t page = leaf ? leaf->page[(lin >> 12) % 512] : 0;
+	uint64_t page = page_have(s, lin);
 	uint64_t want = access == SOFT_WRITE ? DIRECT_WRITE : access == SOFT_EXEC ? DIRECT_EXEC : 1;
 
 	/* A and D are only looked at: the guest's handler has mostly set them. */

@@ -104,6 +104,17 @@ static _Bool begins(struct scan *s, unsigned off, _Bool rare)
 	return rare ? yes > no : yes * 2 >= no;
 }
 
+/* 0F C7 /7 with a register is RDPID behind a prefix F3, and RDSEED without. */
+static _Bool rdseed(const uint8_t *page, unsigned off, unsigned b1, unsigned b2)
+{
+	if (b1 != 0xc7 || b2 < 0xc0 || off < 4)
+		return 0;
+	for (unsigned at = off; at-- > off - 4;)
+		if (page[at] == 0xf3)
+			return 0;
+	return 1;
+}
+
 /* At which of 16 bytes one of the opcodes above may begin. The 17th is read as well. Code is full
  * of 0x0f: one byte in thirty. */
 static unsigned candidates(const uint8_t *at)
@@ -119,22 +130,45 @@ static unsigned candidates(const uint8_t *at)
 	return (unsigned)_mm_movemask_epi8(any);
 }
 
+/* Notes the first `most` of them; returns how many there are, up to one more than that. */
+static unsigned page_scan(struct scan *s, const uint8_t *next, _Bool tables, uint16_t *at,
+			  unsigned most)
+{
+	uint8_t last[18];
+	unsigned count = 0;
+
+	memcpy(last, s->page + 4080, 16);
+	memcpy(last + 16, next, 2);
+	for (unsigned block = 0; block < 4096; block += 16) {
+		const uint8_t *bytes = block < 4080 ? s->page + block : last;
+		for (unsigned mask = candidates(bytes); mask; mask &= mask - 1) {
+			unsigned i = (unsigned)__builtin_ctz(mask);
+			if (!suspect(bytes[i + 1], bytes[i + 2], tables) ||
+			    rdseed(s->page, block + i, bytes[i + 1], bytes[i + 2]) ||
+			    !begins(s, block + i, doubtful(bytes[i + 1])))
+				continue;
+			if (count == most)
+				return count + 1;
+			at[count++] = (uint16_t)(block + i);
+		}
+	}
+	return count;
+}
+
 _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
 		       _Bool tables, uint64_t *decoded)
 {
 	struct scan s = {.decoder = decoder, .page = page, .decoded = decoded};
-	uint8_t last[18];
 
-	memcpy(last, page + 4080, 16);
-	memcpy(last + 16, next, 2);
-	for (unsigned block = 0; block < 4096; block += 16) {
-		const uint8_t *bytes = block < 4080 ? page + block : last;
-		for (unsigned mask = candidates(bytes); mask; mask &= mask - 1) {
-			unsigned i = (unsigned)__builtin_ctz(mask);
-			if (suspect(bytes[i + 1], bytes[i + 2], tables) &&
-			    begins(&s, block + i, doubtful(bytes[i + 1])))
-				return 1;
-		}
-	}
-	return 0;
+	return page_scan(&s, next, tables, NULL, 0);
+}
+
+_Bool direct_scan(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
+		  _Bool tables, struct direct_found *found)
+{
+	uint64_t decoded = 0;
+	struct scan s = {.decoder = decoder, .page = page, .decoded = &decoded};
+
+	found->count = page_scan(&s, next, tables, found->at, ARRAY_SIZE(found->at));
+	return found->count <= ARRAY_SIZE(found->at);
 }

@@ -31,6 +31,7 @@ CODE(has_vmcall, ".rept 30\nadd %rbx, %rax\n.endr\nvmcall\nret\n");
 CODE(has_vmmcall, ".rept 30\nadd %rbx, %rax\n.endr\nvmmcall\nret\n");
 CODE(has_rdtscp, ".rept 30\nadd %rbx, %rax\n.endr\nrdtscp\nret\n");
 CODE(has_rdpid, ".rept 30\nadd %rbx, %rax\n.endr\nrdpid %rax\nret\n");
+CODE(has_rdseed, ".rept 30\nadd %rbx, %rax\n.endr\nrdseed %eax\nrdseed %r10\nret\n");
 CODE(has_xsavec, ".rept 30\nadd %rbx, %rax\n.endr\nxsavec 0x40(%rsp)\nret\n");
 CODE(has_xrstor, ".rept 30\nadd %rbx, %rax\n.endr\nxrstor 0x40(%rsp)\nret\n");
 CODE(has_lfence, ".rept 30\nadd %rbx, %rax\n.endr\nlfence\nfxsave (%rsp)\nret\n");
@@ -45,6 +46,7 @@ static void instructions_that_would_tell_of_the_host_are_found(void **state)
 	    {has_lsl, has_lsl_end, 1},
 	    {has_rdtscp, has_rdtscp_end, 1},
 	    {has_rdpid, has_rdpid_end, 1},
+	    {has_rdseed, has_rdseed_end, 0},
 	    {has_xsavec, has_xsavec_end, 1},
 	    {has_lsl_of_memory, has_lsl_of_memory_end, 1},
 	    {has_lar_of_memory, has_lar_of_memory_end, 1},
@@ -312,6 +314,7 @@ static void what_was_found_is_remembered_until_the_page_is_another(void **state)
 	struct soft_direct d = {0};
 	struct soft_cache *cache = calloc(1, sizeof(*cache));
 	struct soft_cpu *cpu = calloc(1, sizeof(*cpu));
+	uint64_t name;
 
 	(void)state;
 	assert_non_null(cache);
@@ -321,31 +324,31 @@ static void what_was_found_is_remembered_until_the_page_is_another(void **state)
 	ZydisDecoderInit(&cache->decoder[2], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	memset(page, 0x90, sizeof(page));
 	for (unsigned i = 0; i < 3; i++)
-		assert_false(direct_seen_sensitive(cpu, 0x5000, page, next));
+		assert_false(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
 	assert_int_equal(cpu->stats.direct_scans, 1);
 	memcpy(page + 2000, "\x0f\xa2", 2);
 	for (unsigned i = 0; i < 3; i++)
-		assert_true(direct_seen_sensitive(cpu, 0x5000, page, next));
+		assert_true(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
 	assert_int_equal(cpu->stats.direct_scans, 2);
 	/* Another page in its place, and back. */
 	memset(page, 0x90, sizeof(page));
-	assert_false(direct_seen_sensitive(cpu, 0x5000 + (1 << 22), page, next));
+	assert_false(direct_seen_sensitive(cpu, 0x5000 + (1 << 22), page, next, &name));
 	memcpy(page + 2000, "\x0f\xa2", 2);
-	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next));
+	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
 	assert_int_equal(cpu->stats.direct_scans, 4);
 	/* The last instruction goes on in the next page. */
 	memset(page, 0x90, sizeof(page));
 	page[4095] = 0x0f;
-	assert_false(direct_seen_sensitive(cpu, 0x5000, page, next));
+	assert_false(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
 	next[0] = 0xa2;
-	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next));
+	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
 	/* SGDT counts, or does not. */
 	memset(page, 0x90, sizeof(page));
 	memcpy(page + 2000, "\x0f\x01\x00", 3);
 	next[0] = 0x90;
-	assert_false(direct_seen_sensitive(cpu, 0x5000, page, next));
+	assert_false(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
 	d.tables = 1;
-	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next));
+	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
 	direct_seen_fini(&d);
 	free(cpu);
 	free(cache);

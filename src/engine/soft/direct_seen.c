@@ -57,14 +57,16 @@ static uint64_t page_hash(const uint32_t *key, const uint8_t *page)
 }
 
 _Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *page,
-			    const uint8_t *next)
+			    const uint8_t *next, uint64_t *named)
 {
 	struct soft_direct *d = cpu->direct;
 	const ZydisDecoder *decoder = &cpu->cache->decoder[2];
 
+	*named = 0;
 	if (UNLIKELY(!d->seen) && !(d->seen = seen_new()))
 		return direct_sensitive(decoder, page, next, d->tables, &d->decoded);
 	uint64_t hash = page_hash(d->seen->key, page);
+	*named = hash ^ (uint64_t)next[0] << 48 ^ (uint64_t)next[1] << 56 ^ d->tables;
 	struct seen *s = &d->seen->page[(phys >> 12) % SEEN];
 	if (s->phys == (phys | 1) && s->hash == hash && s->tables == d->tables &&
 	    !memcmp(s->next, next, 2))

@@ -24,6 +24,7 @@
 #include <linux/filter.h>
 #include <linux/futex.h>
 #include <linux/prctl.h>
+#include <linux/resource.h>
 #include <linux/seccomp.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -323,6 +324,7 @@ HIDDEN __attribute__((noreturn, used)) void direct_setup(void)
 				     .filter = (struct sock_filter *)(uintptr_t)s->filter};
 	struct kernel_stack stack = {.sp = (uint8_t *)s + DIRECT_STACK,
 				     .size = DIRECT_SHARED_SIZE - DIRECT_STACK};
+	const struct rlimit64 core = {1, 1};
 	long rc;
 
 	CALL(SYS_prctl, PR_SET_PDEATHSIG, 9, 0, 0, 0);
@@ -346,7 +348,9 @@ HIDDEN __attribute__((noreturn, used)) void direct_setup(void)
 	CALL(SYS_close, DIRECT_FD_SHARED, 0, 0, 0, 0);
 	CALL(SYS_close, DIRECT_FD_CODE, 0, 0, 0, 0);
 	s->cpuid_faults = !CALL(SYS_arch_prctl, ARCH_SET_CPUID, 0, 0, 0, 0);
-	CALL(SYS_prctl, PR_SET_DUMPABLE, 0, 0, 0, 0);
+	/* No core of the guest's memory, not even through a pipe. Not dumpable is more than that:
+	 * it would keep the engine from setting breakpoints. */
+	CALL(SYS_prlimit64, 0, RLIMIT_CORE, &core, 0, 0);
 	/* What is outside of the code below becomes a signal before anything else is asked: newer
 	 * kernels answer a few calls without asking the filter. Older ones have not got this; the
 	 * filter is what the guest's isolation rests on. */

@@ -53,6 +53,8 @@ static const struct row translator[] = {
     ROW(direct_kept),
     ROW(direct_trials),
     ROW(direct_verdicts),
+    ROW(direct_broken),
+    ROW(direct_broken_hits),
     ROW(direct_scans),
     ROW(direct_crossing),
 };
