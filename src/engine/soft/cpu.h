@@ -102,7 +102,7 @@ struct soft_stats {
 	    direct_moves, direct_large, direct_lost, direct_refused;
 	/* ... and its chooser's reasons and comparisons (direct_choose.c). */
 	uint64_t direct_at_once, direct_by_length, direct_kept, direct_trials, direct_verdicts;
-	uint64_t direct_scans, direct_crossing;
+	uint64_t direct_scans, direct_renewed, direct_crossing;
 	uint64_t direct_broken, direct_broken_hits; /* direct_break.c */
 };
 #define SOFT_MNEMONICS 2048 /* more than the decoder knows */

@@ -88,6 +88,7 @@ struct direct_helper {
 struct direct_space {
 	struct direct_helper helper;
 	uint64_t asid; /* 0: none */
+	uint64_t root; /* of its page tables: CR3 without the rest */
 	uint64_t used;
 	_Bool clear; /* unmap everything first */
 	_Bool empty; /* nothing is mapped, or will be when it has done that */
@@ -217,6 +218,7 @@ void direct_selectors_in(struct soft_cpu *cpu, const struct direct_helper *h);
 
 /* Mappings (direct_map.c). _lowest: the lowest address that the host lets processes map. */
 uint64_t direct_map_lowest(void);
+/* That of the present address space, with nothing mapped that its tables do not give. */
 struct direct_space *direct_space_get(struct soft_cpu *cpu);
 /* Guest code touched lin: maps it and what is around it. False: not for a helper. Raises the
  * guest's faults. */
@@ -224,6 +226,9 @@ _Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t li
 		       enum soft_access access);
 /* Is the code at RIP in a page that has turned out to be none for helpers, and still is none? */
 _Bool direct_map_kept(struct soft_cpu *cpu, struct direct_space *s);
+/* Under the present id no helper was entered yet: is the address space, which was flushed, one that
+ * has a helper, as far as its stack's page tells? A guess. */
+_Bool direct_map_follows(struct soft_cpu *cpu);
 /* Before user code runs: a helper that has nothing mapped is given what the guest's tables say was
  * used, unless that is much. */
 void direct_map_fill(struct soft_cpu *cpu, struct direct_space *s);

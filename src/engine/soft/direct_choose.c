@@ -102,7 +102,9 @@ void direct_choose_user(struct soft_cpu *cpu)
 	struct space *s = c->now = space_of(c, cr3_root(cpu));
 	uint64_t alone = d->always ? 0 : gain_limit(&s->gain, &c->unit);
 	c->at_once = !alone;
-	if (s->asid != cpu->asid_user) {
+	if (s->asid != cpu->asid_user && direct_map_follows(cpu)) {
+		s->asid = cpu->asid_user; /* it was flushed, but goes on with what it has */
+	} else if (s->asid != cpu->asid_user) {
 		warm_ended(&s->warm, c->unit.cost);
 		c->usual = s->warm.wait;
 		s->asid = cpu->asid_user;

@@ -379,7 +379,7 @@ static int fresh_access(struct board *b, const uint8_t *code, const uint8_t *end
 {
 	uint64_t before = b->cpu->stats.direct_faults;
 
-	soft_tlb_flush_all(b->cpu);
+	helpers_empty(b);
 	int vector = user_access(b, code, end, at);
 	*stops = b->cpu->stats.direct_faults - before;
 	return vector;

@@ -29,6 +29,11 @@
 #define FILL_CODE    1024u  /* pages */
 #define FILL_DECODED 32768u /* instructions */
 
+/* So much is compared with the guest's tables at most for a helper to keep its pages over a flush.
+ */
+#define RENEW_LEAVES 1024u
+#define RENEW_PAGES  16384u
+
 uint64_t direct_map_lowest(void)
 {
 	unsigned long lowest = LOWEST;
@@ -156,34 +161,6 @@ void direct_forget_all(struct soft_cpu *cpu)
 		space_clear(&cpu->direct->space[i]);
 		cpu->direct->space[i].asid = 0;
 	}
-}
-
-struct direct_space *direct_space_get(struct soft_cpu *cpu)
-{
-	struct soft_direct *d = cpu->direct;
-	struct direct_space *s = &d->space[0];
-
-	for (unsigned i = 0; i < DIRECT_SPACES; i++) {
-		if (d->space[i].asid == cpu->asid_user) {
-			s = &d->space[i];
-			goto out;
-		}
-		if (d->space[i].used < s->used)
-			s = &d->space[i];
-	}
-	space_clear(s);
-	s->asid = cpu->asid_user;
-	/* A helper goes on to another program of the guest only if what it stopped with was not
-	 * forged: else it is as its last program has left it. */
-	if (s->helper.pid) {
-		int waits = direct_helper_waits(&s->helper);
-		if (waits <= 0 || direct_regs_wipe(&s->helper))
-			direct_helper_kill(&s->helper);
-		d->killed += !waits;
-	}
-out:
-	s->used = ++d->clock;
-	return s;
 }
 
 void direct_space_drop(struct direct_space *s, uint64_t lin)
@@ -318,6 +295,11 @@ static _Bool write_claim(struct soft_cpu *cpu, uint64_t phys, uint64_t lin, _Boo
 		ram->direct[flags - ram->flags] = 1;
 	lock_drop(&cpu->engine->code_lock);
 	return ok;
+}
+
+static uint64_t root_of(const struct soft_cpu *cpu)
+{
+	return cpu->s.cr3 & UINT64_C(0xffffffffff000);
 }
 
 static const uint8_t *host_of(struct soft_cpu *cpu, uint64_t phys)
@@ -485,6 +467,26 @@ static _Bool map_around(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 	return 1;
 }
 
+static const struct soft_view whole = {.user = 1, .writable = 1, .accessed = 1, .shift = 12};
+
+/* Goes on from *v, what the levels above give, to what a table's entry for 1 << shift bytes gives
+ * of it that was used. False: nothing, or a large page. */
+static _Bool entry_given(struct soft_cpu *cpu, const uint64_t *entry, unsigned shift,
+			 struct soft_view *v)
+{
+	const uint64_t need = X86_PTE_P | X86_PTE_U | X86_PTE_A;
+	uint64_t e = __atomic_load_n(entry, __ATOMIC_RELAXED);
+
+	if ((e & need) != need || (shift > 12 && e & X86_PTE_PS) ||
+	    e & soft_mmu_reserved(cpu, e, shift))
+		return 0;
+	v->writable &= !!(e & X86_PTE_W);
+	v->nx |= !!(e & X86_PTE_NX);
+	v->dirty = !!(e & X86_PTE_D);
+	v->phys = e & UINT64_C(0xffffffffff000);
+	return 1;
+}
+
 /* What a helper that has nothing yet is given before it runs. */
 struct fill {
 	struct soft_cpu *cpu;
@@ -525,21 +527,14 @@ static _Bool fill_page(struct fill *f, uint64_t lin, const struct soft_view *v)
 static _Bool fill_table(struct fill *f, uint64_t phys, unsigned shift, uint64_t lin,
 			const struct soft_view *v)
 {
-	const uint64_t need = X86_PTE_P | X86_PTE_U | X86_PTE_A;
 	const uint64_t *table = (const void *)host_of(f->cpu, phys);
 
 	if (f->tables++ == FILL_TABLES)
 		return 0;
 	for (unsigned i = 0; table && i < (shift == 39 ? 256 : 512); i++) {
-		uint64_t e = __atomic_load_n(&table[i], __ATOMIC_RELAXED);
 		struct soft_view below = *v;
-		if ((e & need) != need || (shift > 12 && e & X86_PTE_PS) ||
-		    e & soft_mmu_reserved(f->cpu, e, shift))
+		if (!entry_given(f->cpu, &table[i], shift, &below))
 			continue;
-		below.writable &= !!(e & X86_PTE_W);
-		below.nx |= !!(e & X86_PTE_NX);
-		below.dirty = !!(e & X86_PTE_D);
-		below.phys = e & UINT64_C(0xffffffffff000);
 		uint64_t at = lin | (uint64_t)i << shift;
 		if (!(shift > 12 ? fill_table(f, below.phys, shift - 9, at, &below)
 				 : fill_page(f, at, &below)))
@@ -550,13 +545,12 @@ static _Bool fill_table(struct fill *f, uint64_t phys, unsigned shift, uint64_t 
 
 void direct_map_fill(struct soft_cpu *cpu, struct direct_space *s)
 {
-	const struct soft_view all = {.user = 1, .writable = 1, .accessed = 1, .shift = 12};
 	struct fill f = {.cpu = cpu, .space = s, .decoded = cpu->direct->decoded};
 
 	if (!s->empty)
 		return;
 	/* Of a large program it would be guesses. */
-	if (fill_table(&f, cpu->s.cr3 & UINT64_C(0xffffffffff000), 39, 0, &all))
+	if (fill_table(&f, root_of(cpu), 39, 0, &whole))
 		run_map(s, &f.run, 0);
 	else
 		space_clear(s);
@@ -634,6 +628,154 @@ void direct_map_expected(struct soft_cpu *cpu, struct direct_space *s, uint64_t 
 	/* A and D are only looked at: the guest's handler has mostly set them. */
 	if (!(page & want))
 		(void)map_around(cpu, s, lin, access);
+}
+
+/* The table of 4 KiB pages that says what is at lin, and in *above what the levels before it give.
+ * NULL: there is none, or a large page. */
+static const uint64_t *table_find(struct soft_cpu *cpu, uint64_t lin, struct soft_view *above)
+{
+	const uint64_t *table = (const void *)host_of(cpu, root_of(cpu));
+
+	*above = whole;
+	for (unsigned shift = 39; table && shift > 12; shift -= 9)
+		table = entry_given(cpu, &table[(lin >> shift) % 512], shift, above)
+			    ? (const void *)host_of(cpu, above->phys)
+			    : NULL;
+	return table;
+}
+
+/* Is what a helper has of the page no more than the tables give now? Code that was written to by
+ * this very entry, or that has breakpoints for what is in it, is looked through again. */
+static _Bool page_stands(struct soft_cpu *cpu, struct direct_space *s, uint64_t have, uint64_t now,
+			 uint64_t lin, _Bool dirty)
+{
+	const uint64_t code = DIRECT_EXEC | DIRECT_BROKEN;
+
+	if (!now || (now ^ have) & ~UINT64_C(0xfff) || have & ~now & (DIRECT_WRITE | DIRECT_EXEC))
+		return 0;
+	if (!(have & DIRECT_EXEC) || (!dirty && !(have & DIRECT_BROKEN)))
+		return 1;
+	now = page_trim(cpu, s, now & ~DIRECT_WRITE, lin, SOFT_READ, 0);
+	return (now & code) == (have & code);
+}
+
+struct renewal {
+	unsigned leaves, pages, dropped; /* looked at; of these pages */
+};
+
+/* Drops what the tables do not give any more of 2 MiB. False: it is too much. */
+static _Bool leaf_renew(struct soft_cpu *cpu, struct direct_space *s, struct direct_leaf *l,
+			struct renewal *r)
+{
+	uint64_t begin = l->region << 21, from = 0, to = 0, offset;
+	struct soft_view above;
+	const uint64_t *table = table_find(cpu, begin, &above);
+	unsigned shift;
+
+	for (unsigned i = 0; i < 512; i++) {
+		uint64_t have = l->page[i], at = begin | (uint64_t)i << 12, now = 0;
+		struct soft_view v = above;
+		if (!have) /* nor is anything mapped: a range goes on over it */
+			continue;
+		if (!table && (now = page_peek(cpu, at, &offset, &shift)))
+			soft_mmu_large(cpu, at, shift);
+		else if (table && entry_given(cpu, &table[i], 12, &v))
+			now = page_given(cpu, at, &v, &offset);
+		_Bool stands = page_stands(cpu, s, have, now, at, !table || v.dirty);
+		if (stands && to > from)
+			op_add(s, from, to - from, 0, 0);
+		if (++r->pages > RENEW_PAGES || s->ops >= DIRECT_OPS - 4)
+			return 0;
+		if (stands) {
+			from = to = 0;
+			continue;
+		}
+		r->dropped++;
+		from = to ? from : at;
+		to = at + 4096;
+		l->writable -= !!(have & DIRECT_WRITE);
+		l->page[i] = 0;
+	}
+	if (to > from)
+		op_add(s, from, to - from, 0, 0);
+	return 1;
+}
+
+/* The guest has flushed what a helper has mapped: that is compared with its tables, and what they
+ * do not give any more is dropped. False: it is much, or most of it, so that nothing is worth
+ * keeping. */
+static _Bool space_renew(struct soft_cpu *cpu, struct direct_space *s)
+{
+	uint64_t first = s->helper.base >> 21, last = (s->helper.base + DIRECT_REGION - 1) >> 21;
+	struct renewal r = {0};
+
+	for (unsigned h = 0; h < ARRAY_SIZE(s->leaf); h++)
+		for (struct direct_leaf *l = s->leaf[h]; l; l = l->next)
+			if (++r.leaves > RENEW_LEAVES || l->region == first || l->region == last ||
+			    !leaf_renew(cpu, s, l, &r))
+				return 0;
+	return r.dropped <= r.pages / 2;
+}
+
+/* The helper that the present page tables had before they were flushed; or NULL. */
+static struct direct_space *space_before(struct soft_cpu *cpu)
+{
+	struct direct_space *before = NULL;
+
+	for (unsigned i = 0; i < DIRECT_SPACES; i++) {
+		struct direct_space *s = &cpu->direct->space[i];
+		if (!s->empty && s->helper.pid && s->root == root_of(cpu) &&
+		    (!before || before->used < s->used))
+			before = s;
+	}
+	return before;
+}
+
+struct direct_space *direct_space_get(struct soft_cpu *cpu)
+{
+	struct soft_direct *d = cpu->direct;
+	struct direct_space *s = &d->space[0], *before;
+
+	for (unsigned i = 0; i < DIRECT_SPACES; i++) {
+		if (d->space[i].asid == cpu->asid_user) {
+			s = &d->space[i];
+			goto out;
+		}
+		if (d->space[i].used < s->used)
+			s = &d->space[i];
+	}
+	before = space_before(cpu);
+	if (before && space_renew(cpu, before)) {
+		s = before;
+		cpu->stats.direct_renewed++;
+	} else {
+		s = before ? before : s;
+		space_clear(s);
+	}
+	s->asid = cpu->asid_user;
+	s->root = root_of(cpu);
+	/* A helper goes on to another program of the guest only if what it stopped with was not
+	 * forged: else it is as its last program has left it. */
+	if (s->helper.pid) {
+		int waits = direct_helper_waits(&s->helper);
+		if (waits <= 0 || direct_regs_wipe(&s->helper))
+			direct_helper_kill(&s->helper);
+		d->killed += !waits;
+	}
+out:
+	s->used = ++d->clock;
+	return s;
+}
+
+_Bool direct_map_follows(struct soft_cpu *cpu)
+{
+	const struct direct_space *s = space_before(cpu);
+	const struct direct_leaf *leaf = s ? leaf_find(s, cpu->s.gpr[X86_RSP]) : NULL;
+	uint64_t have = leaf ? leaf->page[(cpu->s.gpr[X86_RSP] >> 12) % 512] : 0, offset;
+	unsigned shift;
+
+	return have &&
+	       !((have ^ page_peek(cpu, cpu->s.gpr[X86_RSP], &offset, &shift)) & ~UINT64_C(0xfff));
 }
 
 void direct_space_reset(struct direct_space *s)

@@ -6,6 +6,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 #include <errno.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -283,37 +284,56 @@ static void no_system_call_of_the_guest_is_the_hosts(void **state)
 	assert_int_equal(b->cpu->direct->killed, 0);
 }
 
-static struct direct_helper *helper_of(struct board *b)
+/* As a guest's timer does: who waits in the stub waits for no longer than that. */
+struct ticker {
+	struct soft_cpu *cpu;
+	_Atomic _Bool done;
+};
+static void *ticks(void *arg)
 {
-	for (unsigned i = 0; i < DIRECT_SPACES; i++)
-		if (b->cpu->direct->space[i].helper.pid)
-			return &b->cpu->direct->space[i].helper;
+	struct ticker *t = arg;
+
+	while (!atomic_load(&t->done)) {
+		poll(NULL, 0, 5);
+		cpu_link_raise(&t->cpu->base.link, CPU_EVENT_KICK);
+	}
 	return NULL;
+}
+
+/* As board_run, for as long as it takes. */
+static int run_ticking(struct board *b, const uint8_t *code, const uint8_t *end)
+{
+	board_load(b, USER_CODE, code, (size_t)(end - code));
+	while (engine_soft.run(&b->cpu->base) == RUN_KICKED)
+		cpu_link_clear(&b->cpu->base.link, CPU_EVENT_KICK);
+	return (int)(b->cpu->s.rip - BOARD_HANDLERS) / 16;
 }
 
 CODE(jump_there, "mov %r12, %rax\njmp *%rax\n");
 static void who_jumps_into_the_stub_gets_a_page_fault(void **state)
 {
 	struct board *b = *state;
+	struct ticker t = {.cpu = b->cpu};
+	pthread_t thread;
 
+	assert_int_equal(pthread_create(&thread, NULL, ticks, &t), 0);
 	/* At every byte, with registers that make a system call of it where there is one. */
-	board_load(b, USER_CODE, jump_there, (size_t)(jump_there_end - jump_there));
 	for (unsigned off = 0; off < 0x700; off += 3) {
 		user_state(b, USER_CODE);
-		assert_int_equal(RUN_USER(b, load), 0x80); /* there is a helper */
+		assert_int_equal(run_ticking(b, load, load_end), 0x80); /* there is a helper */
 		ran(b);
-		uint64_t base = helper_of(b)->base;
-		board_load(b, USER_CODE, jump_there, (size_t)(jump_there_end - jump_there));
-		user_state(b, USER_CODE);
-		b->cpu->s.gpr[X86_R12] = base + off;
+		user_again(b, USER_CODE);
+		b->cpu->s.gpr[X86_R12] = user_helper(b)->base + off;
 		b->cpu->s.gpr[X86_RDI] = USER_DATA;
-		int vector = board_run(b);
+		int vector = run_ticking(b, jump_there, jump_there_end);
 		/* Code that it runs into there may do other things first, to itself. */
 		assert_true(vector == X86_VEC_PF || vector == X86_VEC_GP || vector == 0x80 ||
 			    vector == X86_VEC_UD);
 		if (b->cpu->direct->killed > 32)
 			b->cpu->direct->killed = 0;
 	}
+	atomic_store(&t.done, 1);
+	pthread_join(thread, NULL);
 }
 
 CODE(forever, "1: jmp 1b\n");
@@ -393,6 +413,14 @@ static void a_killed_helper_ends_the_program_not_the_machine(void **state)
 	board_write(b, USER_DATA, 8, 5);
 	assert_int_equal(RUN_USER(b, load), 0x80);
 	assert_int_equal(b->cpu->s.gpr[X86_RAX], 5);
+}
+
+static struct direct_helper *helper_of(struct board *b)
+{
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		if (b->cpu->direct->space[i].helper.pid)
+			return &b->cpu->direct->space[i].helper;
+	return NULL;
 }
 
 static void no_helper_outlives_its_machine(void **state)

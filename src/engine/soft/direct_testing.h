@@ -73,6 +73,13 @@ static inline struct direct_helper *user_helper(struct board *b)
 	return NULL;
 }
 
+/* The next user code runs in a helper that has nothing yet. */
+static inline void helpers_empty(struct board *b)
+{
+	direct_forget_all(b->cpu);
+	soft_tlb_flush_all(b->cpu);
+}
+
 /* Was user code let go at all? Where the host forbids helpers, nothing here can be tested. */
 static inline void ran(struct board *b)
 {

@@ -37,7 +37,7 @@ static uint64_t reads(struct board *b, uint64_t at, uint64_t value, _Bool fresh)
 	uint64_t faults = b->cpu->stats.direct_faults;
 
 	if (fresh)
-		soft_tlb_flush_all(b->cpu);
+		helpers_empty(b);
 	board_load(b, USER_CODE, read_page, (size_t)(read_page_end - read_page));
 	user_again(b, USER_CODE);
 	b->cpu->s.gpr[X86_RDI] = at;

@@ -56,6 +56,7 @@ static const struct row translator[] = {
     ROW(direct_broken),
     ROW(direct_broken_hits),
     ROW(direct_scans),
+    ROW(direct_renewed),
     ROW(direct_crossing),
 };
 #undef ROW
