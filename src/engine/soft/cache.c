@@ -117,6 +117,7 @@ void soft_cache_forget(struct soft_cpu *cpu)
 	cpu->cache->jump_gen++;
 	memset(cpu->cache->jump_pages, 0, sizeof(cpu->cache->jump_pages));
 	memset(cpu->cache->jump_spaces, 0, sizeof(cpu->cache->jump_spaces));
+	cpu->cache->jump_paid = cpu->stats.lookups;
 	soft_cache_rekey(cpu);
 }
 
@@ -184,6 +185,46 @@ static uint64_t *jump_space(struct soft_cache *c, uint64_t lin, unsigned asid, u
 	return &c->jump_spaces[h / 64];
 }
 
+/* Entries of a page, of all address spaces or of these two. A page's places are side by side. */
+static void jumps_forget_page(struct soft_jump *first, uint64_t lin, _Bool all, uint64_t a,
+			      uint64_t b)
+{
+	for (struct soft_jump *j = first; j < first + GMEM_PAGE_SIZE; j++) {
+		uint64_t space = j->key & 0xfff;
+		if ((j->lin ^ lin) >> 12 || !(all || space == a || space == b))
+			continue;
+		j->block = NULL;
+		j->key = 0;
+	}
+}
+
+/*
+ * Looks for all that a page may have instead of forgetting everything: what the kernel runs takes
+ * thousands of lookups to come back. To look takes as long as JUMP_SWEEP lookups or less, and is
+ * done when there were so many since the last time: so it never costs more than they do, however
+ * often it is in vain as the filters are full of pages that are no more, and what has hardly
+ * anything to lose loses it.
+ */
+#define JUMP_SWEEP 256u
+static void page_forget(struct soft_cpu *cpu, uint64_t lin, _Bool all)
+{
+	struct soft_cache *c = cpu->cache;
+	struct soft_jump *first = soft_cache_jump(c, lin & ~UINT64_C(0xfff));
+	size_t from = (size_t)(first - c->jump) & ~(GMEM_PAGE_SIZE - 1);
+	uint64_t user = cpu->asid_user, kernel = cpu->asid_kernel;
+
+	_Static_assert(!(SOFT_JUMP_SIZE % GMEM_PAGE_SIZE || SOFT_JUMP_MORE % GMEM_PAGE_SIZE),
+		       "a page's places are a part of the table");
+	if (cpu->stats.lookups - c->jump_paid < JUMP_SWEEP) {
+		soft_cache_forget(cpu);
+		return;
+	}
+	c->jump_paid += JUMP_SWEEP;
+	jumps_forget_page(c->jump + from, lin, all, user, kernel);
+	jumps_forget_page(c->more + from % SOFT_JUMP_MORE, lin, all, user, kernel);
+	cpu->code_stop |= STOP_KEY; /* host code's frames may lead there */
+}
+
 /* Most pages whose translation changes hold no code, or none that was run since. */
 void soft_cache_forget_page(struct soft_cpu *cpu, uint64_t lin)
 {
@@ -191,7 +232,7 @@ void soft_cache_forget_page(struct soft_cpu *cpu, uint64_t lin)
 	const uint64_t *page = jump_page(cpu->cache, lin, &bit);
 
 	if (*page & bit)
-		soft_cache_forget(cpu);
+		page_forget(cpu, lin, 1);
 }
 
 void soft_cache_forget_here(struct soft_cpu *cpu, uint64_t lin)
@@ -201,7 +242,7 @@ void soft_cache_forget_here(struct soft_cpu *cpu, uint64_t lin)
 	const uint64_t *kernel = jump_space(cpu->cache, lin, cpu->asid_kernel, &kernel_bit);
 
 	if (*user & user_bit || *kernel & kernel_bit)
-		soft_cache_forget(cpu);
+		page_forget(cpu, lin, 0);
 }
 
 void soft_cache_flush(struct soft_cpu *cpu)

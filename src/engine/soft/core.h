@@ -22,13 +22,16 @@ struct soft_mmu {
 	unsigned next_asid;
 	uint16_t
 	    kernel_asid; /* of SOFT_TLB_KERNEL and the kernel's code, under CR4.SMAP; 0: none */
-	unsigned locals; /* how many pages under it are not global; one more than fit: many */
-	uint64_t local[8];
+	/* Pages under it that are not global, bit 0: code; one more than fit: many. Linux has page
+	 * tables and per-CPU data in such pages, a dozen between two changes of address space. */
+	unsigned locals;
+	uint64_t local[64];
 	uint64_t control;  /* the control bits that the TLBs were filled under */
 	uint64_t reserved; /* bits that no entry may have under them (soft_mmu_reserved) */
 	/* Which 2 MiB and 1 GiB regions may have been entered from a large page: INVLPG in such a
-	 * region has to drop all of its pieces. Hashed, so it may say yes too often. */
-	uint64_t large_2m[16], large_1g;
+	 * region has to drop all of its pieces. Hashed, so it may say yes too often: some hundred
+	 * regions that Linux maps all memory in are not to make many of the others look so. */
+	uint64_t large_2m[1024], large_1g[16];
 	uint64_t apic_page; /* page of the xAPIC registers, or UINT64_MAX */
 	uint8_t *alias;	    /* two pages of address space for locked accesses across pages */
 	uint64_t alias_page[2];
@@ -187,7 +190,8 @@ struct soft_cache {
 	/* Linear pages that the table may have blocks of, by a hash; and such pages of an address
 	 * space. */
 	uint64_t jump_pages[1024], jump_spaces[8192];
-	uint32_t *hash; /* memory for SOFT_BLOCKS */
+	uint64_t jump_paid; /* lookups that page_forget has made use of */
+	uint32_t *hash;	    /* memory for SOFT_BLOCKS */
 	unsigned hash_bits;
 	uint32_t pages[SOFT_PAGE_HASH];
 	struct soft_code_page page[SOFT_CODE_PAGES];

@@ -122,10 +122,10 @@ static void page_drop(struct soft_cpu *cpu, uint64_t lin)
 }
 
 /* A page that is not global was entered under the kernel's id. */
-static void kernel_note(struct soft_mmu *mmu, uint64_t lin)
+static void kernel_note(struct soft_mmu *mmu, uint64_t lin, _Bool code)
 {
 	if (mmu->locals < ARRAY_SIZE(mmu->local))
-		mmu->local[mmu->locals] = lin;
+		mmu->local[mmu->locals] = (lin & ~UINT64_C(0xfff)) | code;
 	if (mmu->locals <= ARRAY_SIZE(mmu->local))
 		mmu->locals++;
 }
@@ -138,8 +138,13 @@ static void kernel_drop(struct soft_cpu *cpu)
 	if (mmu->locals > ARRAY_SIZE(mmu->local))
 		mmu->kernel_asid = 0;
 	else
-		while (mmu->locals)
-			page_drop(cpu, mmu->local[--mmu->locals]);
+		while (mmu->locals) {
+			uint64_t local = mmu->local[--mmu->locals];
+			if (local & 1)
+				page_drop(cpu, local);
+			else
+				entries_drop(mmu, local);
+		}
 }
 
 void soft_tlb_flush_all(struct soft_cpu *cpu)
@@ -148,7 +153,7 @@ void soft_tlb_flush_all(struct soft_cpu *cpu)
 
 	memset(mmu->asid_of, 0, sizeof(mmu->asid_of));
 	memset(mmu->large_2m, 0, sizeof(mmu->large_2m));
-	mmu->large_1g = 0;
+	memset(mmu->large_1g, 0, sizeof(mmu->large_1g));
 	mmu->kernel_asid = 0;
 	asid_use(cpu);
 }
@@ -168,22 +173,37 @@ void soft_tlb_cr3(struct soft_cpu *cpu, _Bool keep)
 	asid_use(cpu);
 }
 
-static unsigned large_hash(uint64_t region)
+/* Where a region's bit is in large_2m; in large_1g, which takes less. */
+static uint64_t *large_2m(struct soft_mmu *mmu, uint64_t lin, uint64_t *bit)
 {
-	return (unsigned)((region * UINT64_C(0x9e3779b97f4a7c15)) >> 54);
+	uint64_t h = ((lin >> 21) * UINT64_C(0x9e3779b97f4a7c15)) >> 48;
+
+	*bit = BIT64(h % 64);
+	return &mmu->large_2m[h / 64];
+}
+
+static uint64_t *large_1g(struct soft_mmu *mmu, uint64_t lin, uint64_t *bit)
+{
+	uint64_t h = ((lin >> 30) * UINT64_C(0x9e3779b97f4a7c15)) >> 54;
+
+	*bit = BIT64(h % 64);
+	return &mmu->large_1g[h / 64];
+}
+
+static _Bool large_may_be(struct soft_mmu *mmu, uint64_t lin)
+{
+	uint64_t bit;
+
+	return (*large_2m(mmu, lin, &bit) & bit) || (*large_1g(mmu, lin, &bit) & bit);
 }
 
 void soft_tlb_flush_page(struct soft_cpu *cpu, uint64_t lin)
 {
-	struct soft_mmu *mmu = cpu->mmu;
-	unsigned bit = large_hash(lin >> 21);
-
 	soft_stack_forget(cpu);
 	soft_near_forget(cpu);
 	if (!soft_is64(cpu))
 		lin = (uint32_t)lin;
-	if (mmu->large_2m[bit / 64] & BIT64(bit % 64) ||
-	    mmu->large_1g & BIT64(large_hash(lin >> 30) % 64)) {
+	if (large_may_be(cpu->mmu, lin)) {
 		soft_tlb_flush_all(cpu);
 		return;
 	}
@@ -463,16 +483,17 @@ static _Bool walk_64(struct soft_cpu *cpu, struct walk *w)
 
 void soft_mmu_large(struct soft_cpu *cpu, uint64_t lin, unsigned shift)
 {
-	struct soft_mmu *mmu = cpu->mmu;
+	uint64_t bit, *place;
 
 	if (shift == 30) {
-		mmu->large_1g |= BIT64(large_hash(lin >> 30) % 64);
+		place = large_1g(cpu->mmu, lin, &bit);
+		*place |= bit;
 	} else if (shift > 12) {
-		unsigned bit = large_hash(lin >> 21);
-		mmu->large_2m[bit / 64] |= BIT64(bit % 64);
+		place = large_2m(cpu->mmu, lin, &bit);
+		*place |= bit;
 		if (shift == 22) {
-			bit = large_hash((lin >> 21) ^ 1);
-			mmu->large_2m[bit / 64] |= BIT64(bit % 64);
+			place = large_2m(cpu->mmu, lin ^ (1u << 21), &bit);
+			*place |= bit;
 		}
 	}
 }
@@ -528,7 +549,7 @@ struct soft_tlb_entry *soft_mmu_get(struct soft_cpu *cpu, enum soft_tlb_kind kin
 	    (access == SOFT_WRITE && soft_slot_readonly(slot)))
 		return NULL;
 	if (kind == SOFT_TLB_KERNEL && !w.global)
-		kernel_note(cpu->mmu, lin);
+		kernel_note(cpu->mmu, lin, 0);
 	if (e->read != tag)
 		*v = *e;
 	/* The two tags always speak of the same page. */
@@ -551,7 +572,7 @@ struct soft_itlb_entry *soft_mmu_fetch(struct soft_cpu *cpu, uint64_t lin)
 	cpu->stats.tlb_misses++;
 	walk(cpu, &w);
 	if (cpu->cpl != 3 && !w.global)
-		kernel_note(cpu->mmu, lin);
+		kernel_note(cpu->mmu, lin, 1);
 	const struct soft_slot *slot = soft_ram_slot(&cpu->engine->ram, w.phys);
 	e->tag = tag;
 	e->phys = w.phys & ~UINT64_C(0xfff);

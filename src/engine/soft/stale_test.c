@@ -188,6 +188,111 @@ static void a_page_fault_drops_the_code_of_its_page(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_R9], 2);
 }
 
+/* How many targets in a page the jump cache has under a key. */
+static unsigned jumps_of(struct board *b, uint64_t lin, uint64_t key)
+{
+	const struct soft_cache *c = b->cpu->cache;
+	unsigned count = 0;
+
+	for (unsigned i = 0; i < SOFT_JUMP_SIZE + SOFT_JUMP_MORE; i++) {
+		const struct soft_jump *j =
+		    i < SOFT_JUMP_SIZE ? &c->jump[i] : &c->more[i - SOFT_JUMP_SIZE];
+		count += !((j->lin ^ lin) >> 12) && j->key == key;
+	}
+	return count;
+}
+
+/* Targets of two pages that share their places in the jump cache, in two address spaces; what is
+ * forgotten is those of one page, of all address spaces or of the present one. */
+CODE(share_code, "mov $0x300000, %edi; mov $0x308008, %esi; call *%rdi; call *%rsi; call *%rdi;"
+		 "mov $0x310000, %edi; call *%rdi; hlt");
+#define SHARING	      UINT64_C(0x300000) /* lin ^ lin >> 12 is the same in the lowest 15 bits as of */
+#define SHARING_OTHER UINT64_C(0x308008)
+#define SHARING_NONE  UINT64_C(0x310000)
+_Static_assert(!((SHARING ^ SHARING >> 12 ^ SHARING_OTHER ^ SHARING_OTHER >> 12) % SOFT_JUMP_SIZE),
+	       "they share a place");
+static void only_what_belongs_to_a_page_is_forgotten_with_it(void **state)
+{
+	struct board *b = *state;
+	uint64_t key[2];
+
+	board_load(b, BOARD_CODE, share_code, (size_t)(share_code_end - share_code));
+	board_load(b, SHARING, "\xc3", 1);
+	board_load(b, SHARING_OTHER, "\xc3", 1);
+	board_load(b, SHARING_NONE, "\xc3", 1);
+	board_long(b, BOARD_CODE);
+	for (unsigned k = 0; k < 2; k++) {
+		soft_tlb_flush_all(b->cpu); /* a new id */
+		run_on(b, BOARD_CODE);
+		key[k] = b->cpu->cache->jump_key;
+		assert_int_equal(jumps_of(b, SHARING, key[k]), 1);
+	}
+	uint64_t gen = b->cpu->cache->jump_gen;
+	unsigned other = jumps_of(b, SHARING_OTHER, key[1]);
+	assert_int_equal(other, 1);
+	assert_int_not_equal(key[0], key[1]);
+	b->cpu->code_stop = 0;
+	b->cpu->stats.lookups += 1000; /* else everything is forgotten: there is little */
+	assert_int_equal(jumps_of(b, SHARING_NONE, key[0]), 1);
+	assert_int_equal(jumps_of(b, SHARING_NONE, key[1]), 1);
+	soft_cache_forget_here(b->cpu, SHARING_NONE);
+	assert_int_equal(jumps_of(b, SHARING_NONE, key[0]), 1);
+	assert_int_equal(jumps_of(b, SHARING_NONE, key[1]), 0);
+	soft_cache_forget_here(b->cpu, SHARING + 0x123);
+	assert_int_not_equal(b->cpu->code_stop, 0);
+	assert_int_equal(jumps_of(b, SHARING, key[1]), 0);
+	assert_int_equal(jumps_of(b, SHARING_OTHER, key[1]), other);
+	unsigned before = jumps_of(b, SHARING, key[0]) + jumps_of(b, SHARING_OTHER, key[0]);
+	soft_cache_forget_page(b->cpu, SHARING_OTHER);
+	assert_int_equal(jumps_of(b, SHARING_OTHER, key[0]), 0);
+	assert_int_equal(jumps_of(b, SHARING_OTHER, key[1]), 0);
+	assert_in_range(before, jumps_of(b, SHARING, key[0]), 2);
+	assert_int_equal(b->cpu->cache->jump_gen, gen);
+	/* The filters still say that there might be some, and not for ever: to look again and again
+	 * costs more than what there is to be lost. */
+	for (unsigned k = 0; k < 8 && b->cpu->cache->jump_gen == gen; k++)
+		soft_cache_forget_page(b->cpu, SHARING_OTHER);
+	assert_int_equal(b->cpu->cache->jump_gen, gen + 1);
+	b->cpu->stats.lookups += 1000;
+	for (unsigned k = 0; k < 100; k++)
+		soft_cache_forget_page(b->cpu, SHARING_OTHER);
+	assert_int_equal(b->cpu->cache->jump_gen, gen + 1);
+}
+
+/* As Linux has all memory in large pages: INVLPG elsewhere drops one page. */
+static void large_pages_elsewhere_do_not_make_each_invlpg_drop_everything(void **state)
+{
+	struct board *b = *state;
+
+	board_long(b, BOARD_CODE);
+	uint64_t flushes = b->cpu->stats.flushes - 1, first = flushes + 1;
+	for (uint64_t k = 0; k < 1000; k++) {
+		if (b->cpu->stats.flushes != flushes) { /* it has forgotten them */
+			for (uint64_t n = 0; n < 512; n++)
+				soft_mmu_large(b->cpu, UINT64_C(0xffff888000000000) + (n << 21),
+					       21);
+			for (uint64_t n = 0; n < 8; n++)
+				soft_mmu_large(b->cpu, UINT64_C(0xffffea0000000000) + (n << 30),
+					       30);
+		}
+		flushes = b->cpu->stats.flushes;
+		soft_tlb_flush_page(b->cpu, UINT64_C(0x7f0000000000) + k * 0x7654321000);
+	}
+	assert_in_range(b->cpu->stats.flushes - first, 0, 40);
+	flushes = b->cpu->stats.flushes;
+	soft_mmu_large(b->cpu, 0x600000, 21);
+	soft_tlb_flush_page(b->cpu, 0x7ff000);
+	assert_true(b->cpu->stats.flushes > flushes);
+	flushes = b->cpu->stats.flushes;
+	soft_mmu_large(b->cpu, 0x400000, 22);
+	soft_tlb_flush_page(b->cpu, 0x600000);
+	assert_true(b->cpu->stats.flushes > flushes);
+	flushes = b->cpu->stats.flushes;
+	soft_mmu_large(b->cpu, UINT64_C(5) << 30, 30);
+	soft_tlb_flush_page(b->cpu, (UINT64_C(6) << 30) - 1);
+	assert_true(b->cpu->stats.flushes > flushes);
+}
+
 static int setup_interp(void **state)
 {
 	unsetenv("BOARD_SOFT");
@@ -203,6 +308,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    I(what_is_decoded_when_the_cache_is_full_stays),
 	    T(what_is_decoded_when_the_cache_is_full_stays),
+	    T(only_what_belongs_to_a_page_is_forgotten_with_it),
+	    I(large_pages_elsewhere_do_not_make_each_invlpg_drop_everything),
 	    I(blocks_of_two_pages_are_not_linked),
 	    T(blocks_of_two_pages_are_not_linked),
 	    I(an_instruction_whose_end_comes_from_a_device_is_executed),
