@@ -37,6 +37,8 @@
 struct space {
 	uint64_t cr3;
 	uint64_t carried; /* of the stretch, before an interrupt came between */
+	uint64_t alone;	  /* so long it was translated before a helper had it */
+	_Bool went;	  /* that has had it */
 	uint64_t asid;
 	uint64_t fill; /* how long it is still translated because a helper has nothing of it */
 	struct warm warm;
@@ -138,13 +140,15 @@ void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted)
 		c->now->carried = length;
 		return;
 	}
+	uint64_t alone = c->now->went ? c->now->alone : length;
 	c->now->carried = 0;
+	c->now->went = 0;
 	if (c->now->fill)
 		warm_stayed(&c->now->warm, c->unit.cost, length);
 	c->now->fill -= MIN(c->now->fill, length);
 	if (c->late)
 		return;
-	enum gain_news news = gain_ended(&c->now->gain, &c->unit, length);
+	enum gain_news news = gain_ended(&c->now->gain, &c->unit, length, alone);
 	if (length < c->unit.cost / 2 && gain_still(&c->now->gain))
 		c->skip = SKIP;
 	cpu->stats.direct_trials += news == GAIN_TRIAL;
@@ -158,9 +162,12 @@ _Bool direct_choose_wants(struct soft_cpu *cpu)
 
 	if (wanted) {
 		c->mark = __rdtsc();
+		uint64_t before = c->mark - c->begin + c->now->carried;
 		if (c->now->fill)
-			warm_entered(&c->now->warm, c->unit.cost,
-				     c->mark - c->begin + c->now->carried);
+			warm_entered(&c->now->warm, c->unit.cost, before);
+		if (!c->now->went)
+			c->now->alone = before;
+		c->now->went = 1;
 		c->now->fill = 0;
 	}
 	cpu->stats.direct_kept += !wanted;

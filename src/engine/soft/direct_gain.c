@@ -23,6 +23,12 @@
  * loses at least half of what it keeps a long stretch translated (that code in a helper is twice as
  * fast is little), and GAIN_SOON at most a crossing on each of the others that it takes to a
  * helper: while the long ones outweigh the others, GAIN_STAY is neither tried nor stayed with.
+ * GAIN_SOON pays for a crossing, too, for each stretch that goes to a helper, and loses besides at
+ * least half of what it has translated of it; GAIN_AT_ONCE loses at most a crossing on each of the
+ * others: while the former outweigh the latter, GAIN_SOON is neither tried nor stayed with. Code
+ * that is executed for the first time, which the translator has to decode, is translated for much
+ * longer than a crossing until that is seen, and stretches of it are of so many lengths that a
+ * trial is a coin's toss.
  *
  * The first way is GAIN_SOON: whatever the stretches are like, a stretch then costs at most about
  * twice what the better way for it would.
@@ -36,6 +42,7 @@
 #define PAUSE_MAX 128u /* windows */
 #define LONG_US	  400u
 #define CAP_US	  1000u
+#define LEAD_MAX  4u /* crossings */
 
 void gain_init(struct gain *g)
 {
@@ -68,7 +75,7 @@ static _Bool way_worth(const struct gain *g, const struct gain_unit *u, unsigned
 		return 0;
 	if (way == GAIN_AT_ONCE)
 		return g->ahead > 0;
-	if (way == GAIN_STAY && g->tail > 0)
+	if ((way == GAIN_STAY && g->tail > 0) || (way == GAIN_SOON && g->head > 0))
 		return 0;
 	return g->best == GAIN_AT_ONCE || g->apart;
 }
@@ -83,6 +90,17 @@ static _Bool trial_begin(struct gain *g, const struct gain_unit *u)
 		}
 	}
 	return 0;
+}
+
+/* Where most of what is at once in a helper is there for less than half a crossing, GAIN_SOON is
+ * likely to be better, and loses little if it is not: that does not wait for what was lost by
+ * another trial, perhaps when the program did something else. */
+static _Bool cheap_begin(struct gain *g, const struct gain_unit *u)
+{
+	if (g->best != GAIN_AT_ONCE || g->head > -(int64_t)(WINDOW * u->cost))
+		return 0;
+	g->trial = g->tried = GAIN_SOON;
+	return 1;
 }
 
 /* The way of the next stretch. */
@@ -154,7 +172,14 @@ static enum gain_news window_end(struct gain *g, const struct gain_unit *u)
 		g->mean[GAIN_SOON] = *known;
 		return GAIN_VERDICT;
 	}
-	return !g->rest && !g->debt && trial_begin(g, u) ? GAIN_TRIAL : GAIN_NOTHING;
+	if (g->best == GAIN_SOON && g->head > 0) {
+		g->best = GAIN_AT_ONCE;
+		g->mean[GAIN_AT_ONCE] = *known;
+		return GAIN_VERDICT;
+	}
+	if (g->rest || (g->debt && !cheap_begin(g, u)) || (!g->debt && !trial_begin(g, u)))
+		return GAIN_NOTHING;
+	return GAIN_TRIAL;
 }
 
 /* What needs no trial, of a stretch that took so long as `now`. */
@@ -172,7 +197,28 @@ static void bounds_note(struct gain *g, const struct gain_unit *u, uint64_t cycl
 	g->ahead += g->now == GAIN_SOON ? cost : g->now == GAIN_STAY ? MIN(length, wait) - cost : 0;
 }
 
-enum gain_news gain_ended(struct gain *g, const struct gain_unit *u, uint64_t cycles)
+/* The same of the two ways that use helpers. What was at once in one would have gone there anyway
+ * if translated code, twice as long, had taken more than a crossing. */
+static void head_note(struct gain *g, const struct gain_unit *u, uint64_t cycles,
+		      uint64_t translated)
+{
+	uint64_t most = LEAD_MAX * u->cost, inside = cycles - MIN(cycles, u->cost);
+
+	if (g->now == GAIN_SOON && translated < cycles) {
+		uint64_t lead = MIN(translated, most);
+		g->lead = g->lead ? g->lead - g->lead / 16 + lead / 16 : lead;
+		g->head += (int64_t)(lead / 2);
+	} else if (g->now == GAIN_SOON) {
+		g->head -= (int64_t)(u->cost - MIN(translated / 2, u->cost));
+	} else if (g->now == GAIN_AT_ONCE && inside > u->cost / 2) {
+		g->head += (int64_t)(MAX(MIN(g->lead, most), u->cost) / 2);
+	} else if (g->now == GAIN_AT_ONCE) {
+		g->head -= (int64_t)(u->cost - inside);
+	}
+}
+
+enum gain_news gain_ended(struct gain *g, const struct gain_unit *u, uint64_t cycles,
+			  uint64_t translated)
 {
 	_Bool trial = g->trial != GAIN_WAYS;
 	struct gain_arm *a = &g->arm[trial && g->now == g->trial], *b = &g->arm[0], *t = &g->arm[1];
@@ -183,6 +229,7 @@ enum gain_news gain_ended(struct gain *g, const struct gain_unit *u, uint64_t cy
 	a->most = MAX(a->most, counted);
 	a->count++;
 	bounds_note(g, u, cycles);
+	head_note(g, u, cycles, translated);
 	g->beyond += !trial && cycles > u->cost;
 	_Bool done = trial ? b->count == WINDOW && t->count == WINDOW : b->count == WINDOW;
 	_Bool dear = trial && b->count == t->count && t->count >= LEAST &&
@@ -190,6 +237,7 @@ enum gain_news gain_ended(struct gain *g, const struct gain_unit *u, uint64_t cy
 	if (done || dear) {
 		g->tail -= g->tail / 4;
 		g->ahead -= g->ahead / 4;
+		g->head -= g->head / 4;
 		news = trial ? trial_end(g) : window_end(g, u);
 		g->arm[0] = g->arm[1] = (struct gain_arm){0};
 		g->beyond = 0;

@@ -39,6 +39,8 @@ struct gain {
 	struct gain_arm arm[2];	  /* best's, the trial's */
 	int64_t tail;		  /* what GAIN_SOON gains against GAIN_STAY, at least */
 	int64_t ahead;		  /* ... and GAIN_AT_ONCE against the best of the two, at most */
+	int64_t head;		  /* ... and against GAIN_SOON, at least */
+	uint64_t lead;		  /* how long that translates what goes to a helper; 0: not known */
 	uint64_t debt;		  /* windows of best before the next trial */
 	uint64_t mean[GAIN_WAYS]; /* of a stretch; 0: not known */
 };
@@ -50,8 +52,10 @@ void gain_init(struct gain *g);
 uint64_t gain_limit(const struct gain *g, const struct gain_unit *u);
 /* Is nothing being compared, and was no stretch of the last window longer than a crossing? */
 _Bool gain_still(const struct gain *g);
-/* A stretch has ended that took so long, crossings into helpers included. Says whether the next one
- * is the first of another way, for trial or for good. */
-enum gain_news gain_ended(struct gain *g, const struct gain_unit *u, uint64_t cycles);
+/* A stretch has ended that took so long, crossings into helpers included, and was translated for
+ * the first part of that: all of it, if no helper had it. Says whether the next one is the first of
+ * another way, for trial or for good. */
+enum gain_news gain_ended(struct gain *g, const struct gain_unit *u, uint64_t cycles,
+			  uint64_t translated);
 
 #endif

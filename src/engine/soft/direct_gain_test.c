@@ -46,7 +46,7 @@ static void run(struct world *w, const struct program *p, unsigned stretches)
 		uint64_t alone = gain_limit(&w->gain, &w->unit), slow = t * p->slower / 8;
 		uint64_t cycles =
 		    slow <= alone ? slow : alone + w->unit.cost + (slow - alone) * 8 / p->slower;
-		enum gain_news news = gain_ended(&w->gain, &w->unit, cycles);
+		enum gain_news news = gain_ended(&w->gain, &w->unit, cycles, MIN(slow, alone));
 		w->trials += news == GAIN_TRIAL;
 		w->verdicts += news == GAIN_VERDICT;
 		w->total += cycles;
@@ -114,6 +114,37 @@ static void of_short_and_long_stretches_only_the_long_ones_go(void **state)
 	assert_int_equal(w.gain.best, GAIN_SOON);
 	assert_true(w.total < w.translated / 2);
 	assert_true(w.total < w.helper);
+}
+
+/* Most of its code is executed for the first time, in stretches of all lengths. */
+static void cold_code_is_at_once_in_a_helper(void **state)
+{
+	struct world w;
+
+	(void)state;
+	for (unsigned seed = 1; seed <= 20; seed++) {
+		uint64_t total = 0, helper = 0;
+		unsigned at_once = 0, soon = 0;
+		world_init(&w);
+		w.random = seed;
+		for (unsigned i = 0; i < 20000; i++) {
+			w.random = w.random * 1664525 + 1013904223;
+			unsigned kind = w.random >> 16 & 7;
+			const struct program p = {.native = kind < 2   ? 2 * US
+							    : kind < 7 ? 60 * US
+								       : 700 * US,
+						  .slower = kind < 2 ? 40 : 64,
+						  .noise = 200};
+			run(&w, &p, 1);
+			total += i < 2000 ? 0 : w.total;
+			helper += i < 2000 ? 0 : w.helper;
+			at_once += w.gain.best == GAIN_AT_ONCE;
+			soon += w.gain.trial == GAIN_SOON;
+		}
+		assert_true(at_once > 19900);
+		assert_int_equal(soon, 0);
+		assert_in_range(total, 1, helper + helper / 25);
+	}
 }
 
 /* What compresses reads, writes, and computes now and then, for most of its time. */
@@ -241,6 +272,7 @@ int main(void)
 	    cmocka_unit_test(long_stretches_go_to_a_helper),
 	    cmocka_unit_test(code_that_is_nearly_as_fast_translated_stays_there),
 	    cmocka_unit_test(of_short_and_long_stretches_only_the_long_ones_go),
+	    cmocka_unit_test(cold_code_is_at_once_in_a_helper),
 	    cmocka_unit_test(a_few_long_stretches_among_many_short_ones_do_not_wait),
 	    cmocka_unit_test(what_comes_in_phases_is_compared_within_each),
 	    cmocka_unit_test(a_few_stretches_cost_twice_the_better_way_at_most),
