@@ -302,7 +302,8 @@ _Bool direct_run(struct soft_cpu *cpu)
 			return 1;
 		d->once = 0;
 		/* Another CPU may have mapped something there since. */
-		more = !atomic_load(&cpu->base.link.events) && region_free(cpu, s->helper.base);
+		more = !atomic_load(&cpu->base.link.events) && region_free(cpu, s->helper.base) &&
+		       !direct_map_shut(s, cpu->s.rip);
 	}
 	return 1;
 }

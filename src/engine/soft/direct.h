@@ -140,10 +140,12 @@ struct soft_direct {
 	_Bool refused;		/* helpers cannot be made here, or not now: */
 	uint64_t refused_at, refused_for; /* TSC; for so long, 0: for ever */
 	_Bool umip;			  /* the host's CPU has it */
-	_Bool tables;	 /* SGDT and its like do not run in helpers: host or guest has no UMIP */
-	_Bool always;	 /* whenever it is possible at all */
-	_Bool breakless; /* the host does not let us set breakpoints */
-	unsigned killed; /* lately */
+	_Bool tables;	   /* SGDT and its like do not run in helpers: host or guest has no UMIP */
+	_Bool always;	   /* whenever it is possible at all */
+	_Bool breaks_seen; /* a breakpoint has stopped a helper */
+	uint64_t breakless_at,
+	    breakless_for; /* TSC: the host sets none since; for so long; 0: it does */
+	unsigned killed;   /* lately */
 	/* A fault of the guest's that a helper met: when its handler is done, the page will be
 	 * there. */
 	uint64_t expect, expect_asid;
@@ -247,6 +249,8 @@ void direct_take_revoked(struct soft_cpu *cpu);
 void direct_space_fini(struct direct_space *s);
 /* The helper is to lose a page, or (UINT64_MAX) all of them, before it runs again. */
 void direct_space_drop(struct direct_space *s, uint64_t lin);
+/* The helper could execute at lin, but is to stay away from there (direct_break_open). */
+_Bool direct_map_shut(const struct direct_space *s, uint64_t lin);
 /* Is the page at lin executable because its sensitive instructions have breakpoints? */
 _Bool direct_map_broken(const struct direct_space *s, uint64_t lin);
 /* The helper is new: it has nothing mapped. */
@@ -268,10 +272,14 @@ _Bool direct_scan(const ZydisDecoder *decoder, const uint8_t *page, const uint8_
  * is in it from what else could be; 0: that could not be said. */
 _Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *page,
 			    const uint8_t *next, uint64_t *name);
-/* Which breakpoints cover what was found in the page? False: more than there are. */
+/* May the byte be a prefix of the instruction that goes on behind it? */
+_Bool direct_prefix(uint8_t byte);
+/* Which breakpoints cover what was found in the page? False: none, or more than there are. */
 _Bool direct_cover(const ZydisDecoder *decoder, const uint8_t *page,
 		   const struct direct_found *found, struct direct_cover *cover);
 
+/* The name of what these bytes are; 0: that could not be said. */
+uint64_t direct_seen_name(struct soft_cpu *cpu, const uint8_t *page, const uint8_t *next);
 void direct_seen_fini(struct soft_direct *d);
 
 /* Breakpoints (direct_break.c), of a helper that waits. _have: has it got them for the page at lin,

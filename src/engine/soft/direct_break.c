@@ -11,16 +11,21 @@
  * signal in the helper like all others. The debug registers are the host's kernel's, which sets
  * them when it switches to the helper: user code can neither read nor write them.
  *
- * What escapes them: an instruction behind a MOV or POP of SS (SDM3 6.8.3). A program that hides
- * its CPUID so sees the host's.
+ * What escapes them: an instruction behind a MOV or POP of SS (SDM3 6.8.3), and one that IRET goes
+ * to with RF set (SDM3 18.3.1.1). A program that hides its CPUID so sees the host's.
  */
+#include <assert.h>
 #include <errno.h>
+#include <poll.h>
+#include <signal.h>
 #include <stddef.h>
 #include <sys/ptrace.h>
 #include <sys/user.h>
 #include <sys/wait.h>
+#include <x86intrin.h>
 #include "base/log.h"
 #include "engine/soft/direct.h"
+#include "engine/soft/direct_stub.h"
 
 /* So many stops at one page, each a crossing and more: about what it costs to set breakpoints. */
 #define WISHES	   16u
@@ -76,15 +81,26 @@ static _Bool registers_set(const struct direct_helper *h, const uint64_t *at, un
 	return !control || debugreg_set(h, 7, control);
 }
 
-/* Returns 0 or a negative errno. */
+static _Bool has_ended(const struct direct_helper *h)
+{
+	struct pollfd p = {.fd = h->pidfd, .events = POLLIN};
+
+	return poll(&p, 1, 0) == 1;
+}
+
+/* Returns 0 or a negative errno; -ESRCH: the helper is no more. */
 static int breaks_set(const struct direct_helper *h, const uint64_t *at, unsigned count)
 {
 	siginfo_t info;
 	int rc = 0;
 
+	/* Of one that has ended the number may be another process's, which cannot be before this
+	 * thread has got hold of it. */
 	if (ptrace(PTRACE_SEIZE, h->pid, NULL, NULL))
-		return -errno;
-	if (ptrace(PTRACE_INTERRUPT, h->pid, NULL, NULL))
+		return has_ended(h) ? -ESRCH : -errno;
+	if (has_ended(h))
+		rc = -ESRCH;
+	else if (ptrace(PTRACE_INTERRUPT, h->pid, NULL, NULL))
 		rc = -errno;
 	/* It stops or ends, whatever it does: only this thread is told. */
 	while (!rc &&
@@ -94,7 +110,28 @@ static int breaks_set(const struct direct_helper *h, const uint64_t *at, unsigne
 	if (!rc && !registers_set(h, at, count))
 		rc = -errno;
 	(void)ptrace(PTRACE_DETACH, h->pid, NULL, NULL);
-	return rc;
+	return rc && has_ended(h) ? -ESRCH : rc;
+}
+
+/* What stands in the way may pass: a debugger, or who has the registers for himself. */
+static void breaks_refuse(struct soft_cpu *cpu, const char *why)
+{
+	struct soft_direct *d = cpu->direct;
+	const uint64_t second = (uint64_t)soft_tsc_khz() * 1000;
+
+	if (!d->breakless_for)
+		log_msg(LOG_INFO,
+			"CPU %u: no breakpoints in helpers (%s): user code beside CPUID and its "
+			"like is "
+			"translated",
+			cpu->base.index, why);
+	d->breakless_for = MIN(MAX(d->breakless_for * 2, second), 256 * second);
+	d->breakless_at = __rdtsc();
+}
+
+static _Bool breaks_refused(const struct soft_direct *d)
+{
+	return d->breakless_for && __rdtsc() - d->breakless_at < d->breakless_for;
 }
 
 /* Puts the breakpoints of all pages there are into the helper. */
@@ -105,21 +142,50 @@ static _Bool breaks_put(struct soft_cpu *cpu, struct direct_helper *h)
 	unsigned count = 0;
 
 	for (unsigned i = 0; i < b->pages; i++)
-		for (unsigned n = 0; n < b->page[i].cover.breaks; n++)
+		for (unsigned n = 0; n < b->page[i].cover.breaks; n++) {
+			assert(count < ARRAY_SIZE(at));
 			at[count++] = b->page[i].lin + b->page[i].cover.at[n];
+		}
 	int rc = breaks_set(h, at, count);
 	if (!rc)
 		return 1;
 	b->pages = 0;
-	/* One that is no more is found when it is to run. */
-	if (rc != -ESRCH && !cpu->direct->breakless) {
-		cpu->direct->breakless = 1;
-		log_msg(LOG_INFO,
-			"CPU %u: the host sets no breakpoints (%s): user code beside CPUID and its "
-			"like is translated",
-			cpu->base.index, strerror(-rc));
-	}
+	if (rc != -ESRCH) /* else it is found when it is to run */
+		breaks_refuse(cpu, strerrordesc_np(-rc));
 	return 0;
+}
+
+/* Does one stop a helper at all? Not on hosts that keep the debug registers for themselves and do
+ * not say so. It is put behind the stub's last system call, where an undefined instruction is, and
+ * the helper is sent there with the registers of user code. */
+static _Bool breaks_work(struct soft_cpu *cpu, struct direct_helper *h)
+{
+	struct soft_direct *d = cpu->direct;
+	struct direct_layout layout;
+	struct direct_exit x = {.signal = SIGUSR1};
+	uint64_t rip = cpu->s.rip;
+
+	if (d->breaks_seen)
+		return 1;
+	memcpy(&layout, direct_stub + DIRECT_FILE_OFFSET, sizeof(layout));
+	uint64_t at = h->base + layout.leave;
+	int rc = breaks_set(h, &at, 1);
+	/* A kick may come first. */
+	for (unsigned tries = 0; !rc && x.signal == SIGUSR1 && tries < 8; tries++) {
+		cpu->s.rip = at;
+		direct_regs_out(cpu, h);
+		if (!direct_helper_run(cpu, h, NULL, 0) || !h->pid || direct_regs_in(cpu, h, &x))
+			rc = -ESRCH;
+	}
+	cpu->s.rip = rip;
+	if (rc == -ESRCH) {
+		direct_helper_kill(h);
+		return 0;
+	}
+	d->breaks_seen = !rc && x.signal == SIGTRAP && x.code == TRAP_HWBKPT;
+	if (!d->breaks_seen && (rc || x.signal != SIGUSR1))
+		breaks_refuse(cpu, rc ? strerrordesc_np(-rc) : "they do not stop it");
+	return d->breaks_seen;
 }
 
 static unsigned breaks_used(const struct direct_breaks *b)
@@ -151,12 +217,16 @@ static unsigned page_worst(const struct direct_breaks *b)
 
 static struct direct_wish *wish_of(struct direct_breaks *b, uint64_t lin)
 {
-	uint64_t hash = (lin >> 12) * UINT64_C(0x9e3779b97f4a7c15);
-	struct direct_wish *w = &b->wish[hash >> 60];
+	struct direct_wish *least = &b->wish[0];
 
-	if (w->lin != lin)
-		*w = (struct direct_wish){.lin = lin, .wait = WISHES};
-	return w;
+	for (unsigned i = 0; i < ARRAY_SIZE(b->wish); i++) {
+		if (b->wish[i].wait && b->wish[i].lin == lin)
+			return &b->wish[i];
+		if (b->wish[i].stops < least->stops)
+			least = &b->wish[i];
+	}
+	*least = (struct direct_wish){.lin = lin, .wait = WISHES};
+	return least;
 }
 
 /* Makes room for so many breakpoints. Who has to go comes back later each time. */
@@ -164,7 +234,7 @@ static void room_make(struct direct_space *s, unsigned count)
 {
 	struct direct_breaks *b = &s->helper.breaks;
 
-	while (breaks_used(b) + count > DIRECT_BREAKS) {
+	while (b->pages == ARRAY_SIZE(b->page) || breaks_used(b) + count > DIRECT_BREAKS) {
 		unsigned worst = page_worst(b);
 		struct direct_wish *w = wish_of(b, b->page[worst].lin);
 		w->wait = MIN(2 * w->wait, WISHES_MAX);
@@ -178,18 +248,28 @@ _Bool direct_break_wish(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 {
 	struct direct_breaks *b = &s->helper.breaks;
 	const ZydisDecoder *decoder = &cpu->cache->decoder[2];
-	struct direct_wish *w = wish_of(b, lin);
 	struct direct_found found;
 	struct direct_cover cover;
+	uint8_t copy[4096 + 2];
 
-	if (!name || cpu->direct->breakless || !s->helper.pid || ++w->stops < w->wait)
+	if (!name || !s->helper.pid || breaks_refused(cpu->direct))
+		return 0;
+	struct direct_wish *w = wish_of(b, lin);
+	if (++w->stops < w->wait)
 		return 0;
 	w->stops = 0;
-	if (!direct_scan(decoder, page, next, cpu->direct->tables, &found) ||
-	    !direct_cover(decoder, page, &found, &cover)) {
+	/* Other CPUs may write to the page meanwhile: what is looked at must be what has the name.
+	 */
+	memcpy(copy, page, 4096);
+	memcpy(copy + 4096, next, 2);
+	if (direct_seen_name(cpu, copy, copy + 4096) != name ||
+	    !direct_scan(decoder, copy, copy + 4096, cpu->direct->tables, &found) ||
+	    !direct_cover(decoder, copy, &found, &cover)) {
 		w->wait = MIN(2 * w->wait, WISHES_MAX);
 		return 0;
 	}
+	if (!breaks_work(cpu, &s->helper))
+		return 0;
 	/* What was there before is another page now. */
 	for (unsigned i = b->pages; i-- > 0;)
 		if (b->page[i].lin == lin)
@@ -215,7 +295,9 @@ void direct_break_hit(struct soft_cpu *cpu, struct direct_space *s, uint64_t rip
 		b->page[i].hits++;
 		if (broken)
 			return;
-		/* Left from a program that had something else there. */
+		/* Left from a program that had something else there; it may come back. */
+		struct direct_wish *w = wish_of(b, b->page[i].lin);
+		w->wait = MIN(2 * w->wait, WISHES_MAX);
 		page_drop(b, i);
 		if (!breaks_put(cpu, &s->helper))
 			direct_space_drop(s, UINT64_MAX);

@@ -10,6 +10,8 @@
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/seccomp.h>
+#include <poll.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -113,6 +115,35 @@ static void breakpoints_are_where_nothing_sensitive_can_be_reached_without_them(
 	assert_false(direct_scan(&d, page, page, 0, &found));
 }
 
+/* What the sweep takes for part of an instruction that began in the page before, or behind what is
+ * no code, may be a jump. */
+static void a_jump_into_a_function_is_seen_wherever_the_page_is_out_of_step(void **state)
+{
+	static uint8_t page[4096];
+	static const unsigned places[] = {0, 2048};
+	struct direct_found found;
+	struct direct_cover cover;
+	ZydisDecoder d;
+
+	(void)state;
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	for (unsigned i = 0; i < ARRAY_SIZE(places); i++) {
+		uint8_t *at = page + places[i];
+		memset(page, 0x90, sizeof(page));
+		memcpy(page + 1024, ends_by_itself, (size_t)(ends_by_itself_end - ends_by_itself));
+		if (i) /* no code */
+			*at++ = 0x06;
+		memcpy(at, "\x48\xb8", 2); /* a constant of eight bytes follows */
+		assert_true(direct_scan(&d, page, page, 0, &found));
+		assert_true(direct_cover(&d, page, &found, &cover));
+		at[2] = 0xe9; /* JMP behind the first question */
+		int32_t by = (int32_t)(found.at[0] + 2) - (int32_t)(at + 7 - page);
+		memcpy(at + 3, &by, 4);
+		assert_true(direct_scan(&d, page, page, 0, &found));
+		assert_false(direct_cover(&d, page, &found, &cover));
+	}
+}
+
 /* A program with a function that asks more often than there are breakpoints, and one beside it that
  * does not: what RDI says. */
 ALIGNED(program, "test %edi, %edi\n"
@@ -195,7 +226,7 @@ static void program_wished(struct board *b, uint64_t at)
 	for (unsigned i = 0; i < STOPS; i++)
 		program_run(b, at, 0);
 	ran(b);
-	if (b->cpu->direct->breakless) {
+	if (b->cpu->direct->breakless_for) {
 		print_message("skipped: the host sets no breakpoints\n");
 		skip();
 	}
@@ -236,6 +267,19 @@ static unsigned program_at(const char *bytes, unsigned nth)
 	}
 }
 
+/* From behind one of the questions; it returns to the system call. */
+static void program_go_on(struct board *b, unsigned question)
+{
+	user_again(b, USER_CODE + program_at("\x0f\xa2", question) + 2);
+	for (unsigned i = 0; i < ARRAY_SIZE(asked); i++)
+		b->cpu->s.gpr[asked[i]] = 0;
+	b->cpu->s.gpr[X86_RBX] = b->cpu->s.gpr[X86_RCX] = 0;
+	b->cpu->s.gpr[X86_RBP] = 0x40000000;
+	b->cpu->s.gpr[X86_RSP] -= 8;
+	board_write(b, b->cpu->s.gpr[X86_RSP], 8, USER_CODE + program_at("\x0f\x05", 1));
+	assert_int_equal(board_run(b), 0x80);
+}
+
 /* An interrupt, or another thread's turn, can be anywhere in the function that has one breakpoint
  * for all it asks. */
 static void a_helper_is_not_entered_behind_the_only_breakpoint(void **state)
@@ -249,14 +293,7 @@ static void a_helper_is_not_entered_behind_the_only_breakpoint(void **state)
 	program_wished(b, USER_CODE);
 	for (unsigned n = 0; n + 1 < ARRAY_SIZE(asked); n++) {
 		program_run(b, USER_CODE, 0);
-		user_again(b, USER_CODE + program_at("\x0f\xa2", n) + 2);
-		for (unsigned i = 0; i < ARRAY_SIZE(asked); i++)
-			b->cpu->s.gpr[asked[i]] = 0;
-		b->cpu->s.gpr[X86_RBX] = b->cpu->s.gpr[X86_RCX] = 0;
-		b->cpu->s.gpr[X86_RBP] = 0x40000000;
-		b->cpu->s.gpr[X86_RSP] -= 8;
-		board_write(b, b->cpu->s.gpr[X86_RSP], 8, USER_CODE + program_at("\x0f\x05", 1));
-		assert_int_equal(board_run(b), 0x80);
+		program_go_on(b, n);
 		for (unsigned i = 0; i < ARRAY_SIZE(asked); i++)
 			assert_int_equal(b->cpu->s.gpr[asked[i]], i > n ? answers[i] : 0);
 	}
@@ -351,6 +388,95 @@ static void a_breakpoint_of_the_last_program_is_no_more_than_a_stop_to_the_next(
 	assert_int_equal(stats->direct_lost, 0);
 }
 
+/* It is entered where nothing was known of the page, stops there because it has lost it, and would
+ * go on with it: Linux has cleared the page's A bit, so that it was not filled in. */
+static void a_helper_does_not_go_on_behind_the_only_breakpoint_after_a_fault(void **state)
+{
+	struct board *b = *state;
+	uint64_t answers[ARRAY_SIZE(asked)];
+
+	program_run(b, USER_CODE, 1);
+	for (unsigned i = 0; i < ARRAY_SIZE(asked); i++)
+		answers[i] = b->cpu->s.gpr[asked[i]];
+	program_wished(b, USER_CODE);
+	program_run(b, USER_CODE, 1);
+	space_next(b);
+	board_pte_set(b, USER_CODE, USER_CODE | X86_PTE_P | X86_PTE_U);
+	program_go_on(b, 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(asked); i++)
+		assert_int_equal(b->cpu->s.gpr[asked[i]], i ? answers[i] : 0);
+}
+
+static void a_helper_that_has_ended_is_no_refusal_of_the_hosts(void **state)
+{
+	struct board *b = *state;
+
+	for (unsigned runs = STOPS - 5; runs < STOPS; runs++) {
+		for (unsigned i = 0; i < runs; i++)
+			program_run(b, USER_CODE, 0);
+		ran(b);
+		struct direct_helper *h = user_helper(b);
+		if (!h)
+			continue;
+		struct pollfd ended = {.fd = h->pidfd, .events = POLLIN};
+		kill(h->pid, SIGKILL);
+		assert_int_equal(poll(&ended, 1, 10000), 1);
+		program_run(b, USER_CODE, 0);
+		assert_int_equal(b->cpu->direct->breakless_for, 0);
+	}
+	program_run(b, USER_CODE, 1);
+	answers_are_the_guests(b);
+}
+
+/* Another CPU writes to the page between the look at what is in it and the choice of breakpoints.
+ */
+static void breakpoints_are_for_what_the_name_says_and_for_nothing_else(void **state)
+{
+	struct board *b = *state;
+	static uint8_t page[4096], next[2];
+	struct direct_space *s = NULL;
+	uint64_t name;
+
+	program_wished(b, USER_CODE);
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		if (b->cpu->direct->space[i].helper.pid)
+			s = &b->cpu->direct->space[i];
+	assert_non_null(s);
+	memset(page, 0x90, sizeof(page));
+	memcpy(page + 1000, "\x0f\xa2", 2);
+	assert_true(direct_seen_sensitive(b->cpu, 0x7000, page, next, &name));
+	memset(page, 0x90, sizeof(page));
+	memcpy(page + 2000, "\x0f\xa2", 2);
+	for (unsigned n = 0; n < 6; n++)
+		for (unsigned i = 0; i < 40; i++)
+			assert_false(
+			    direct_break_wish(b->cpu, s, 0x100000 + n * 0x1000, name, page, next));
+	assert_int_equal(s->helper.breaks.pages, 1);
+	/* Nor where there is nothing at all in it. */
+	memset(page, 0x90, sizeof(page));
+	name = direct_seen_name(b->cpu, page, next);
+	for (unsigned n = 0; n < 6; n++)
+		for (unsigned i = 0; i < 40; i++)
+			assert_false(
+			    direct_break_wish(b->cpu, s, 0x200000 + n * 0x1000, name, page, next));
+	assert_int_equal(s->helper.breaks.pages, 1);
+}
+
+static void sixteen_pages_are_counted_side_by_side(void **state)
+{
+	struct board *b = *state;
+
+	for (unsigned i = 0; i < 15; i++)
+		program_load(b, USER_CODE + i * 0x1000);
+	for (unsigned round = 0; round < STOPS; round++)
+		for (unsigned i = 0; i < 15; i++)
+			program_run(b, USER_CODE + i * 0x1000, 0);
+	ran(b);
+	if (b->cpu->direct->breakless_for)
+		skip();
+	assert_true(b->cpu->stats.direct_broken >= 15);
+}
+
 static void what_may_be_written_and_executed_gets_no_breakpoints(void **state)
 {
 	struct board *b = *state;
@@ -394,7 +520,7 @@ static void where_the_host_sets_none_the_page_stays_with_the_layers_below(void *
 			program_run(b, USER_CODE, 0);
 		if (b->cpu->direct->refused)
 			_exit(2);
-		if (!b->cpu->direct->breakless || b->cpu->stats.direct_broken)
+		if (!b->cpu->direct->breakless_for || b->cpu->stats.direct_broken)
 			_exit(1);
 		program_run(b, USER_CODE, 1);
 		answers_are_the_guests(b);
@@ -420,6 +546,11 @@ int main(void)
 	    T(pages_that_want_more_breakpoints_than_there_are_take_turns),
 	    T(a_breakpoint_of_the_last_program_is_no_more_than_a_stop_to_the_next),
 	    T(what_may_be_written_and_executed_gets_no_breakpoints),
+	    T(a_helper_does_not_go_on_behind_the_only_breakpoint_after_a_fault),
+	    T(a_helper_that_has_ended_is_no_refusal_of_the_hosts),
+	    T(breakpoints_are_for_what_the_name_says_and_for_nothing_else),
+	    T(sixteen_pages_are_counted_side_by_side),
+	    cmocka_unit_test(a_jump_into_a_function_is_seen_wherever_the_page_is_out_of_step),
 	    cmocka_unit_test(where_the_host_sets_none_the_page_stays_with_the_layers_below),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

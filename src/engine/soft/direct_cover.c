@@ -23,10 +23,14 @@ struct sweep {
 	uint8_t length[4096]; /* 0: no instruction begins there */
 	uint8_t kind[4096];
 	int16_t target[4096]; /* of a direct jump or call: an offset, or OUTSIDE */
+	/* Behind the page's beginning, and behind what is no code, the sweep may be out of step for
+	 * some instructions: there, every byte is taken for the beginning of a jump. */
+	int16_t stray[4096];
 	uint8_t reached[4096];
 	uint16_t todo[4096];
 };
 #define OUTSIDE (-1)
+#define STEP	64u /* after so many bytes it is in step */
 
 /* Is it one that is looked for? With prefixes it begins before the bytes that were found. */
 static _Bool is_found(const struct direct_found *f, unsigned at)
@@ -59,23 +63,42 @@ static enum kind kind_of(const ZydisDecodedInstruction *zi)
 	}
 }
 
+static int16_t target_of(const ZydisDecodedInstruction *zi, unsigned at)
+{
+	int64_t to = (int64_t)at + zi->length + zi->raw.imm[0].value.s;
+
+	return to >= 0 && to < 4096 ? (int16_t)to : OUTSIDE;
+}
+
+static _Bool has_target(enum kind k)
+{
+	return k == BRANCH || k == JUMP || k == CALL;
+}
+
 static void page_sweep(struct sweep *s, const ZydisDecoder *decoder, const uint8_t *page)
 {
 	ZydisDecodedInstruction zi;
+	unsigned next = 0, loose = STEP;
 
-	for (unsigned at = 0; at < 4096;) {
-		if (!ZYAN_SUCCESS(
-			ZydisDecoderDecodeInstruction(decoder, NULL, page + at, 4096 - at, &zi))) {
-			at++;
+	for (unsigned at = 0; at < 4096; at++) {
+		s->stray[at] = OUTSIDE;
+		if (at < next && at >= loose)
+			continue;
+		_Bool is = ZYAN_SUCCESS(
+		    ZydisDecoderDecodeInstruction(decoder, NULL, page + at, 4096 - at, &zi));
+		enum kind k = is ? kind_of(&zi) : PLAIN;
+		if (is && has_target(k))
+			s->stray[at] = target_of(&zi, at);
+		if (at < next)
+			continue;
+		next = at + (is ? zi.length : 1);
+		if (!is) {
+			loose = at + STEP;
 			continue;
 		}
 		s->length[at] = zi.length;
-		s->kind[at] = (uint8_t)kind_of(&zi);
-		if (s->kind[at] == BRANCH || s->kind[at] == JUMP || s->kind[at] == CALL) {
-			int64_t to = (int64_t)at + zi.length + zi.raw.imm[0].value.s;
-			s->target[at] = to >= 0 && to < 4096 ? (int16_t)to : OUTSIDE;
-		}
-		at += zi.length;
+		s->kind[at] = (uint8_t)k;
+		s->target[at] = s->stray[at];
 	}
 }
 
@@ -99,35 +122,23 @@ static _Bool function_begins(const struct sweep *s, unsigned at)
 	return 0;
 }
 
-static _Bool leads_within(const struct sweep *s, unsigned at, unsigned first, unsigned end)
+static _Bool within(int16_t target, unsigned first, unsigned end)
 {
-	return s->target[at] >= (int)first && s->target[at] < (int)end;
+	return target >= (int)first && target < (int)end;
 }
 
 /* Is the function shut, but for indirect jumps and other pages? */
 static _Bool function_closed(const struct sweep *s, unsigned first, unsigned end)
 {
 	for (unsigned at = 0; at < 4096; at++) {
-		_Bool inside = at >= first && at < end;
-		if (!s->length[at])
-			continue;
-		switch ((enum kind)s->kind[at]) {
-		case CALL:
-			if (inside || leads_within(s, at, first + 1, end))
+		enum kind k = (enum kind)s->kind[at];
+		if (at < first || at >= end) {
+			if (within(s->stray[at], first + 1, end))
 				return 0;
-			break;
-		case BRANCH:
-		case JUMP:
-			if (inside ? !leads_within(s, at, first, end)
-				   : leads_within(s, at, first + 1, end))
+		} else if (s->length[at]) {
+			if (k == CALL || k == AWAY || k == OPEN ||
+			    ((k == BRANCH || k == JUMP) && !within(s->target[at], first, end)))
 				return 0;
-			break;
-		case AWAY:
-		case OPEN:
-			if (inside)
-				return 0;
-			break;
-		default: break;
 		}
 	}
 	return 1;
@@ -203,25 +214,6 @@ static _Bool function_shut(struct sweep *s, struct direct_cover *c, unsigned at,
 	return 1;
 }
 
-/* Prefixes belong to the instruction, which then begins before them. */
-static _Bool prefix_like(uint8_t b)
-{
-	switch (b) {
-	case 0x26:
-	case 0x2e:
-	case 0x36:
-	case 0x3e:
-	case 0x64:
-	case 0x65:
-	case 0x66:
-	case 0x67:
-	case 0xf0:
-	case 0xf2:
-	case 0xf3: return 1;
-	default: return (b & 0xf0) == 0x40;
-	}
-}
-
 static _Bool each_covered(const struct direct_found *f, struct direct_cover *c)
 {
 	*c = (struct direct_cover){0};
@@ -234,9 +226,12 @@ static _Bool each_covered(const struct direct_found *f, struct direct_cover *c)
 _Bool direct_cover(const ZydisDecoder *decoder, const uint8_t *page, const struct direct_found *f,
 		   struct direct_cover *c)
 {
+	/* Prefixes belong to the instruction, which then begins before them. */
 	for (unsigned i = 0; i < f->count; i++)
-		if (!f->at[i] || prefix_like(page[f->at[i] - 1]))
+		if (!f->at[i] || direct_prefix(page[f->at[i] - 1]))
 			return 0;
+	if (!f->count)
+		return 0;
 	if (each_covered(f, c))
 		return 1;
 	struct sweep *s = calloc(1, sizeof(*s));

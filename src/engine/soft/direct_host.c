@@ -286,6 +286,20 @@ int direct_helper_waits(const struct direct_helper *h)
 	return blocked == all && direct_regs_whole(h);
 }
 
+/* No page of the guest's memory in a core, not even where cores go through a pipe, for which the
+ * limit that the stub sets need not be allowed. */
+static void cores_forbid(const struct direct_helper *h)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/coredump_filter", h->number);
+	int fd = open(path, O_WRONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	(void)!write(fd, "0", 1);
+	close(fd);
+}
+
 static int program_file(int *code)
 {
 	if (*code >= 0)
@@ -332,6 +346,7 @@ static int spawn(struct direct_helper *h, int ram, int shared, int code)
 		return -error;
 	}
 	h->number = number_in_proc(h->pidfd);
+	cores_forbid(h);
 	return 0;
 }
 

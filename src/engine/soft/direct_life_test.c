@@ -12,7 +12,9 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <time.h>
@@ -89,6 +91,34 @@ static void signals_that_are_meant_for_the_machine_do_nothing_to_its_helpers(voi
 	assert_int_equal(helper_of(b)->pid, pid);
 	assert_int_equal(b->cpu->direct->killed, 0);
 	assert_int_equal(b->cpu->stats.direct_lost, 0);
+}
+
+/* The first number behind `key` in a file of the helper's under /proc. */
+static long proc_number(int pid, const char *name, const char *key, int base)
+{
+	char path[64], line[256];
+	long number = -1;
+
+	snprintf(path, sizeof(path), "/proc/%d/%s", pid, name);
+	FILE *f = fopen(path, "re");
+	assert_non_null(f);
+	while (number < 0 && fgets(line, sizeof(line), f))
+		if (!strncmp(line, key, strlen(key)))
+			number = strtol(line + strlen(key), NULL, base);
+	fclose(f);
+	return number;
+}
+
+static void a_helper_leaves_no_core_of_the_guests_memory(void **state)
+{
+	struct board *b = *state;
+
+	program_runs(b);
+	ran(b);
+	struct direct_helper *h = helper_of(b);
+	assert_non_null(h);
+	assert_in_range(proc_number(h->pid, "limits", "Max core file size", 10), 0, 1);
+	assert_int_equal(proc_number(h->pid, "coredump_filter", "", 16), 0);
 }
 
 static void stop_and_continue_are_the_helpers_too(void **state)
@@ -254,6 +284,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    T(signals_that_are_meant_for_the_machine_do_nothing_to_its_helpers),
+	    T(a_helper_leaves_no_core_of_the_guests_memory),
 	    T(stop_and_continue_are_the_helpers_too),
 	    T(where_the_host_had_no_room_it_is_asked_again_later),
 	    T(many_ended_helpers_are_forgotten_in_time),

@@ -569,8 +569,7 @@ _Bool direct_map_broken(const struct direct_space *s, uint64_t lin)
 	return page_have(s, lin) & DIRECT_BROKEN;
 }
 
-/* The helper could execute at lin, but is to stay away from there. */
-static _Bool page_shut(const struct direct_space *s, uint64_t lin)
+_Bool direct_map_shut(const struct direct_space *s, uint64_t lin)
 {
 	return direct_map_broken(s, lin) && !direct_break_open(&s->helper, lin);
 }
@@ -579,7 +578,7 @@ _Bool direct_map_kept(struct soft_cpu *cpu, struct direct_space *s)
 {
 	if (page_have(s, cpu->s.rip) & DIRECT_KEPT && !map_around(cpu, s, cpu->s.rip, SOFT_EXEC))
 		return 1;
-	return page_shut(s, cpu->s.rip);
+	return direct_map_shut(s, cpu->s.rip);
 }
 
 /* Raises what the guest is to see; sets A and D if the soft TLB has nothing of the page. */
@@ -609,7 +608,7 @@ _Bool direct_map_fault(struct soft_cpu *cpu, struct direct_space *s, uint64_t li
 {
 	fault_walk(cpu, lin, access);
 	if (map_around(cpu, s, lin, access))
-		return access != SOFT_EXEC || !page_shut(s, lin);
+		return 1;
 	if (!unused_yet(cpu, lin, access))
 		return 0;
 	/* The guest's kernel has cleared A to see what is used, without a flush (SDM3 4.8), and the
@@ -644,16 +643,16 @@ static const uint64_t *table_find(struct soft_cpu *cpu, uint64_t lin, struct sof
 	return table;
 }
 
-/* Is what a helper has of the page no more than the tables give now? Code that was written to by
- * this very entry, or that has breakpoints for what is in it, is looked through again. */
+/* Is what a helper has of the page no more than the tables give now? Code is looked through again:
+ * nothing says that it is still the same. */
 static _Bool page_stands(struct soft_cpu *cpu, struct direct_space *s, uint64_t have, uint64_t now,
-			 uint64_t lin, _Bool dirty)
+			 uint64_t lin)
 {
 	const uint64_t code = DIRECT_EXEC | DIRECT_BROKEN;
 
 	if (!now || (now ^ have) & ~UINT64_C(0xfff) || have & ~now & (DIRECT_WRITE | DIRECT_EXEC))
 		return 0;
-	if (!(have & DIRECT_EXEC) || (!dirty && !(have & DIRECT_BROKEN)))
+	if (!(have & DIRECT_EXEC))
 		return 1;
 	now = page_trim(cpu, s, now & ~DIRECT_WRITE, lin, SOFT_READ, 0);
 	return (now & code) == (have & code);
@@ -681,7 +680,7 @@ static _Bool leaf_renew(struct soft_cpu *cpu, struct direct_space *s, struct dir
 			soft_mmu_large(cpu, at, shift);
 		else if (table && entry_given(cpu, &table[i], 12, &v))
 			now = page_given(cpu, at, &v, &offset);
-		_Bool stands = page_stands(cpu, s, have, now, at, !table || v.dirty);
+		_Bool stands = page_stands(cpu, s, have, now, at);
 		if (stands && to > from)
 			op_add(s, from, to - from, 0, 0);
 		if (++r->pages > RENEW_PAGES || s->ops >= DIRECT_OPS - 4)

@@ -188,8 +188,9 @@ static void code_that_may_have_been_written_is_looked_through_again(void **state
 		uint64_t faults = b->cpu->stats.direct_faults;
 		user_again(b, REGION + 0x2000);
 		assert_int_equal(board_run(b), 0x80);
-		/* It is the helper's no more, as a stop shows. */
-		assert_int_equal(b->cpu->stats.direct_faults - faults, dirty);
+		/* It is the helper's no more, as a stop shows: the guest's kernel fills pages of
+		 * files by other entries than this one. */
+		assert_int_equal(b->cpu->stats.direct_faults - faults, 1);
 	}
 }
 
@@ -207,7 +208,7 @@ static void code_with_breakpoints_is_what_it_was(void **state)
 		user_again(b, REGION + 70 * 0x1000);
 		assert_int_equal(board_run(b), 0x80);
 	}
-	if (b->cpu->direct->breakless) {
+	if (b->cpu->direct->breakless_for) {
 		print_message("skipped: the host sets no breakpoints\n");
 		skip();
 	}

@@ -104,15 +104,33 @@ static _Bool begins(struct scan *s, unsigned off, _Bool rare)
 	return rare ? yes > no : yes * 2 >= no;
 }
 
+_Bool direct_prefix(uint8_t byte)
+{
+	switch (byte) {
+	case 0x26:
+	case 0x2e:
+	case 0x36:
+	case 0x3e:
+	case 0x64:
+	case 0x65:
+	case 0x66:
+	case 0x67:
+	case 0xf0:
+	case 0xf2:
+	case 0xf3: return 1;
+	default: return (byte & 0xf0) == 0x40; /* REX */
+	}
+}
+
 /* 0F C7 /7 with a register is RDPID behind a prefix F3, and RDSEED without. */
 static _Bool rdseed(const uint8_t *page, unsigned off, unsigned b1, unsigned b2)
 {
-	if (b1 != 0xc7 || b2 < 0xc0 || off < 4)
+	if (b1 != 0xc7 || b2 < 0xc0)
 		return 0;
-	for (unsigned at = off; at-- > off - 4;)
-		if (page[at] == 0xf3)
+	while (off && direct_prefix(page[off - 1]))
+		if (page[--off] == 0xf3)
 			return 0;
-	return 1;
+	return off != 0; /* else there may be one in the page before */
 }
 
 /* At which of 16 bytes one of the opcodes above may begin. The 17th is read as well. Code is full

@@ -32,6 +32,8 @@ CODE(has_vmmcall, ".rept 30\nadd %rbx, %rax\n.endr\nvmmcall\nret\n");
 CODE(has_rdtscp, ".rept 30\nadd %rbx, %rax\n.endr\nrdtscp\nret\n");
 CODE(has_rdpid, ".rept 30\nadd %rbx, %rax\n.endr\nrdpid %rax\nret\n");
 CODE(has_rdseed, ".rept 30\nadd %rbx, %rax\n.endr\nrdseed %eax\nrdseed %r10\nret\n");
+CODE(has_rdpid_of_many, ".rept 30\nadd %rbx, %rax\n.endr\n"
+			".byte 0xf3, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x2e, 0x0f, 0xc7, 0xf8\nret\n");
 CODE(has_xsavec, ".rept 30\nadd %rbx, %rax\n.endr\nxsavec 0x40(%rsp)\nret\n");
 CODE(has_xrstor, ".rept 30\nadd %rbx, %rax\n.endr\nxrstor 0x40(%rsp)\nret\n");
 CODE(has_lfence, ".rept 30\nadd %rbx, %rax\n.endr\nlfence\nfxsave (%rsp)\nret\n");
@@ -46,6 +48,7 @@ static void instructions_that_would_tell_of_the_host_are_found(void **state)
 	    {has_lsl, has_lsl_end, 1},
 	    {has_rdtscp, has_rdtscp_end, 1},
 	    {has_rdpid, has_rdpid_end, 1},
+	    {has_rdpid_of_many, has_rdpid_of_many_end, 1},
 	    {has_rdseed, has_rdseed_end, 0},
 	    {has_xsavec, has_xsavec_end, 1},
 	    {has_lsl_of_memory, has_lsl_of_memory_end, 1},

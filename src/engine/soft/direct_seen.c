@@ -56,6 +56,18 @@ static uint64_t page_hash(const uint32_t *key, const uint8_t *page)
 	return half[0] + half[1];
 }
 
+static uint64_t name_of(const struct soft_direct *d, uint64_t hash, const uint8_t *next)
+{
+	return hash ^ (uint64_t)next[0] << 48 ^ (uint64_t)next[1] << 56 ^ d->tables;
+}
+
+uint64_t direct_seen_name(struct soft_cpu *cpu, const uint8_t *page, const uint8_t *next)
+{
+	const struct soft_direct *d = cpu->direct;
+
+	return d->seen ? name_of(d, page_hash(d->seen->key, page), next) : 0;
+}
+
 _Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *page,
 			    const uint8_t *next, uint64_t *named)
 {
@@ -66,7 +78,7 @@ _Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *
 	if (UNLIKELY(!d->seen) && !(d->seen = seen_new()))
 		return direct_sensitive(decoder, page, next, d->tables, &d->decoded);
 	uint64_t hash = page_hash(d->seen->key, page);
-	*named = hash ^ (uint64_t)next[0] << 48 ^ (uint64_t)next[1] << 56 ^ d->tables;
+	*named = name_of(d, hash, next);
 	struct seen *s = &d->seen->page[(phys >> 12) % SEEN];
 	if (s->phys == (phys | 1) && s->hash == hash && s->tables == d->tables &&
 	    !memcmp(s->next, next, 2))
