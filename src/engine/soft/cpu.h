@@ -174,9 +174,9 @@ struct soft_cpu {
 	alignas(16) uint8_t rmw_buf[64];
 	uint32_t near_missed; /* what trans_near_missed wants to know */
 	_Bool near_filled;    /* any of `near` was filled; never copied back, as `near` is not */
-	/* Times until the clock is looked at that an entry becomes another's page, and when it was.
-	 */
-	uint64_t near_left, near_stamp;
+	/* Times until the clock is looked at that an entry becomes another's page, when it was, and
+	 * how long it must have been for checks to pay. */
+	uint64_t near_left, near_stamp, near_ticks;
 	/* TSC at which translated user code asks direct execution again; UINT64_MAX: never. */
 	uint64_t direct_at;
 	/* Of the loop under way (trans_loop.c): in how many iterations its checks hold, and what

@@ -6,6 +6,8 @@
 #include <cmocka.h>
 #include <stdlib.h>
 #include <string.h>
+#include "engine/soft/direct.h"
+#include "engine/soft/vector.h"
 #include "engine/soft/testcode.h"
 #include "engine/soft/trans.h"
 
@@ -201,6 +203,39 @@ static void an_operand_that_hops_is_looked_for_by_itself(void **state)
 	assert_int_equal(apart(b, mixed_code, mixed_loop), b->cpu->stats.near_given_up);
 }
 
+/* Whatever the time: always, never. */
+static void checks_are_given_up_by_the_time_that_fills_take(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(b->cpu->near_ticks, TRANS_NEAR_TICKS);
+	for (unsigned k = 0; k < 2; k++) {
+		uint64_t before = b->cpu->stats.near_given_up;
+		uint64_t fills = b->cpu->stats.near_fills;
+		soft_cache_flush(b->cpu);
+		b->cpu->near_ticks = k ? UINT64_MAX : 0;
+		assert_int_equal(RUN_LONG(b, mixed_code), -1);
+		assert_int_equal(b->cpu->stats.near_given_up - before, k);
+		assert_int_equal(b->cpu->stats.near_fills - fills < 10000, k);
+	}
+}
+
+/* Where helpers have what computes, and where there are none. */
+static void how_long_they_may_take_depends_on_helpers(void **state)
+{
+	struct board *b = *state;
+
+	assert_int_equal(RUN_LONG(b, hopping_code), -1);
+	if (b->cpu->direct->refused) {
+		print_message("skipped: %s\n", b->cpu->direct->why);
+		skip();
+	}
+	assert_int_equal(b->cpu->near_ticks, TRANS_NEAR_TICKS_DIRECT);
+	b->cpu->direct->refused = 1;
+	assert_int_equal(RUN_LONG(b, hopping_code), -1);
+	assert_int_equal(b->cpu->near_ticks, TRANS_NEAR_TICKS);
+}
+
 /* FABS's address is what is told of the x87's last instruction, whatever way its block goes on. */
 CODE(pointer_code,
      "mov $0x600, %eax; mov %cr4, %rbx; or %rax, %rbx; mov %rbx, %cr4; mov %cr0, %rax;"
@@ -281,6 +316,9 @@ int main(void)
 	    T(flags_are_exact_where_an_operand_faults),
 	    T(a_user_page_is_closed_again_by_clac),
 	    T(a_check_that_does_not_pay_is_given_up),
+	    T(checks_are_given_up_by_the_time_that_fills_take),
+	    cmocka_unit_test_setup_teardown(how_long_they_may_take_depends_on_helpers,
+					    board_setup_direct, board_teardown),
 	    T(an_operand_that_hops_is_looked_for_by_itself),
 	    T(the_last_x87_instruction_is_known_after_a_check_is_given_up),
 	    T(string_instructions_move_what_was_checked),

@@ -100,6 +100,12 @@ void trans_live_end(const struct soft_trans *t, struct emit *e);
 
 /* After so many wandering fills of soft_cpu.near the clock is looked at. */
 #define TRANS_NEAR_FILLS 128u
+/* ... and when they took less than this (of the TSC) the check under way is given up: what a fill
+ * costs is about half of a hundred ticks. Where helpers have what computes (direct.h), more: what
+ * is left are the short stretches between system calls and faults, which go through many pages, and
+ * come back to few. */
+#define TRANS_NEAR_TICKS	(TRANS_NEAR_FILLS * 100u)
+#define TRANS_NEAR_TICKS_DIRECT (TRANS_NEAR_FILLS * 400u)
 /* trans_near_fill.c: the stubs near[write]. */
 void trans_stub_near(const struct soft_cpu *cpu, struct emit *e, _Bool write);
 /* After TRANS_NEAR, at rip: the code that does not use soft_cpu.near, or NULL. */

@@ -3,10 +3,9 @@
 #include <string.h>
 #include "engine/soft/trans_impl.h"
 
-#define CC_B	   2
-#define CC_NA	   6
-#define LOOK	   16u	/* a power of two */
-#define FILL_TICKS 100u /* of the TSC, for each: what one costs is about half of that */
+#define CC_B  2
+#define CC_NA 6
+#define LOOK  16u /* a power of two */
 
 /* R11: a linear address; RAX: the offset of an entry of soft_cpu.near from the state's register.
  * ZF: it holds the page now. CF: it has been filled too often. */
@@ -121,7 +120,7 @@ void trans_stub_near(const struct soft_cpu *cpu, struct emit *e, _Bool write)
 	emit_mov(e, H_RAX, H_RDX);
 	emit_op64(e, 0x2b, H_RAX, T_FIELD(near_stamp));
 	emit_op64(e, 0x89, H_RDX, T_FIELD(near_stamp));
-	emit_alu_imm(e, ALU_CMP, H_RAX, TRANS_NEAR_FILLS * FILL_TICKS, 1);
+	emit_op64(e, 0x3b, H_RAX, T_FIELD(near_ticks));
 	seldom = emit_jcc(e, CC_NB);
 	emit_patch(seldom, good);
 	emit_alu_imm(e, ALU_OR, H_RAX, 1, 0); /* not ZF */

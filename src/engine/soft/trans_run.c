@@ -53,6 +53,7 @@ int trans_init(struct soft_cpu *cpu)
 	    cpu->engine->base.cfg.translate_at ? cpu->engine->base.cfg.translate_at : TRANS_HOT;
 	cpu->trans = t;
 	cpu->near_left = TRANS_NEAR_FILLS;
+	cpu->near_ticks = TRANS_NEAR_TICKS;
 	cpu->direct_at = UINT64_MAX;
 	trans_trace_init(cpu);
 	cpu->jump_table = cpu->cache->jump;
@@ -174,6 +175,8 @@ void trans_run(struct soft_cpu *cpu)
 	uint64_t site = 0;
 	uint64_t emptied = c->emptied;
 
+	if (cpu->direct)
+		cpu->near_ticks = cpu->direct->refused ? TRANS_NEAR_TICKS : TRANS_NEAR_TICKS_DIRECT;
 	for (;;) {
 		if (UNLIKELY(trans_room(cpu)))
 			b = soft_cache_lookup(cpu);
