@@ -286,7 +286,9 @@ _Bool direct_run(struct soft_cpu *cpu)
 			d->once = 1;
 			return 0;
 		}
-		direct_choose_left(cpu, __rdtsc() - begin, ops);
+		uint64_t cycles = __rdtsc() - begin;
+		s->ran += cycles;
+		direct_choose_left(cpu, cycles, ops);
 		if (!s->helper.pid || direct_regs_in(cpu, &s->helper, &x)) {
 			/* It died with the registers of user code: that program is at an end. */
 			direct_helper_kill(&s->helper);

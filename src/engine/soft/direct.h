@@ -90,8 +90,9 @@ struct direct_space {
 	uint64_t asid; /* 0: none */
 	uint64_t root; /* of its page tables: CR3 without the rest */
 	uint64_t used;
-	_Bool clear; /* unmap everything first */
-	_Bool empty; /* nothing is mapped, or will be when it has done that */
+	uint64_t ran, renewing; /* cycles: in the helper since it was renewed; what that took */
+	_Bool clear;		/* unmap everything first */
+	_Bool empty;		/* nothing is mapped, or will be when it has done that */
 	unsigned ops;
 	struct direct_op op[DIRECT_OPS];
 	unsigned vmas; /* at most so many since the last clear */

@@ -13,6 +13,7 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <x86intrin.h>
 #include "engine/soft/direct.h"
 
 #define USER_TOP   UINT64_C(0x7ffffffff000)
@@ -32,7 +33,8 @@
 /* So much is compared with the guest's tables at most for a helper to keep its pages over a flush.
  */
 #define RENEW_LEAVES 1024u
-#define RENEW_PAGES  16384u
+#define RENEW_PAGES  65536u
+#define RENEW_CODE   16384u /* pages of code, for which they are read */
 
 uint64_t direct_map_lowest(void)
 {
@@ -94,6 +96,7 @@ static void space_clear(struct direct_space *s)
 		}
 	s->clear = 1;
 	s->empty = 1;
+	s->renewing = 0;
 	s->ops = 0;
 	s->vmas = 0;
 }
@@ -659,7 +662,8 @@ static _Bool page_stands(struct soft_cpu *cpu, struct direct_space *s, uint64_t 
 }
 
 struct renewal {
-	unsigned leaves, pages, dropped; /* looked at; of these pages */
+	unsigned leaves, pages, code, dropped; /* looked at; of these pages */
+	uint64_t decoded;		       /* direct.decoded at the beginning */
 };
 
 /* Drops what the tables do not give any more of 2 MiB. False: it is too much. */
@@ -683,7 +687,9 @@ static _Bool leaf_renew(struct soft_cpu *cpu, struct direct_space *s, struct dir
 		_Bool stands = page_stands(cpu, s, have, now, at);
 		if (stands && to > from)
 			op_add(s, from, to - from, 0, 0);
-		if (++r->pages > RENEW_PAGES || s->ops >= DIRECT_OPS - 4)
+		r->code += !!(have & DIRECT_EXEC);
+		if (++r->pages > RENEW_PAGES || r->code > RENEW_CODE || s->ops >= DIRECT_OPS - 4 ||
+		    cpu->direct->decoded - r->decoded > FILL_DECODED)
 			return 0;
 		if (stands) {
 			from = to = 0;
@@ -701,18 +707,23 @@ static _Bool leaf_renew(struct soft_cpu *cpu, struct direct_space *s, struct dir
 }
 
 /* The guest has flushed what a helper has mapped: that is compared with its tables, and what they
- * do not give any more is dropped. False: it is much, or most of it, so that nothing is worth
- * keeping. */
+ * do not give any more is dropped. False: it is much, or most of it, or took longer the last time
+ * than the helper has run since: then nothing is worth keeping, and it gets what it uses. */
 static _Bool space_renew(struct soft_cpu *cpu, struct direct_space *s)
 {
 	uint64_t first = s->helper.base >> 21, last = (s->helper.base + DIRECT_REGION - 1) >> 21;
-	struct renewal r = {0};
+	uint64_t begin = __rdtsc();
+	struct renewal r = {.decoded = cpu->direct->decoded};
 
+	if (s->ran < s->renewing)
+		return 0;
 	for (unsigned h = 0; h < ARRAY_SIZE(s->leaf); h++)
 		for (struct direct_leaf *l = s->leaf[h]; l; l = l->next)
 			if (++r.leaves > RENEW_LEAVES || l->region == first || l->region == last ||
 			    !leaf_renew(cpu, s, l, &r))
 				return 0;
+	s->ran = 0;
+	s->renewing = __rdtsc() - begin;
 	return r.dropped <= r.pages / 2;
 }
 

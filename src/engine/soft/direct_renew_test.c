@@ -60,6 +60,14 @@ static void pages_map(struct board *b, unsigned n, uint64_t bits)
 	b->cpu->stats.direct_renewed = 0;
 }
 
+/* However slow this machine is: it is worth it to keep what is there. */
+static void flush(struct board *b)
+{
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		b->cpu->direct->space[i].renewing = 0;
+	soft_tlb_flush_all(b->cpu);
+}
+
 static int setup(void **state)
 {
 	board_setup_direct(state);
@@ -87,7 +95,7 @@ static void what_the_tables_still_give_stays_mapped(void **state)
 	pages_map(b, 200, WRITABLE);
 	uint64_t helpers = b->cpu->stats.direct_helpers;
 	for (unsigned i = 1; i < 4; i++) {
-		soft_tlb_flush_all(b->cpu);
+		flush(b);
 		assert_int_equal(stops_for(b, 200), 0);
 		assert_int_equal(b->cpu->stats.direct_renewed, i);
 	}
@@ -95,7 +103,7 @@ static void what_the_tables_still_give_stays_mapped(void **state)
 	/* New rights come when they are asked for. */
 	pages_map(b, PAGES, READABLE);
 	entry_set(b, 5, FRAME(5) | WRITABLE);
-	soft_tlb_flush_all(b->cpu);
+	flush(b);
 	assert_int_equal(user_does(b, write_page, write_page_end, REGION + 0x5000), 0x80);
 	assert_int_equal(board_read(b, FRAME(5), 8), REGION + 0x5000);
 	assert_int_equal(b->cpu->stats.direct_renewed, 1);
@@ -125,7 +133,7 @@ static void what_they_do_not_give_any_more_is_gone(void **state)
 			entry_set(b, which[i],
 				  ways[w].entry ? ways[w].entry
 						: (FRAME(which[i]) | WRITABLE) & ~ways[w].clear);
-		soft_tlb_flush_all(b->cpu);
+		flush(b);
 		for (unsigned i = 0; i < ARRAY_SIZE(which); i++) {
 			uint64_t at = REGION + which[i] * UINT64_C(0x1000);
 			assert_int_equal(user_does(b, read_page, read_page_end, at), ways[w].reads);
@@ -152,12 +160,12 @@ static void a_page_whose_accessed_bit_was_cleared_sets_it_again(void **state)
 
 	pages_map(b, PAGES, WRITABLE);
 	entry_set(b, 9, FRAME(9) | (WRITABLE & ~X86_PTE_A));
-	soft_tlb_flush_all(b->cpu);
+	flush(b);
 	assert_int_equal(stops_for(b, PAGES), 1);
 	assert_true(board_read(b, TABLE + 9 * 8, 8) & X86_PTE_A);
 	/* Nor is it written to without its dirty bit. */
 	entry_set(b, 9, FRAME(9) | (WRITABLE & ~X86_PTE_D));
-	soft_tlb_flush_all(b->cpu);
+	flush(b);
 	assert_int_equal(user_does(b, write_page, write_page_end, REGION + 0x9000), 0x80);
 	assert_true(board_read(b, TABLE + 9 * 8, 8) & X86_PTE_D);
 	assert_int_equal(b->cpu->stats.direct_renewed, 2);
@@ -182,7 +190,7 @@ static void code_that_may_have_been_written_is_looked_through_again(void **state
 		board_load(b, FRAMES, tells_of_the_cpu,
 			   (size_t)(tells_of_the_cpu_end - tells_of_the_cpu));
 		uint64_t renewed = b->cpu->stats.direct_renewed;
-		soft_tlb_flush_all(b->cpu);
+		flush(b);
 		(void)direct_space_get(b->cpu);
 		assert_int_equal(b->cpu->stats.direct_renewed, renewed + 1);
 		uint64_t faults = b->cpu->stats.direct_faults;
@@ -213,10 +221,10 @@ static void code_with_breakpoints_is_what_it_was(void **state)
 		skip();
 	}
 	assert_true(direct_map_broken(direct_space_get(b->cpu), REGION + 70 * 0x1000));
-	soft_tlb_flush_all(b->cpu);
+	flush(b);
 	assert_true(direct_map_broken(direct_space_get(b->cpu), REGION + 70 * 0x1000));
 	board_load(b, FRAMES, tells_later, (size_t)(tells_later_end - tells_later));
-	soft_tlb_flush_all(b->cpu);
+	flush(b);
 	assert_false(direct_map_broken(direct_space_get(b->cpu), REGION + 70 * 0x1000));
 	assert_int_equal(b->cpu->stats.direct_renewed, 2);
 }
@@ -232,7 +240,7 @@ static void code_that_may_no_longer_run_does_not(void **state)
 	user_again(b, REGION + 70 * 0x1000);
 	assert_int_equal(board_run(b), 0x80);
 	entry_set(b, 70, FRAMES | CODE_PAGE | X86_PTE_NX);
-	soft_tlb_flush_all(b->cpu);
+	flush(b);
 	user_again(b, REGION + 70 * 0x1000);
 	assert_int_equal(board_run(b), X86_VEC_PF);
 	assert_int_equal(b->cpu->s.cr2, REGION + 70 * 0x1000);
@@ -250,7 +258,7 @@ static void a_large_page_that_was_kept_is_still_flushed_whole(void **state)
 	board_write(b, FRAMES, 8, 2);
 	board_write(b, BOARD_PD + (LARGE >> 21) * 8, 8, LARGE | WRITABLE | X86_PTE_PS);
 	assert_int_equal(user_reads(b, LARGE), 1);
-	soft_tlb_flush_all(b->cpu);
+	flush(b);
 	assert_int_equal(user_reads(b, LARGE), 1);
 	assert_int_equal(b->cpu->stats.direct_renewed, 1);
 	board_write(b, BOARD_PD + (LARGE >> 21) * 8, 8, FRAMES | WRITABLE | X86_PTE_PS);
@@ -270,26 +278,47 @@ static void where_most_is_gone_a_helper_begins_anew(void **state)
 	pages_map(b, 200, WRITABLE);
 	for (unsigned i = 0; i < 120; i++)
 		entry_set(b, i, OTHER | WRITABLE);
-	soft_tlb_flush_all(b->cpu);
+	flush(b);
 	assert_int_equal(user_reads(b, REGION), 7);
 	assert_int_equal(b->cpu->stats.direct_renewed, 0);
 	/* And where too many orders would be needed to say what is. */
 	pages_map(b, 300, WRITABLE);
 	for (unsigned i = 0; i < 300; i += 2)
 		entry_set(b, i, OTHER | WRITABLE);
-	soft_tlb_flush_all(b->cpu);
+	flush(b);
 	for (unsigned i = 0; i < 300; i++)
 		assert_int_equal(user_reads(b, REGION + i * UINT64_C(0x1000)),
 				 i % 2 ? 1000 + i : 7);
 	assert_int_equal(b->cpu->stats.direct_renewed, 0);
 }
 
-/* Pages by the thousand: 16,384 are compared, and 1,024 times 2 MiB. */
+static void what_takes_longer_than_the_helper_has_run_is_not_done_again(void **state)
+{
+	struct board *b = *state;
+
+	pages_map(b, 200, WRITABLE);
+	soft_tlb_flush_all(b->cpu);
+	(void)user_reads(b, REGION);
+	assert_int_equal(b->cpu->stats.direct_renewed, 1);
+	struct direct_space *s = direct_space_get(b->cpu);
+	assert_in_range(s->renewing, 1, UINT64_MAX / 2);
+	assert_in_range(s->ran, 1, UINT64_MAX / 2);
+	s->renewing = UINT64_MAX;
+	soft_tlb_flush_all(b->cpu);
+	assert_int_equal(user_reads(b, REGION + 0x1000), 1001);
+	assert_int_equal(b->cpu->stats.direct_renewed, 1);
+	/* With what it uses then, it is. */
+	soft_tlb_flush_all(b->cpu);
+	assert_int_equal(stops_for(b, 2), 0);
+	assert_int_equal(b->cpu->stats.direct_renewed, 2);
+}
+
+/* Pages by the thousand: 65,536 are compared, and 1,024 times 2 MiB. */
 static void what_is_compared_has_bounds(void **state)
 {
 	struct board *b = *state;
 
-	for (unsigned n = 31; n < 34; n += 2) { /* large pages, all of one frame */
+	for (unsigned n = 127; n < 130; n += 2) { /* large pages, all of one frame */
 		for (unsigned i = 0; i < n; i++)
 			board_write(b, BOARD_PD + (100 + i) * UINT64_C(8), 8,
 				    LARGE | WRITABLE | X86_PTE_PS | X86_PTE_NX);
@@ -297,9 +326,9 @@ static void what_is_compared_has_bounds(void **state)
 		for (unsigned i = 0; i < n; i++)
 			(void)user_reads(b, (100 + i) * UINT64_C(0x200000));
 		b->cpu->stats.direct_renewed = 0;
-		soft_tlb_flush_all(b->cpu);
+		flush(b);
 		(void)user_reads(b, 100 * UINT64_C(0x200000));
-		assert_int_equal(b->cpu->stats.direct_renewed, n == 31);
+		assert_int_equal(b->cpu->stats.direct_renewed, n == 127);
 	}
 	for (unsigned few = 0; few < 2; few++) {
 		for (unsigned i = 0; i < 512; i++)
@@ -311,9 +340,43 @@ static void what_is_compared_has_bounds(void **state)
 		for (unsigned i = 0; i < 1030 - few * 20; i++)
 			(void)user_reads(b, (UINT64_C(1) << 30) + ((uint64_t)i << 21));
 		b->cpu->stats.direct_renewed = 0;
-		soft_tlb_flush_all(b->cpu);
+		flush(b);
 		(void)user_reads(b, UINT64_C(1) << 30);
 		assert_int_equal(b->cpu->stats.direct_renewed, few);
+	}
+}
+
+/* Of code, which is read for it, 16,384 pages, and 32,768 instructions that have to be decoded. */
+CODE(constants, ".rept 409; movabs $0x9090c0020fc0020f, %rax; .endr");
+static void code_that_is_looked_through_again_has_bounds(void **state)
+{
+	struct board *b = *state;
+
+	for (unsigned n = 1020; n < 1030; n += 8) {
+		for (unsigned i = 0; i < 33; i++)
+			board_write(b, BOARD_PD + (100 + i) * UINT64_C(8), 8,
+				    LARGE | CODE_PAGE | X86_PTE_PS);
+		helpers_empty(b);
+		for (unsigned i = 0; i < n; i++) /* each with those around it */
+			(void)user_reads(b, 100 * UINT64_C(0x200000) + i * UINT64_C(0x10000));
+		b->cpu->stats.direct_renewed = 0;
+		flush(b);
+		(void)user_reads(b, 100 * UINT64_C(0x200000));
+		assert_int_equal(b->cpu->stats.direct_renewed, n == 1020);
+	}
+	for (unsigned many = 0; many < 2; many++) {
+		for (unsigned i = 0; i < 33; i++)
+			board_write(b, BOARD_PD + (100 + i) * UINT64_C(8), 8, 0);
+		for (unsigned i = 0; i < PAGES; i++)
+			board_load(b, FRAME(i), returns, (size_t)(returns_end - returns));
+		pages_map(b, PAGES, CODE_PAGE);
+		for (unsigned i = 0; i < (many ? PAGES : 4); i++)
+			board_load(b, FRAME(i), constants, (size_t)(constants_end - constants));
+		uint64_t decoded = b->cpu->direct->decoded;
+		flush(b);
+		(void)direct_space_get(b->cpu);
+		assert_in_range(b->cpu->direct->decoded - decoded, 1, 32768 + 4096);
+		assert_int_equal(b->cpu->stats.direct_renewed, !many);
 	}
 }
 
@@ -324,7 +387,7 @@ static void a_flushed_address_space_is_known_again(void **state)
 
 	pages_map(b, 200, WRITABLE);
 	b->cpu->s.gpr[X86_RSP] = REGION + 0x3008;
-	soft_tlb_flush_all(b->cpu);
+	flush(b);
 	assert_true(direct_map_follows(b->cpu));
 	entry_set(b, 3, OTHER | WRITABLE);
 	assert_false(direct_map_follows(b->cpu));
@@ -357,7 +420,9 @@ int main(void)
 	    T(code_with_breakpoints_is_what_it_was),
 	    T(a_large_page_that_was_kept_is_still_flushed_whole),
 	    T(where_most_is_gone_a_helper_begins_anew),
+	    T(what_takes_longer_than_the_helper_has_run_is_not_done_again),
 	    T(what_is_compared_has_bounds),
+	    T(code_that_is_looked_through_again_has_bounds),
 	    T(a_flushed_address_space_is_known_again),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -335,7 +335,7 @@ static void what_was_found_is_remembered_until_the_page_is_another(void **state)
 	assert_int_equal(cpu->stats.direct_scans, 2);
 	/* Another page in its place, and back. */
 	memset(page, 0x90, sizeof(page));
-	assert_false(direct_seen_sensitive(cpu, 0x5000 + (1 << 22), page, next, &name));
+	assert_false(direct_seen_sensitive(cpu, 0x5000 + (1 << 26), page, next, &name));
 	memcpy(page + 2000, "\x0f\xa2", 2);
 	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
 	assert_int_equal(cpu->stats.direct_scans, 4);
