@@ -99,7 +99,7 @@ struct soft_stats {
 	/* Of direct execution (direct.h): times user code was let go, stops, system calls, faults,
 	 * helpers made, lost. */
 	uint64_t direct_entries, direct_exits, direct_calls, direct_faults, direct_helpers,
-	    direct_moves, direct_large, direct_lost, direct_refused;
+	    direct_moves, direct_apart, direct_large, direct_lost, direct_refused;
 	/* ... and its chooser's reasons and comparisons (direct_choose.c). */
 	uint64_t direct_at_once, direct_by_length, direct_kept, direct_trials, direct_verdicts;
 	uint64_t direct_scans, direct_renewed, direct_crossing;

@@ -67,7 +67,8 @@ struct direct_breaks {
 struct direct_helper {
 	int pid, pidfd; /* pid 0: none */
 	int event;
-	int core;		      /* the one it is to run on, plus 1; 0: any */
+	int core;		      /* its vCPU's thread's, plus 1; 0: not said yet */
+	_Bool apart;		      /* it is to run anywhere but there, not there */
 	struct direct_shared *shared; /* hostile */
 	uint64_t base;
 	uint64_t token[3];
@@ -123,6 +124,16 @@ struct direct_core {
 	uint64_t looked_ns, thread_ns; /* at the window's beginning */
 };
 
+/* Do the two look at memory while they wait for each other, on two cores (direct_spin.c)? */
+enum direct_crossing { CROSSING_TOGETHER, CROSSING_QUICK, CROSSING_SLOW, CROSSING_KINDS };
+struct direct_spin {
+	_Bool apart;
+	enum direct_crossing kind;  /* of the last one: on one core, or on two and one was woken */
+	unsigned crossings, slow;   /* in this window; in which one of them had to be woken */
+	unsigned pause, left;	    /* windows until that is tried again; and so many are left */
+	struct direct_helper *last; /* that was entered; NULL: it does not look any more */
+};
+
 /* Large pages of the guest that the host is to have as such, too (direct_large.c). */
 struct direct_large {
 	uint64_t wish[64]; /* guest-physical */
@@ -161,6 +172,7 @@ struct soft_direct {
 	_Bool revoke_all;
 	_Atomic unsigned taken; /* so often were they taken */
 	struct direct_core core;
+	struct direct_spin spin;
 	struct direct_large large;
 	struct direct_seen *seen; /* direct_seen.c; or NULL */
 	/* The chooser's: direct_choose.c */
@@ -197,6 +209,19 @@ void direct_core_rest(struct soft_direct *d);
 void direct_core_hold(struct soft_direct *d);
 void direct_core_release(struct soft_direct *d);
 _Bool direct_core_calm(uint64_t used_ns, uint64_t passed_ns);
+
+/* Spinning (direct_spin.c), on the vCPU's thread. _enter: before each `go`, and after
+ * direct_core's; _crossed: one is over, for which one of the two was woken, or none; _rest: the
+ * thread does not want a helper soon. _wait: looks at memory until the helper that runs has
+ * stopped, as far as it says so itself. False: that is not done now, or was not seen. _look: a
+ * window is over, in which the thread and its helpers have run for used_ns. _judge: what follows
+ * from that; `possible`: two cores may be used, and are free. */
+void direct_spin_enter(struct soft_cpu *cpu, struct direct_helper *h);
+void direct_spin_crossed(struct soft_cpu *cpu, _Bool woken);
+void direct_spin_rest(struct soft_direct *d);
+_Bool direct_spin_wait(struct soft_cpu *cpu, const struct direct_helper *h);
+void direct_spin_judge(struct direct_spin *s, uint64_t used_ns, uint64_t passed_ns, _Bool possible);
+void direct_spin_look(struct soft_direct *d, uint64_t used_ns, uint64_t passed_ns);
 
 /* Large pages (direct_large.c): a helper has the 2 MiB at phys mapped as a whole; an interrupt
  * comes, so that there is time to make one. */

@@ -34,6 +34,9 @@ enum direct_fd { DIRECT_FD_RAM, DIRECT_FD_SHARED, DIRECT_FD_EVENT, DIRECT_FD_COD
 /* RFLAGS that user code can change and that no signal frame has: NT and ID */
 #define DIRECT_FLAGS 0x204000u
 
+/* At most; some 100 us. */
+#define DIRECT_SPIN_MAX 5000u
+
 #define DIRECT_OPS 128u
 /* prot 0: unmap. In `offset`: user code is about to use it, so the host's page tables get it at
  * once. */
@@ -53,7 +56,8 @@ struct direct_shared {
 	 * next stop by it. */
 	_Atomic uint32_t go;
 	_Atomic uint32_t asleep;
-	uint32_t flags; /* DIRECT_FLAGS of guest code */
+	_Atomic uint32_t spin; /* so often it looks whether there is a `go` before it sleeps */
+	uint32_t flags;	       /* DIRECT_FLAGS of guest code */
 	/* Helper to engine, at every exit; the registers are in the signal frame. */
 	uint64_t out_frame, out_fs_base, out_gs_base;
 	uint32_t out_signal;

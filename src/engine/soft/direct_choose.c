@@ -46,7 +46,8 @@ struct space {
 };
 struct direct_choose {
 	struct space space[SPACES];
-	struct gain_unit unit;
+	struct gain_unit unit; /* its `cost`: of a crossing, as they are now */
+	uint64_t cost[CROSSING_KINDS];
 	uint64_t begin;	     /* the present stretch's; 0: not in user code, or it is `skipped` */
 	uint64_t ended;	     /* the last one that was measured has */
 	unsigned skip;	     /* so many more are not measured */
@@ -66,6 +67,8 @@ int direct_choose_init(struct soft_direct *d)
 		return -1;
 	d->choose->unit.us = MAX(soft_tsc_khz() / 1000, 1u);
 	d->choose->unit.cost = COST_US * d->choose->unit.us;
+	for (unsigned i = 0; i < CROSSING_KINDS; i++)
+		d->choose->cost[i] = d->choose->unit.cost;
 	return 0;
 }
 
@@ -107,10 +110,10 @@ void direct_choose_user(struct soft_cpu *cpu)
 	if (s->asid != cpu->asid_user && direct_map_follows(cpu)) {
 		s->asid = cpu->asid_user; /* it was flushed, but goes on with what it has */
 	} else if (s->asid != cpu->asid_user) {
-		warm_ended(&s->warm, c->unit.cost);
+		warm_ended(&s->warm, c->cost[CROSSING_TOGETHER]);
 		c->usual = s->warm.wait;
 		s->asid = cpu->asid_user;
-		s->fill = warm_wait(&s->warm, c->unit.cost);
+		s->fill = warm_wait(&s->warm, c->cost[CROSSING_TOGETHER]);
 	}
 	if (!d->always)
 		alone += s->fill;
@@ -144,7 +147,7 @@ void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted)
 	c->now->carried = 0;
 	c->now->went = 0;
 	if (c->now->fill)
-		warm_stayed(&c->now->warm, c->unit.cost, length);
+		warm_stayed(&c->now->warm, c->cost[CROSSING_TOGETHER], length);
 	c->now->fill -= MIN(c->now->fill, length);
 	if (c->late)
 		return;
@@ -164,7 +167,7 @@ _Bool direct_choose_wants(struct soft_cpu *cpu)
 		c->mark = __rdtsc();
 		uint64_t before = c->mark - c->begin + c->now->carried;
 		if (c->now->fill)
-			warm_entered(&c->now->warm, c->unit.cost, before);
+			warm_entered(&c->now->warm, c->cost[CROSSING_TOGETHER], before);
 		if (!c->now->went)
 			c->now->alone = before;
 		c->now->went = 1;
@@ -226,14 +229,17 @@ void direct_choose_below(struct soft_cpu *cpu, _Bool once)
 void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles, unsigned ops)
 {
 	struct direct_choose *c = cpu->direct->choose;
-	uint64_t *cost = &c->unit.cost, now = __rdtsc();
+	const struct direct_spin *spin = &cpu->direct->spin;
+	uint64_t *cost = &c->cost[spin->kind], now = __rdtsc();
 
-	warm_ran(&c->now->warm, *cost, cycles, ops, now - c->mark - MIN(cycles, now - c->mark));
+	warm_ran(&c->now->warm, c->cost[CROSSING_TOGETHER], *cost, cycles, ops,
+		 now - c->mark - MIN(cycles, now - c->mark));
 	c->mark = now;
 
 	/* What takes much longer has computed, and says nothing of crossings. */
 	if (cycles < 4 * *cost)
 		*cost = MIN(*cost + *cost / 256 + 1, cycles);
-	cpu->stats.direct_crossing = *cost * 1000 / c->unit.us;
+	c->unit.cost = c->cost[spin->apart ? CROSSING_QUICK : CROSSING_TOGETHER];
+	cpu->stats.direct_crossing = c->unit.cost * 1000 / c->unit.us;
 	c->wait = cycles - *cost < *cost ? MIN(c->wait * 2, WAIT_MAX_US * c->unit.us) : *cost;
 }

@@ -64,6 +64,8 @@ static void look(struct soft_direct *d)
 	d->core.contended = !d->core.slept && !direct_core_calm(used, passed);
 	if (d->core.contended)
 		direct_core_release(d);
+	/* In one in which it has slept the helper had nothing to do either. */
+	direct_spin_look(d, d->core.slept ? 2 * passed : used, passed);
 	d->core.slept = 0;
 	d->core.looked_ns = now;
 	d->core.begun = __rdtsc();
@@ -128,13 +130,20 @@ static void helper_follow(struct soft_cpu *cpu, struct direct_helper *h)
 	int core = sched_getcpu();
 	cpu_set_t set;
 
-	if (core < 0 || core >= CPU_SETSIZE || core + 1 == h->core)
+	_Bool apart = cpu->direct->spin.apart;
+	if (core < 0 || core >= CPU_SETSIZE || (core + 1 == h->core && apart == h->apart))
 		return;
-	CPU_ZERO(&set);
-	CPU_SET(core, &set);
+	if (apart) {
+		set = cpu->direct->core.before;
+		CPU_CLR(core, &set);
+	} else {
+		CPU_ZERO(&set);
+		CPU_SET(core, &set);
+	}
 	(void)sched_setaffinity(h->pid, sizeof(set), &set); /* refused: slower, no more */
-	cpu->stats.direct_moves += h->core != 0;
+	cpu->stats.direct_moves += h->core && core + 1 != h->core;
 	h->core = core + 1;
+	h->apart = apart;
 }
 
 void direct_core_enter(struct soft_cpu *cpu, struct direct_helper *h)

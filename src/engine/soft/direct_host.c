@@ -28,6 +28,7 @@
 #define USER_TOP    UINT64_C(0x7ffffffff000)
 #define START_MS    10000
 #define KICK_ROUNDS 500 /* of 10 ms */
+#define TOLD_LOOKS  50
 
 struct filter {
 	struct sock_filter f[128];
@@ -381,7 +382,7 @@ int direct_helper_start(const struct soft_cpu *cpu, struct direct_helper *h, int
 		return -errno;
 	s = mmap(NULL, DIRECT_SHARED_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 	h->shared = s == MAP_FAILED ? NULL : s;
-	h->event = eventfd(0, EFD_CLOEXEC);
+	h->event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (!h->shared || h->event < 0 ||
 	    getrandom(h->token, sizeof(h->token), GRND_NONBLOCK) != sizeof(h->token) ||
 	    !go_next(h)) {
@@ -423,18 +424,22 @@ int direct_helper_start(const struct soft_cpu *cpu, struct direct_helper *h, int
 	return 0;
 }
 
-static void helper_go(struct soft_cpu *cpu, struct direct_helper *h)
+/* Returns whether it had to be woken. */
+static _Bool helper_go(struct soft_cpu *cpu, struct direct_helper *h)
 {
 	struct direct_shared *s = h->shared;
 
 	s->frame = h->base + DIRECT_CODE_SIZE + h->frame;
 	direct_core_enter(cpu, h);
+	direct_spin_enter(cpu, h);
 	/* The token comes after all that it is given for. */
 	for (unsigned i = 0; i < ARRAY_SIZE(h->token); i++)
 		__atomic_store_n(&s->token[i], h->token[i], __ATOMIC_RELEASE);
 	atomic_store(&s->go, h->go);
-	if (atomic_load(&s->asleep))
-		syscall(SYS_futex, &s->go, FUTEX_WAKE, 1, NULL, NULL, 0);
+	if (!atomic_load(&s->asleep))
+		return 0;
+	syscall(SYS_futex, &s->go, FUTEX_WAKE, 1, NULL, NULL, 0);
+	return 1;
 }
 
 void direct_kick(struct soft_cpu *cpu)
@@ -465,7 +470,12 @@ _Bool direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const str
 	 * that still waits is taken when it goes. */
 	if (atomic_load(&cpu->base.link.events))
 		direct_kick(cpu);
-	helper_go(cpu, h);
+	_Bool slow = helper_go(cpu, h);
+	/* It says so a moment before it can be read that it does. */
+	if (direct_spin_wait(cpu, h))
+		for (unsigned i = 0; i < TOLD_LOOKS && told == TOLD_NOTHING; i++)
+			told = event_read(h);
+	direct_spin_crossed(cpu, slow || told == TOLD_NOTHING);
 	for (unsigned rounds = 0; told == TOLD_NOTHING;) {
 		struct pollfd died = {.fd = h->pidfd, .events = POLLIN};
 		told = wait_told(h, 10);

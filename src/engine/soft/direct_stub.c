@@ -142,6 +142,12 @@ static inline __attribute__((noreturn)) void engine_tell(struct direct_shared *s
 
 static inline void engine_wait(struct direct_shared *s)
 {
+	/* Who has forged `spin` does not look for longer either. */
+	for (uint32_t i = 0; i < DIRECT_SPIN_MAX && i < atomic_load(&s->spin); i++) {
+		if (atomic_load(&s->go))
+			return;
+		__asm__ volatile("pause");
+	}
 	atomic_store(&s->asleep, 1);
 	while (!atomic_load(&s->go)) {
 		register long r10 __asm__("r10") = 0;

@@ -36,13 +36,14 @@ void warm_entered(struct warm *w, uint64_t cost, uint64_t cycles)
 		w->missed += (cycles - cost) / 2;
 }
 
-void warm_ran(struct warm *w, uint64_t cost, uint64_t cycles, unsigned ops, uint64_t engine)
+void warm_ran(struct warm *w, uint64_t cost, uint64_t crossing, uint64_t cycles, unsigned ops,
+	      uint64_t engine)
 {
-	uint64_t pages = ops * (cost / 2), paid = cost + pages;
+	uint64_t pages = ops * (cost / 2), paid = crossing + pages;
 
 	w->entered = 1;
 	w->spent += pages + engine;
-	w->balance += (int64_t)(cycles > paid ? cycles - paid : 0) - (int64_t)cost;
+	w->balance += (int64_t)(cycles > paid ? cycles - paid : 0) - (int64_t)crossing;
 }
 
 void warm_ended(struct warm *w, uint64_t cost)

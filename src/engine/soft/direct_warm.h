@@ -20,15 +20,18 @@ struct warm {
 	_Bool entered;	 /* it had a helper */
 };
 
-/* How long a new one waits. `cost`: of a way into a helper and back. */
+/* How long a new one waits. `cost`: of a way into a helper and back on one core, which all that the
+ * host does for a helper is in proportion to. */
 uint64_t warm_wait(const struct warm *w, uint64_t cost);
 /* While it waits: a stretch has ended that was translated for so long; or goes to the helper after
  * that (_entered). */
 void warm_stayed(struct warm *w, uint64_t cost, uint64_t cycles);
 void warm_entered(struct warm *w, uint64_t cost, uint64_t cycles);
 /* It was in the helper for `cycles`, which did so many operations on mappings first; `engine` went
- * into getting it there. */
-void warm_ran(struct warm *w, uint64_t cost, uint64_t cycles, unsigned ops, uint64_t engine);
+ * into getting it there, and `crossing` was the cost of the way, which is less than `cost` where
+ * nobody has to be woken. */
+void warm_ran(struct warm *w, uint64_t cost, uint64_t crossing, uint64_t cycles, unsigned ops,
+	      uint64_t engine);
 /* It is over. */
 void warm_ended(struct warm *w, uint64_t cost);
 

@@ -27,7 +27,7 @@ static void process(struct warm *w, unsigned stretches, uint64_t length)
 			continue;
 		if (!in)
 			warm_entered(w, COST, before);
-		warm_ran(w, COST, COST + (length - before) / 2 + (in ? 0 : MAPS * COST / 2),
+		warm_ran(w, COST, COST, COST + (length - before) / 2 + (in ? 0 : MAPS * COST / 2),
 			 in ? 0 : MAPS, 100);
 		in = 1;
 	}
@@ -91,7 +91,7 @@ static void stops_that_only_map_are_no_gain(void **state)
 	/* A stop for each four pages that are touched: the host's time for them is not the
 	 * program's. */
 	for (unsigned i = 0; i < 40; i++)
-		warm_ran(&w, COST, COST + 4 * COST / 2 + 500, 4, 300);
+		warm_ran(&w, COST, COST, COST + 4 * COST / 2 + 500, 4, 300);
 	warm_ended(&w, COST);
 	assert_int_equal(warm_wait(&w, COST), 2 * least());
 }

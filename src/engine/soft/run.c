@@ -467,8 +467,10 @@ int soft_run(struct vcpu *vcpu)
 		cpu->s.event_valid = 0;
 	}
 	int result = run_caught(cpu);
-	if (cpu->direct)
+	if (cpu->direct) {
+		direct_spin_rest(cpu->direct);
 		direct_core_left(cpu->direct, result != RUN_EXIT);
+	}
 	return result;
 }
 

@@ -45,6 +45,7 @@ static const struct row translator[] = {
     ROW(direct_faults),
     ROW(direct_helpers),
     ROW(direct_moves),
+    ROW(direct_apart),
     ROW(direct_large),
     ROW(direct_lost),
     ROW(direct_refused),
