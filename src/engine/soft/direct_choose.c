@@ -29,7 +29,7 @@
 #include "engine/soft/direct_gain.h"
 #include "engine/soft/direct_warm.h"
 
-#define COST_US	    8u /* of a crossing, before any was seen */
+#define COST_US	    25u /* of a crossing, before any was seen; what is less is learned at once */
 #define WAIT_MAX_US 400u
 #define SKIP	    7u
 #define SPACES	    256u
@@ -94,6 +94,14 @@ static struct space *space_of(struct direct_choose *c, uint64_t cr3)
 	return s;
 }
 
+/* A crossing costs what it does in the way that it is done now. */
+static void unit_follow(struct soft_cpu *cpu)
+{
+	struct direct_choose *c = cpu->direct->choose;
+
+	c->unit.cost = c->cost[cpu->direct->spin.apart ? CROSSING_QUICK : CROSSING_TOGETHER];
+}
+
 void direct_choose_user(struct soft_cpu *cpu)
 {
 	struct soft_direct *d = cpu->direct;
@@ -103,6 +111,7 @@ void direct_choose_user(struct soft_cpu *cpu)
 		return;
 	c->late = c->skipped;
 	c->skipped = 0;
+	unit_follow(cpu);
 	c->begin = c->limit = __rdtsc();
 	struct space *s = c->now = space_of(c, cr3_root(cpu));
 	uint64_t alone = d->always ? 0 : gain_limit(&s->gain, &c->unit);
@@ -239,7 +248,7 @@ void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles, unsigned ops)
 	/* What takes much longer has computed, and says nothing of crossings. */
 	if (cycles < 4 * *cost)
 		*cost = MIN(*cost + *cost / 256 + 1, cycles);
-	c->unit.cost = c->cost[spin->apart ? CROSSING_QUICK : CROSSING_TOGETHER];
+	unit_follow(cpu);
 	cpu->stats.direct_crossing = c->unit.cost * 1000 / c->unit.us;
 	c->wait = cycles - *cost < *cost ? MIN(c->wait * 2, WAIT_MAX_US * c->unit.us) : *cost;
 }

@@ -167,6 +167,9 @@ void direct_core_left(struct soft_direct *d, _Bool sleeps)
 
 void direct_core_rest(struct soft_direct *d)
 {
-	if (d->core.held && __rdtsc() - d->core.entered > (uint64_t)REST_MS * soft_tsc_khz())
-		direct_core_release(d);
+	if ((!d->core.held && !d->spin.apart) ||
+	    __rdtsc() - d->core.entered <= (uint64_t)REST_MS * soft_tsc_khz())
+		return;
+	direct_core_release(d);
+	d->spin.apart = 0; /* what it was good for is over */
 }

@@ -120,8 +120,14 @@ static void a_core_that_others_want_too_is_let_go(void **state)
 	if (__builtin_ia32_rdtsc() - d.core.entered < (uint64_t)50 * soft_tsc_khz())
 		assert_int_equal(cores(0), 1);
 	d.core.entered -= (uint64_t)100 * soft_tsc_khz();
+	d.spin.apart = 1;
 	direct_core_rest(&d);
 	assert_int_equal(cores(0), before);
+	assert_false(d.spin.apart);
+	/* Also where the thread was let go before, as it slept. */
+	d.spin.apart = 1;
+	direct_core_rest(&d);
+	assert_false(d.spin.apart);
 	/* Who says meanwhile where it is to run, is heard. */
 	direct_core_hold(&d);
 	cpu_set_t set, before_set = d.core.before;
