@@ -29,7 +29,8 @@
 #include "engine/soft/direct_gain.h"
 #include "engine/soft/direct_warm.h"
 
-#define COST_US	    25u /* of a crossing, before any was seen; what is less is learned at once */
+#define COST_US	    8u	/* of a crossing, before any was seen */
+#define COST_FIRST  64u /* so many are believed sooner when they take longer */
 #define WAIT_MAX_US 400u
 #define SKIP	    7u
 #define SPACES	    256u
@@ -48,6 +49,7 @@ struct direct_choose {
 	struct space space[SPACES];
 	struct gain_unit unit; /* its `cost`: of a crossing, as they are now */
 	uint64_t cost[CROSSING_KINDS];
+	unsigned seen[CROSSING_KINDS]; /* up to COST_FIRST */
 	uint64_t begin;	     /* the present stretch's; 0: not in user code, or it is `skipped` */
 	uint64_t ended;	     /* the last one that was measured has */
 	unsigned skip;	     /* so many more are not measured */
@@ -240,6 +242,7 @@ void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles, unsigned ops)
 	struct direct_choose *c = cpu->direct->choose;
 	const struct direct_spin *spin = &cpu->direct->spin;
 	uint64_t *cost = &c->cost[spin->kind], now = __rdtsc();
+	_Bool seen = c->seen[spin->kind] == COST_FIRST;
 
 	warm_ran(&c->now->warm, c->cost[CROSSING_TOGETHER], *cost, cycles, ops,
 		 now - c->mark - MIN(cycles, now - c->mark));
@@ -247,7 +250,8 @@ void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles, unsigned ops)
 
 	/* What takes much longer has computed, and says nothing of crossings. */
 	if (cycles < 4 * *cost)
-		*cost = MIN(*cost + *cost / 256 + 1, cycles);
+		*cost = MIN(*cost + *cost / (seen ? 256 : 16) + 1, cycles);
+	c->seen[spin->kind] += !seen;
 	unit_follow(cpu);
 	cpu->stats.direct_crossing = c->unit.cost * 1000 / c->unit.us;
 	c->wait = cycles - *cost < *cost ? MIN(c->wait * 2, WAIT_MAX_US * c->unit.us) : *cost;
