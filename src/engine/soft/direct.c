@@ -194,6 +194,8 @@ static void instruction_undo(struct soft_cpu *cpu, const struct direct_exit *x)
 	} else if (x->signal == SIGTRAP && x->trap == X86_VEC_BP) {
 		soft_load_bytes(cpu, X86_CS, cpu->s.rip - 1, &byte, 1);
 		cpu->s.rip -= byte == 0xcc ? 1 : 2;
+	} else if (x->signal == SIGSEGV && x->trap == X86_VEC_OF) {
+		cpu->s.rip -= 2; /* INT 4: there is no INTO in 64-bit mode */
 	}
 }
 

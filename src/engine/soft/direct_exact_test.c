@@ -115,6 +115,44 @@ static void a_step_is_known_by_its_trap_not_by_the_flags_after_it(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_RAX] & 0xff, 0xf1);
 }
 
+CODE(int3_short, "int3\nmov $77, %r8d\nsyscall\n");
+CODE(int3_long, ".byte 0xcd, 3\nmov $77, %r8d\nsyscall\n");
+CODE(int4, "int $4\nmov $77, %r8d\nsyscall\n");
+CODE(int_system_call, "int $0x80\nmov $77, %r8d\nsyscall\n");
+CODE(int_other, "int $0x30\nmov $77, %r8d\nsyscall\n");
+/* The host's kernel lets user code use three of its own gates, too. */
+static void software_interrupts_are_the_guests_by_its_own_gates(void **state)
+{
+	struct board *b = *state;
+	static const struct {
+		const uint8_t *code, *end;
+	} rows[] = {
+	    {int3_short, int3_short_end},	    {int3_long, int3_long_end}, {int4, int4_end},
+	    {int_system_call, int_system_call_end}, {int_other, int_other_end},
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		size_t size = (size_t)(rows[i].end - rows[i].code);
+		setenv("BOARD_SOFT", "interp", 1);
+		struct board *other = board_new(1);
+		setenv("BOARD_SOFT", "direct", 1);
+		board_load(other, USER_CODE, rows[i].code, size);
+		user_state(other, USER_CODE);
+		int vector = board_run(other);
+		board_load(b, USER_CODE, rows[i].code, size);
+		user_state(b, USER_CODE);
+		b->cpu->s.gpr[X86_R8] = 0;
+		uint64_t entries = b->cpu->stats.direct_entries;
+		assert_int_equal(board_run(b), vector);
+		ran(b);
+		assert_int_equal(b->cpu->stats.direct_entries, entries + 1);
+		assert_int_equal(b->cpu->s.gpr[X86_R8], other->cpu->s.gpr[X86_R8]);
+		for (unsigned n = 0; n < 5; n++)
+			assert_int_equal(board_stack(b, n), board_stack(other, n));
+		board_free(other);
+	}
+}
+
 /* Linux's page of old system calls, which its own user code may have at the same place. */
 CODE(vsyscall, "call *%rax\n"
 	       "nop\n"
@@ -164,6 +202,7 @@ int main(void)
 	    T(selectors_outlive_page_faults),
 	    T(the_nested_task_flag_is_its_programs_alone),
 	    T(a_step_is_known_by_its_trap_not_by_the_flags_after_it),
+	    T(software_interrupts_are_the_guests_by_its_own_gates),
 	    T(a_call_into_the_vsyscall_page_is_the_guests),
 	    T(a_masked_nmi_keeps_no_program_from_going_on),
 	};
