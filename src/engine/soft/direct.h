@@ -191,6 +191,8 @@ _Bool direct_run(struct soft_cpu *cpu);
 int direct_helper_start(const struct soft_cpu *cpu, struct direct_helper *h, int ram, int *code,
 			const char **why);
 void direct_helper_kill(struct direct_helper *h);
+/* Has the process that there is ended? It has not been waited for. */
+_Bool direct_helper_ended(const struct direct_helper *h);
 /* Does the helper, which has told of a stop, wait in the handler of a signal, as the host's kernel
  * knows and not as the helper says? 0: no; -1: there is no telling. */
 int direct_helper_waits(const struct direct_helper *h);

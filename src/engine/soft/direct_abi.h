@@ -34,7 +34,7 @@ enum direct_fd { DIRECT_FD_RAM, DIRECT_FD_SHARED, DIRECT_FD_EVENT, DIRECT_FD_COD
 /* RFLAGS that user code can change and that no signal frame has: NT and ID */
 #define DIRECT_FLAGS 0x204000u
 
-/* At most; some 100 us. */
+/* At most: 125 us on a Zen 4; more where PAUSE takes longer. */
 #define DIRECT_SPIN_MAX 5000u
 
 #define DIRECT_OPS 128u

@@ -16,7 +16,6 @@
  */
 #include <assert.h>
 #include <errno.h>
-#include <poll.h>
 #include <signal.h>
 #include <stddef.h>
 #include <sys/ptrace.h>
@@ -81,13 +80,6 @@ static _Bool registers_set(const struct direct_helper *h, const uint64_t *at, un
 	return !control || debugreg_set(h, 7, control);
 }
 
-static _Bool has_ended(const struct direct_helper *h)
-{
-	struct pollfd p = {.fd = h->pidfd, .events = POLLIN};
-
-	return poll(&p, 1, 0) == 1;
-}
-
 /* Returns 0 or a negative errno; -ESRCH: the helper is no more. */
 static int breaks_set(const struct direct_helper *h, const uint64_t *at, unsigned count)
 {
@@ -97,8 +89,8 @@ static int breaks_set(const struct direct_helper *h, const uint64_t *at, unsigne
 	/* Of one that has ended the number may be another process's, which cannot be before this
 	 * thread has got hold of it. */
 	if (ptrace(PTRACE_SEIZE, h->pid, NULL, NULL))
-		return has_ended(h) ? -ESRCH : -errno;
-	if (has_ended(h))
+		return direct_helper_ended(h) ? -ESRCH : -errno;
+	if (direct_helper_ended(h))
 		rc = -ESRCH;
 	else if (ptrace(PTRACE_INTERRUPT, h->pid, NULL, NULL))
 		rc = -errno;
@@ -110,7 +102,7 @@ static int breaks_set(const struct direct_helper *h, const uint64_t *at, unsigne
 	if (!rc && !registers_set(h, at, count))
 		rc = -errno;
 	(void)ptrace(PTRACE_DETACH, h->pid, NULL, NULL);
-	return rc && has_ended(h) ? -ESRCH : rc;
+	return rc && direct_helper_ended(h) ? -ESRCH : rc;
 }
 
 /* What stands in the way may pass: a debugger, or who has the registers for himself. */
@@ -120,11 +112,10 @@ static void breaks_refuse(struct soft_cpu *cpu, const char *why)
 	const uint64_t second = (uint64_t)soft_tsc_khz() * 1000;
 
 	if (!d->breakless_for)
-		log_msg(LOG_INFO,
-			"CPU %u: no breakpoints in helpers (%s): user code beside CPUID and its "
-			"like is "
-			"translated",
-			cpu->base.index, why);
+		log_msg(
+		    LOG_INFO,
+		    "CPU %u: no breakpoints in helpers (%s): user code beside CPUID is translated",
+		    cpu->base.index, why);
 	d->breakless_for = MIN(MAX(d->breakless_for * 2, second), 256 * second);
 	d->breakless_at = __rdtsc();
 }

@@ -223,6 +223,13 @@ static void process_end(const struct direct_helper *h)
 		;
 }
 
+_Bool direct_helper_ended(const struct direct_helper *h)
+{
+	struct pollfd p = {.fd = h->pidfd, .events = POLLIN};
+
+	return poll(&p, 1, 0) == 1;
+}
+
 void direct_helper_kill(struct direct_helper *h)
 {
 	if (!h->pid)
@@ -477,9 +484,8 @@ _Bool direct_helper_run(struct soft_cpu *cpu, struct direct_helper *h, const str
 			told = event_read(h);
 	direct_spin_crossed(cpu, slow || told == TOLD_NOTHING);
 	for (unsigned rounds = 0; told == TOLD_NOTHING;) {
-		struct pollfd died = {.fd = h->pidfd, .events = POLLIN};
 		told = wait_told(h, 10);
-		if (told != TOLD_NOTHING || poll(&died, 1, 0) == 1)
+		if (told != TOLD_NOTHING || direct_helper_ended(h))
 			break;
 		/* The kick may have come before the last signal was handled; and who does not react
 		 * to any has got hold of its signal mask. */

@@ -85,7 +85,7 @@ static _Bool room(void)
 void direct_spin_look(struct soft_direct *d, uint64_t used_ns, uint64_t passed_ns)
 {
 	/* To ask the host takes longer than a crossing: only where there are many. */
-	_Bool asked = d->spin.crossings * UINT64_C(1000000) >= passed_ns;
+	_Bool asked = d->spin.crossings * UINT64_C(2000000) >= passed_ns * MANY;
 
 	direct_spin_judge(&d->spin, used_ns, passed_ns, possible(d) && (!asked || room()));
 }

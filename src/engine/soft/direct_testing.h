@@ -80,6 +80,19 @@ static inline void helpers_empty(struct board *b)
 	soft_tlb_flush_all(b->cpu);
 }
 
+/* Has the host refused breakpoints? Else a test that has got none has failed. */
+static inline void breaks_needed(struct board *b)
+{
+	struct direct_helper *h = user_helper(b);
+	const char *why = b->cpu->direct->breakless_for && h ? direct_break_probe(h) : NULL;
+
+	if (why) {
+		print_message("skipped: no breakpoints: %s\n", why);
+		skip();
+	}
+	assert_int_equal(b->cpu->direct->breakless_for, 0);
+}
+
 /* Was user code let go at all? Where the host forbids helpers, nothing here can be tested. */
 static inline void ran(struct board *b)
 {
