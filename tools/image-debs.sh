@@ -13,7 +13,7 @@ die() {
 }
 
 [ $# -ge 2 ] || die "an image and at least one package, please"
-image=$1
+image=$(realpath -m "$1") # absolute, as apt takes relative directories from its own root
 shift
 out=${image%.img}.debs
 PATH=$PATH:/usr/sbin:/sbin
