@@ -24,6 +24,7 @@ struct cpuid_policy {
 	unsigned cpus;
 	uint32_t tsc_khz;      /* of the guest's TSC; leaf 0x40000010 */
 	uint64_t xcr0_allowed; /* X87 | SSE | AVX as offered */
+	uint64_t arch_capabilities; /* MSR 10AH (Intel) of an engine with own_kernel, else 0 */
 	uint8_t phys_bits, virt_bits;
 	_Bool amd;	    /* AMD's rules where the vendors differ (Hygon as well) */
 	char signature[12]; /* hypervisor signature at 0x40000000, or zeroes: no hypervisor bit */
@@ -44,9 +45,12 @@ struct cpuid_caps {
 	_Bool rdrand, rdseed, sha, aes, bmi, adx;
 	_Bool mtrr, mce, vme, monitor;
 	_Bool invariant_tsc;
-	/* No branch of the guest's kernel is executed as itself, so mitigations that consist of
-	 * particular branches protect nothing: docs/decisions/0005. */
-	_Bool own_branches;
+	/* The guest's kernel is not executed as itself, and its memory is in no address space in
+	 * which its user code is, so that mitigations of its own against speculation (particular
+	 * branches, page tables of its own, emptied buffers) protect nothing:
+	 * docs/decisions/0009. */
+	_Bool own_kernel;
+	_Bool arch_capabilities; /* MSR 10AH is there (Intel), with what the host says of itself */
 };
 
 struct cpuid_regs {

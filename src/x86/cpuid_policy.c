@@ -120,10 +120,17 @@ static void put_topology(struct build *b, uint32_t leaf)
 #define ECX7_512  (BIT32(1) | BIT32(6) | BIT32(11) | BIT32(12) | BIT32(14))
 #define EAX71_512 BIT32(5) /* BF16 */
 
+/* All but SSB_NO: what is speculated past stores is the host CPU's. */
+#define ARCH_CAPABILITIES                                                                          \
+	(X86_ARCH_RDCL_NO | X86_ARCH_IBRS_ALL | X86_ARCH_L1D_NO | X86_ARCH_MDS_NO |                \
+	 X86_ARCH_MCE_NO | X86_ARCH_TAA_NO | X86_ARCH_SBDR_NO | X86_ARCH_FBSDP_NO |                \
+	 X86_ARCH_PSDP_NO | X86_ARCH_BHI_NO | X86_ARCH_PBRSB_NO | X86_ARCH_GDS_NO |                \
+	 X86_ARCH_RFDS_NO | X86_ARCH_ITS_NO)
+
 static void put_leaf7(struct build *b)
 {
 	const struct cpuid_caps *c = b->caps;
-	struct cpuid_regs h = host(b, 7, 0), r = {0}, r1 = {0};
+	struct cpuid_regs h = host(b, 7, 0), r = {0}, r1 = {0}, r2 = {0};
 	/* FDP_EXCPTN_ONLY, ERMS, FCS_FDS, CLFLUSHOPT, CLWB */
 	uint32_t ebx = BIT32(6) | BIT32(9) | BIT32(13) | BIT32(23) | BIT32(24);
 	uint32_t ecx = BIT32(22); /* RDPID */
@@ -143,14 +150,29 @@ static void put_leaf7(struct build *b)
 	}
 	if (!b->p->amd) /* MD_CLEAR, IBRS+IBPB, STIBP, SSBD; AMD has its own in 0x80000008 */
 		edx |= BIT32(10) | BIT32(26) | BIT32(27) | BIT32(31);
+	if (!b->p->amd && c->own_kernel) {
+		/* IBRS, which enhanced IBRS is switched on with, and BHI_CTRL: Linux 6.1 goes by
+		 * that and not by BHI_NO. */
+		h.edx |= BIT32(26) | BIT32(29);
+		r2.edx = BIT32(4);
+		b->p->arch_capabilities = ARCH_CAPABILITIES;
+	} else if (!b->p->amd && c->arch_capabilities && h.eax >= 2) {
+		/* PSFD, IPRED_CTRL, RRSBA_CTRL, BHI_CTRL, MCDT_NO */
+		r2.edx = host(b, 7, 2).edx &
+			 (BIT32(0) | BIT32(1) | BIT32(2) | BIT32(4) | BIT32(5));
+	}
+	if (!b->p->amd) /* IA32_ARCH_CAPABILITIES */
+		edx |= bit_if(c->own_kernel || c->arch_capabilities, 29);
 	r.ebx = (h.ebx & ebx) | bit_if(c->fsgsbase, 0) | BIT32(1) /* TSC_ADJUST */ |
 		bit_if(c->smep, 7) | bit_if(c->invpcid, 10) | bit_if(c->smap, 20);
 	r.ecx = (h.ecx & (ecx | bit_if(c->pku, 3))) | bit_if(c->umip, 2) | bit_if(c->la57, 16);
 	r.edx = h.edx & edx;
-	r.eax = r1.eax ? 1 : 0;
+	r.eax = r2.edx ? 2 : r1.eax ? 1 : 0;
 	leaf_put(b, 7, 0, r);
-	if (r1.eax)
+	if (r.eax >= 1)
 		leaf_put(b, 7, 1, r1);
+	if (r.eax >= 2)
+		leaf_put(b, 7, 2, r2);
 }
 
 static void put_xsave(struct build *b)
@@ -304,7 +326,7 @@ static void put_extended(struct build *b)
 	if ((host(b, 1, 0).eax >> 20 & 0xff) >= 0xa)
 		h.eax |= BIT32(6);
 	/* SRSO_NO and Automatic IBRS: guests leave retpolines and guarded returns out. */
-	if (b->caps->own_branches)
+	if (b->caps->own_kernel)
 		h.eax |= BIT32(8) | BIT32(29);
 	leaf_put(b, 0x80000021, -1, (struct cpuid_regs){.eax = h.eax, .ecx = h.ecx});
 }

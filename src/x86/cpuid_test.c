@@ -114,22 +114,54 @@ static void follows_the_caps(void **state)
 static void nothing(void *opaque, uint32_t leaf, uint32_t subleaf, struct cpuid_regs *out)
 {
 	everything(opaque, leaf, subleaf, out);
-	if (leaf == 0x80000021)
+	if (leaf == 0x80000021 || leaf == 7)
 		*out = (struct cpuid_regs){0};
 }
 
-static void needs_no_branch_mitigations_without_branches(void **state)
+static void needs_no_mitigations_of_a_kernel_that_is_not_executed(void **state)
 {
 	struct cpuid_caps caps = all;
 	struct cpuid_policy p;
 
 	for (int own = 0; own < 2; own++) {
-		caps.own_branches = own;
+		caps.own_kernel = own;
 		assert_int_equal(cpuid_policy_init_from(&p, nothing, (void *)"AuthenticAMD", &caps,
 							1, 2500000, CPUID_HV_NONE, NULL),
 				 0);
 		assert_int_equal(cpuid_has(&p, 0x80000021, 0, CPUID_EAX, 29), own);
 		assert_int_equal(cpuid_has(&p, 0x80000021, 0, CPUID_EAX, 8), own);
+		assert_false(cpuid_has(&p, 7, 0, CPUID_EDX, 29));
+		assert_int_equal(cpuid_policy_init_from(&p, nothing, (void *)"GenuineIntel", &caps,
+							1, 2500000, CPUID_HV_NONE, NULL),
+				 0);
+		assert_int_equal(cpuid_has(&p, 7, 0, CPUID_EDX, 29), own);
+		assert_int_equal(cpuid_has(&p, 7, 0, CPUID_EDX, 26), own);
+		assert_int_equal(cpuid_has(&p, 7, 2, CPUID_EDX, 4), own);
+		assert_int_equal(!!(p.arch_capabilities & X86_ARCH_RDCL_NO), own);
+		assert_int_equal(!!(p.arch_capabilities & X86_ARCH_IBRS_ALL), own);
+		assert_false(p.arch_capabilities & BIT64(4)); /* SSB_NO: nobody knows */
+	}
+	(void)state;
+}
+
+/* Where the guest is executed as itself the host's word is passed on, and no more of leaf 7 than
+ * is known. */
+static void passes_on_what_an_intel_host_says_of_itself(void **state)
+{
+	struct cpuid_caps caps = all;
+	struct cpuid_policy p;
+	struct x86_state s = {0};
+	struct cpuid_regs r;
+
+	for (int has = 0; has < 2; has++) {
+		caps.arch_capabilities = has;
+		p = make("GenuineIntel", &caps, 1, CPUID_HV_NONE);
+		assert_int_equal(cpuid_has(&p, 7, 0, CPUID_EDX, 29), has);
+		assert_int_equal(p.arch_capabilities, 0);
+		cpuid_query(&p, &s, 0, 1, 7, 2, &r);
+		assert_int_equal(r.edx, has ? 0x37 : 0);
+		p = make("AuthenticAMD", &caps, 1, CPUID_HV_NONE);
+		assert_false(cpuid_has(&p, 7, 0, CPUID_EDX, 29));
 	}
 	(void)state;
 }
@@ -302,7 +334,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(hides_what_no_engine_has),
 	    cmocka_unit_test(follows_the_caps),
-	    cmocka_unit_test(needs_no_branch_mitigations_without_branches),
+	    cmocka_unit_test(needs_no_mitigations_of_a_kernel_that_is_not_executed),
+	    cmocka_unit_test(passes_on_what_an_intel_host_says_of_itself),
 	    cmocka_unit_test(offers_avx512_whole_or_not_at_all),
 	    cmocka_unit_test(xsave_sizes_follow_xcr0),
 	    cmocka_unit_test(state_bits_are_filled_in),

@@ -55,6 +55,7 @@ static const struct cap_bit cap_bits[] = {
     CAP(avx512, 7, EBX, 16), CAP(vp2intersect, 7, EDX, 8), CAP(rdseed, 7, EBX, 18),
     CAP(adx, 7, EBX, 19),    CAP(smap, 7, EBX, 20),	   CAP(sha, 7, EBX, 29),
     CAP(umip, 7, ECX, 2),    CAP(pku, 7, ECX, 3),	   CAP(la57, 7, ECX, 16),
+    CAP(arch_capabilities, 7, EDX, 29),
 };
 
 static uint32_t entry_reg(const struct kvm_cpuid_entry2 *e, enum cpuid_reg reg)

@@ -41,7 +41,7 @@ static void engine_caps(struct cpuid_caps *caps)
 	    .avx512_on_request = 1, /* docs/decisions/0008 */
 	    .pcid = 1,
 	    .invpcid = 1,
-	    .own_branches = 1,
+	    .own_kernel = 1,
 	    .smep = 1,
 	    .smap = 1,
 	    .umip = 1,

@@ -52,6 +52,8 @@ static uint64_t spec_ctrl_bits(const struct soft_cpu *cpu)
 		v |= 2;
 	if (has(cpu, 7, CPUID_EDX, 31) || has(cpu, 0x80000008, CPUID_EBX, 24))
 		v |= 4;
+	if (cpuid_has(sys_policy(cpu), 7, 2, CPUID_EDX, 4))
+		v |= BIT64(10); /* BHI_DIS_S */
 	return v;
 }
 
@@ -184,6 +186,9 @@ static int read_intel(struct soft_cpu *cpu, uint32_t msr, uint64_t *v)
 	case MSR_PLATFORM_INFO:
 	case MSR_FEATURE_ENABLES: *v = 0; return 0;
 	case MSR_FEATURE_CTL: *v = 1; return 0; /* locked: no VMX, no SGX */
+	case MSR_ARCH_CAP:
+		*v = sys_policy(cpu)->arch_capabilities;
+		return has(cpu, 7, CPUID_EDX, 29) ? 0 : -1;
 	case MSR_SMI_COUNT: *v = cpu->s.smi_count; return 0;
 	case MSR_BIOS_SIGN: *v = UINT64_C(1) << 32; return 0;
 	case MSR_MISC_ENABLE: *v = cpu->s.misc_enable | MISC_ENABLE_NO_BTS_PEBS; return 0;
@@ -246,7 +251,7 @@ static int efer_write(struct soft_cpu *cpu, uint64_t v)
 	if (has(cpu, 0x80000001, CPUID_EDX, 25))
 		allowed |= X86_EFER_FFXSR;
 	if (is_amd(cpu) && has(cpu, 0x80000021, CPUID_EAX, 8))
-		allowed |= X86_EFER_AIBRS; /* nothing to do: see docs/decisions/0005 */
+		allowed |= X86_EFER_AIBRS; /* nothing to do: see docs/decisions/0009 */
 	if (v & ~allowed || ((v ^ old) & X86_EFER_LME && cpu->s.cr0 & X86_CR0_PG))
 		return -1;
 	v = (v & ~X86_EFER_LMA) | (old & X86_EFER_LMA);

@@ -167,6 +167,7 @@ static void msrs_by_vendor_and_reserved_bits(void **state)
 	    {MSR_MCG_CTL, 1, 0},
 	    {MSR_MISC_ENABLE, 1, 1},
 	    {MSR_FEATURE_CTL, 5, 0},
+	    {MSR_ARCH_CAP, 0, 0},
 	    {MSR_HWCR, BIT64(24), 2},
 	    {MSR_DE_CFG, 2, 2},
 	    {MSR_PLATFORM_ID, 0, 0},
@@ -176,6 +177,10 @@ static void msrs_by_vendor_and_reserved_bits(void **state)
 	};
 	struct fixture *f = *state;
 
+	/* Automatic IBRS, whatever the host is */
+	f->policy.leaf[f->policy.count++] =
+	    (struct cpuid_leaf){.leaf = 0x80000021, .eax = BIT32(8)};
+	f->policy.max_extended = MAX(f->policy.max_extended, 0x80000021);
 	for (unsigned i = 0; i < ARRAY_SIZE(cases); i++)
 		for (int amd = 0; amd < 2; amd++) {
 			f->policy.amd = amd != 0;
@@ -185,6 +190,31 @@ static void msrs_by_vendor_and_reserved_bits(void **state)
 			    (cases[i].good >> amd & 1 ? 0 : -1))
 				fail_msg("MSR %#x, case %u, amd %d", cases[i].msr, i, amd);
 		}
+}
+
+static void an_intel_cpu_tells_what_it_is_not_affected_by(void **state)
+{
+	struct fixture *f = *state;
+	uint64_t v;
+
+	f->policy.count = 0;
+	f->policy.amd = 0;
+	f->policy.arch_capabilities = X86_ARCH_RDCL_NO | X86_ARCH_ITS_NO;
+	assert_int_equal(sys_msr_read(f->cpu, MSR_ARCH_CAP, &v), -1);
+	f->policy.leaf[f->policy.count++] = (struct cpuid_leaf){.leaf = 7, .edx = BIT32(29)};
+	assert_int_equal(sys_msr_read(f->cpu, MSR_ARCH_CAP, &v), 0);
+	assert_int_equal(v, X86_ARCH_RDCL_NO | X86_ARCH_ITS_NO);
+	/* What is switched on for it: enhanced IBRS, and BHI_DIS_S where that is offered. */
+	assert_int_equal(sys_msr_write(f->cpu, MSR_SPEC_CTRL, 1), -1);
+	f->policy.leaf[0].edx |= BIT32(26);
+	assert_int_equal(sys_msr_write(f->cpu, MSR_SPEC_CTRL, 1), 0);
+	assert_int_equal(sys_msr_write(f->cpu, MSR_SPEC_CTRL, 1 | BIT64(10)), -1);
+	f->policy.leaf[f->policy.count++] =
+	    (struct cpuid_leaf){.leaf = 7, .subleaf = 2, .indexed = 1, .edx = BIT32(4)};
+	f->policy.leaf[0].indexed = 1;
+	assert_int_equal(sys_msr_write(f->cpu, MSR_SPEC_CTRL, 1 | BIT64(10)), 0);
+	assert_int_equal(sys_msr_read(f->cpu, MSR_SPEC_CTRL, &v), 0);
+	assert_int_equal(v, 1 | BIT64(10));
 }
 
 static uint64_t moved_base(void *apic)
@@ -413,6 +443,7 @@ int main(void)
 	    SYS_TEST(general_detect_stops_the_access_and_disarms_itself),
 	    SYS_TEST(single_steps_trap_after_the_instruction),
 	    SYS_TEST(msrs_by_vendor_and_reserved_bits),
+	    SYS_TEST(an_intel_cpu_tells_what_it_is_not_affected_by),
 	    SYS_TEST(control_registers_that_do_not_exist_are_undefined_in_every_ring),
 	    SYS_TEST(the_apics_page_moves_at_once),
 	    SYS_TEST(efer_keeps_lma_and_reads_back),
