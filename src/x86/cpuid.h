@@ -22,8 +22,8 @@ struct cpuid_policy {
 	unsigned count;
 	uint32_t max_basic, max_extended;
 	unsigned cpus;
-	uint32_t tsc_khz;      /* of the guest's TSC; leaf 0x40000010 */
-	uint64_t xcr0_allowed; /* X87 | SSE | AVX as offered */
+	uint32_t tsc_khz;	    /* of the guest's TSC; leaf 0x40000010 */
+	uint64_t xcr0_allowed;	    /* X87 | SSE | AVX as offered */
 	uint64_t arch_capabilities; /* MSR 10AH (Intel) of an engine with own_kernel, else 0 */
 	uint8_t phys_bits, virt_bits;
 	_Bool amd;	    /* AMD's rules where the vendors differ (Hygon as well) */

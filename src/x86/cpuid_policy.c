@@ -158,8 +158,7 @@ static void put_leaf7(struct build *b)
 		b->p->arch_capabilities = ARCH_CAPABILITIES;
 	} else if (!b->p->amd && c->arch_capabilities && h.eax >= 2) {
 		/* PSFD, IPRED_CTRL, RRSBA_CTRL, BHI_CTRL, MCDT_NO */
-		r2.edx = host(b, 7, 2).edx &
-			 (BIT32(0) | BIT32(1) | BIT32(2) | BIT32(4) | BIT32(5));
+		r2.edx = host(b, 7, 2).edx & (BIT32(0) | BIT32(1) | BIT32(2) | BIT32(4) | BIT32(5));
 	}
 	if (!b->p->amd) /* IA32_ARCH_CAPABILITIES */
 		edx |= bit_if(c->own_kernel || c->arch_capabilities, 29);

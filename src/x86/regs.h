@@ -123,20 +123,20 @@ enum x86_vector {
 #define X86_DEBUGCTL_BTF BIT64(1)
 
 /* IA32_ARCH_CAPABILITIES (SDM4, MSR 10AH): what this CPU is not affected by. */
-#define X86_ARCH_RDCL_NO   BIT64(0)  /* Meltdown, L1 terminal fault */
-#define X86_ARCH_IBRS_ALL  BIT64(1)  /* enhanced IBRS */
-#define X86_ARCH_L1D_NO	   BIT64(3)  /* no flush of the L1 needed at VM entry */
-#define X86_ARCH_MDS_NO	   BIT64(5)  /* microarchitectural data sampling */
-#define X86_ARCH_MCE_NO	   BIT64(6)  /* no machine check when a page's size changes */
-#define X86_ARCH_TAA_NO	   BIT64(8)  /* TSX asynchronous abort */
-#define X86_ARCH_SBDR_NO   BIT64(13) /* stale data of MMIO: shared buffers, */
-#define X86_ARCH_FBSDP_NO  BIT64(14) /* ... fill buffers, */
-#define X86_ARCH_PSDP_NO   BIT64(15) /* ... primary stale data */
-#define X86_ARCH_BHI_NO	   BIT64(20) /* branch history injection */
-#define X86_ARCH_PBRSB_NO  BIT64(24) /* post-barrier return stack buffer */
-#define X86_ARCH_GDS_NO	   BIT64(26) /* gather data sampling */
-#define X86_ARCH_RFDS_NO   BIT64(27) /* register file data sampling */
-#define X86_ARCH_ITS_NO	   BIT64(62) /* indirect target selection */
+#define X86_ARCH_RDCL_NO  BIT64(0)  /* Meltdown, L1 terminal fault */
+#define X86_ARCH_IBRS_ALL BIT64(1)  /* enhanced IBRS */
+#define X86_ARCH_L1D_NO	  BIT64(3)  /* no flush of the L1 needed at VM entry */
+#define X86_ARCH_MDS_NO	  BIT64(5)  /* microarchitectural data sampling */
+#define X86_ARCH_MCE_NO	  BIT64(6)  /* no machine check when a page's size changes */
+#define X86_ARCH_TAA_NO	  BIT64(8)  /* TSX asynchronous abort */
+#define X86_ARCH_SBDR_NO  BIT64(13) /* stale data of MMIO: shared buffers, */
+#define X86_ARCH_FBSDP_NO BIT64(14) /* ... fill buffers, */
+#define X86_ARCH_PSDP_NO  BIT64(15) /* ... primary stale data */
+#define X86_ARCH_BHI_NO	  BIT64(20) /* branch history injection */
+#define X86_ARCH_PBRSB_NO BIT64(24) /* post-barrier return stack buffer */
+#define X86_ARCH_GDS_NO	  BIT64(26) /* gather data sampling */
+#define X86_ARCH_RFDS_NO  BIT64(27) /* register file data sampling */
+#define X86_ARCH_ITS_NO	  BIT64(62) /* indirect target selection */
 
 #define MSR_TSC		   0x10u
 #define MSR_PLATFORM_ID	   0x17u
