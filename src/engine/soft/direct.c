@@ -14,6 +14,7 @@
 #include <x86intrin.h>
 #include "base/log.h"
 #include "engine/soft/probe.h"
+#include "engine/soft/sys.h"
 
 #define KILLED_MAX 64u
 #define VSYSCALL   UINT64_C(0xffffffffff600000) /* Linux's page, if it has one */
@@ -27,6 +28,7 @@ int direct_init(struct soft_cpu *cpu)
 		return -1;
 	d->code = -1;
 	d->umip = __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) && ecx & BIT32(2);
+	d->sysenter = !sys_policy(cpu)->amd;
 	d->lowest = direct_map_lowest();
 	d->core.slept = 1; /* there is no window yet */
 	d->always = cpu->engine->base.cfg.soft == SOFT_DIRECT_ALWAYS;

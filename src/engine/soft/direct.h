@@ -28,6 +28,12 @@ struct direct_leaf {
 	uint64_t page[512];
 };
 
+/* What is looked for in pages of code, besides what always is: what stores tables' addresses,
+ * CPUID, SYSENTER. */
+#define DIRECT_SEEK_TABLES   BIT32(0)
+#define DIRECT_SEEK_CPUID    BIT32(1)
+#define DIRECT_SEEK_SYSENTER BIT32(2)
+
 /* The sensitive instructions of a page: where the first bytes of their opcodes are. More of them
  * than there is room for are `count`ed one more. */
 struct direct_found {
@@ -82,6 +88,8 @@ struct direct_helper {
 	uint8_t software[48]; /* ... what it says there of its XSAVE image */
 	uint16_t cs, ss;      /* as it stopped */
 	uint64_t used_ns;     /* time that it has run, when that was last looked at */
+	_Bool cpuid_faults;
+	_Bool ran; /* since it was made: it has been told to go on */
 	struct direct_breaks breaks;
 };
 
@@ -156,6 +164,8 @@ struct soft_direct {
 	_Bool always;	   /* whenever it is possible at all */
 	_Bool breaks_seen; /* a breakpoint has stopped a helper */
 	uint64_t breakless_at,
+	_Bool sysenter;	   /* the host's CPU has SYSENTER in 64-bit mode */
+	_Bool cpuid_runs;  /* new helpers are to have CPUID as where CPUs cannot make it fault */
 	    breakless_for; /* TSC: the host sets none since; for so long; 0: it does */
 	unsigned killed;   /* lately */
 	/* A fault of the guest's that a helper met: when its handler is done, the page will be
@@ -289,16 +299,22 @@ void direct_space_reset(struct direct_space *s);
 _Bool direct_space_run(struct soft_cpu *cpu, struct direct_space *s);
 
 /* Is there something in the page that must not run natively (direct_scan.c)? `next`: the first two
- * bytes behind it. `tables`: SGDT and its like are that, too. *decoded grows by the number of
- * instructions that were decoded to find out: no more than the page has bytes. _scan finds all of
- * them. False: there are more than are noted. */
+ * bytes behind it. `seek`: DIRECT_SEEK_*. *decoded grows by the number of instructions that were
+ * decoded to find out: no more than the page has bytes. _scan finds all of them. False: there are
+ * more than are noted. */
 _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
-		       _Bool tables, uint64_t *decoded);
+		       unsigned seek, uint64_t *decoded);
 _Bool direct_scan(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
-		  _Bool tables, struct direct_found *found);
+		  unsigned seek, struct direct_found *found);
+/* What has to be looked for in the pages of this helper. */
+static inline unsigned direct_seek(const struct soft_direct *d, const struct direct_helper *h)
+{
+	return (d->tables ? DIRECT_SEEK_TABLES : 0) | (d->sysenter ? DIRECT_SEEK_SYSENTER : 0) |
+	       (h->cpuid_faults ? 0 : DIRECT_SEEK_CPUID);
+}
 /* The same of the page of the guest's memory at phys, remembered (direct_seen.c). *name tells what
  * is in it from what else could be; 0: that could not be said. */
-_Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *page,
+_Bool direct_seen_sensitive(struct soft_cpu *cpu, unsigned seek, uint64_t phys, const uint8_t *page,
 			    const uint8_t *next, uint64_t *name);
 /* May the byte be a prefix of the instruction that goes on behind it? */
 _Bool direct_prefix(uint8_t byte);
@@ -307,7 +323,8 @@ _Bool direct_cover(const ZydisDecoder *decoder, const uint8_t *page,
 		   const struct direct_found *found, struct direct_cover *cover);
 
 /* The name of what these bytes are; 0: that could not be said. */
-uint64_t direct_seen_name(struct soft_cpu *cpu, const uint8_t *page, const uint8_t *next);
+uint64_t direct_seen_name(struct soft_cpu *cpu, unsigned seek, const uint8_t *page,
+			  const uint8_t *next);
 void direct_seen_fini(struct soft_direct *d);
 
 /* Breakpoints (direct_break.c), of a helper that waits. _have: has it got them for the page at lin,

@@ -73,7 +73,7 @@ struct direct_shared {
 	int32_t parent;	     /* process; without it this one must not be */
 	int32_t setup_error; /* negative errno of set-up's step */
 	uint32_t setup_step;
-	uint32_t cpuid_faults; /* CPUID in user code faults */
+	uint32_t cpuid_faults; /* CPUID in user code is to fault, if it can; then: it does */
 	uint16_t filter_len, pad;
 	struct direct_op op[DIRECT_OPS];
 	uint64_t filter[128]; /* struct sock_filter; only during set-up */

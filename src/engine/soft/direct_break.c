@@ -241,6 +241,7 @@ _Bool direct_break_wish(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 	const ZydisDecoder *decoder = &cpu->cache->decoder[2];
 	struct direct_found found;
 	struct direct_cover cover;
+	unsigned seek = direct_seek(cpu->direct, &s->helper);
 	uint8_t copy[4096 + 2];
 
 	if (!name || !s->helper.pid || breaks_refused(cpu->direct))
@@ -253,8 +254,8 @@ _Bool direct_break_wish(struct soft_cpu *cpu, struct direct_space *s, uint64_t l
 	 */
 	memcpy(copy, page, 4096);
 	memcpy(copy + 4096, next, 2);
-	if (direct_seen_name(cpu, copy, copy + 4096) != name ||
-	    !direct_scan(decoder, copy, copy + 4096, cpu->direct->tables, &found) ||
+	if (direct_seen_name(cpu, seek, copy, copy + 4096) != name ||
+	    !direct_scan(decoder, copy, copy + 4096, seek, &found) ||
 	    !direct_cover(decoder, copy, &found, &cover)) {
 		w->wait = MIN(2 * w->wait, WISHES_MAX);
 		return 0;

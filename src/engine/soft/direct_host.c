@@ -283,6 +283,8 @@ int direct_helper_waits(const struct direct_helper *h)
 	char text[1024], *at;
 	unsigned long long blocked = 0;
 
+	if (!h->ran) /* it waits in set-up's frame */
+		return 1;
 	if (!h->number || !proc_read("", h->number, "/stat", text, sizeof(text)) ||
 	    !(at = strrchr(text, ')')))
 		return -1;
@@ -404,6 +406,7 @@ int direct_helper_start(const struct soft_cpu *cpu, struct direct_helper *h, int
 	s->base = h->base;
 	s->top = USER_TOP;
 	s->parent = getpid();
+	s->cpuid_faults = !(cpu && cpu->direct->cpuid_runs);
 	atomic_store(&s->go, h->go);
 	*why = "a helper process could not be started";
 	rc = spawn(h, ram, fd, *code);
@@ -422,6 +425,7 @@ int direct_helper_start(const struct soft_cpu *cpu, struct direct_helper *h, int
 		return rc;
 	}
 	memset(s->filter, 0, sizeof(s->filter));
+	h->cpuid_faults = !!s->cpuid_faults;
 	h->frame = s->out_frame - h->base - DIRECT_CODE_SIZE;
 	if (direct_regs_learn(cpu, h)) {
 		*why = "this CPU, or its kernel, does not have all vector registers of the guest";
@@ -437,6 +441,7 @@ static _Bool helper_go(struct soft_cpu *cpu, struct direct_helper *h)
 	struct direct_shared *s = h->shared;
 
 	s->frame = h->base + DIRECT_CODE_SIZE + h->frame;
+	h->ran = 1;
 	direct_core_enter(cpu, h);
 	direct_spin_enter(cpu, h);
 	/* The token comes after all that it is given for. */

@@ -232,6 +232,34 @@ static uint64_t seconds(void)
 	return (uint64_t)t.tv_sec;
 }
 
+/* Its first page is none for helpers: it is made, and not entered. */
+CODE(not_there, "xgetbv\n"
+		"syscall\n");
+static void a_helper_that_has_run_nothing_goes_to_the_next_program(void **state)
+{
+	struct board *b = *state;
+
+	program_runs(b);
+	ran(b);
+	direct_helper_kill(user_helper(b));
+	uint64_t entries = b->cpu->stats.direct_entries;
+	board_pte_set(b, USER_CODE, USER_CODE | X86_PTE_P | X86_PTE_U | X86_PTE_A);
+	board_load(b, USER_CODE, not_there, (size_t)(not_there_end - not_there));
+	user_again(b, USER_CODE);
+	b->cpu->s.gpr[X86_RCX] = 0;
+	assert_int_equal(board_run(b), 0x80);
+	assert_int_equal(b->cpu->stats.direct_entries, entries);
+	assert_int_equal(b->cpu->stats.direct_helpers, 2);
+	int pid = user_helper(b)->pid;
+	soft_tlb_flush_all(b->cpu);
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		if (!b->cpu->direct->space[i].helper.pid)
+			b->cpu->direct->space[i].used = UINT64_MAX;
+	program_runs(b);
+	assert_int_equal(user_helper(b)->pid, pid);
+	assert_int_equal(b->cpu->direct->killed, 0);
+}
+
 /* Another CPU's thread: it leaves its helper, takes what is asked of it, and is in one again. So
  * quickly that nobody has seen it outside. */
 static void *takes_it_and_goes_on(void *arg)
@@ -283,6 +311,7 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, board_teardown)
 	const struct CMUnitTest tests[] = {
+	    T(a_helper_that_has_run_nothing_goes_to_the_next_program),
 	    T(signals_that_are_meant_for_the_machine_do_nothing_to_its_helpers),
 	    T(a_helper_leaves_no_core_of_the_guests_memory),
 	    T(stop_and_continue_are_the_helpers_too),

@@ -332,7 +332,8 @@ static uint64_t page_trim(struct soft_cpu *cpu, struct direct_space *s, uint64_t
 		    soft_mmu_peek(cpu, lin + 4096, &v) ? host_of(cpu, v.phys) : NULL;
 		const uint8_t *bytes = host_of(cpu, phys);
 		next = next ? next : nothing;
-		if (!direct_seen_sensitive(cpu, phys, bytes, next, &name))
+		unsigned seek = direct_seek(cpu->direct, &s->helper);
+		if (!direct_seen_sensitive(cpu, seek, phys, bytes, next, &name))
 			return page;
 		/* What a program writes there later has no breakpoints. */
 		if (soft_mmu_peek(cpu, lin, &v) && !v.writable &&

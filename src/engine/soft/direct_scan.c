@@ -2,10 +2,15 @@
  * the guest's: CPUID, XGETBV, RDTSCP, RDPID, LAR and LSL (with which a program asks for the number
  * of its CPU), VERR and VERW; or because a hypervisor below the host would answer: VMCALL, VMMCALL.
  *
- * RDTSC faults in a helper. SGDT, SIDT, SLDT, STR and SMSW are found where `tables` says so. With
- * UMIP in host and guest they need not be: what they fault for is emulated by the host's kernel as
- * it is by the guest's, with the same constants. Their bytes are frequent in other instructions, so
- * that finding them takes one page of fifty from the helpers.
+ * RDTSC faults in a helper, and so does CPUID on hosts whose CPUs can make it: there it is not
+ * looked for. SGDT, SIDT, SLDT, STR and SMSW are found where that is asked. With UMIP in host and
+ * guest they need not be: what they fault for is emulated by the host's kernel as it is by the
+ * guest's, with the same constants. Their bytes are frequent in other instructions, so that finding
+ * them takes one page of fifty from the helpers.
+ *
+ * SYSENTER is there in 64-bit mode on all CPUs but AMD's (SDM2 SYSENTER, APM3 SYSENTER). It keeps
+ * neither RIP nor RSP, so that a helper that has executed it cannot go on in the layers below: the
+ * host's kernel takes it for a 32-bit call and refuses that, but the guest's never hears of it.
  *
  * Their bytes also turn up by chance inside of other instructions, in one page of fifty. Where
  * instructions begin is not marked in x86 code, but decoding that starts at a wrong byte falls into
@@ -19,13 +24,15 @@
 #define BACK  48u /* bytes to begin at */
 #define STEPS 64u
 
-static _Bool suspect(unsigned b1, unsigned b2, _Bool tables)
+static _Bool suspect(unsigned b1, unsigned b2, unsigned seek)
 {
+	_Bool tables = !!(seek & DIRECT_SEEK_TABLES);
 	unsigned reg = (b2 >> 3) & 7;
 	_Bool memory = b2 < 0xc0;
 
 	switch (b1) {
-	case 0xa2: return 1;					       /* CPUID */
+	case 0xa2: return !!(seek & DIRECT_SEEK_CPUID);
+	case 0x34: return !!(seek & DIRECT_SEEK_SYSENTER);
 	case 0x00: return reg == 4 || reg == 5 || (tables && reg < 2); /* VERR, VERW; SLDT, STR */
 	case 0x01: /* XGETBV, RDTSCP, VMCALL, VMMCALL; SGDT, SIDT, SMSW */
 		return b2 == 0xd0 || b2 == 0xf9 || b2 == 0xc1 || b2 == 0xd9 ||
@@ -142,6 +149,7 @@ static unsigned candidates(const uint8_t *at)
 	__m128i any = _mm_cmpeq_epi8(_mm_min_epu8(b1, _mm_set1_epi8(3)), b1);
 
 	any = _mm_or_si128(any, _mm_cmpeq_epi8(b1, _mm_set1_epi8((char)0xa2)));
+	any = _mm_or_si128(any, _mm_cmpeq_epi8(b1, _mm_set1_epi8(0x34)));
 	any = _mm_or_si128(any, _mm_cmpeq_epi8(b1, _mm_set1_epi8((char)0xae)));
 	any = _mm_or_si128(any, _mm_cmpeq_epi8(b1, _mm_set1_epi8((char)0xc7)));
 	any = _mm_and_si128(any, _mm_cmpeq_epi8(b0, _mm_set1_epi8(0x0f)));
@@ -149,7 +157,7 @@ static unsigned candidates(const uint8_t *at)
 }
 
 /* Notes the first `most` of them; returns how many there are, up to one more than that. */
-static unsigned page_scan(struct scan *s, const uint8_t *next, _Bool tables, uint16_t *at,
+static unsigned page_scan(struct scan *s, const uint8_t *next, unsigned seek, uint16_t *at,
 			  unsigned most)
 {
 	uint8_t last[18];
@@ -161,7 +169,7 @@ static unsigned page_scan(struct scan *s, const uint8_t *next, _Bool tables, uin
 		const uint8_t *bytes = block < 4080 ? s->page + block : last;
 		for (unsigned mask = candidates(bytes); mask; mask &= mask - 1) {
 			unsigned i = (unsigned)__builtin_ctz(mask);
-			if (!suspect(bytes[i + 1], bytes[i + 2], tables) ||
+			if (!suspect(bytes[i + 1], bytes[i + 2], seek) ||
 			    rdseed(s->page, block + i, bytes[i + 1], bytes[i + 2]) ||
 			    !begins(s, block + i, doubtful(bytes[i + 1])))
 				continue;
@@ -174,19 +182,19 @@ static unsigned page_scan(struct scan *s, const uint8_t *next, _Bool tables, uin
 }
 
 _Bool direct_sensitive(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
-		       _Bool tables, uint64_t *decoded)
+		       unsigned seek, uint64_t *decoded)
 {
 	struct scan s = {.decoder = decoder, .page = page, .decoded = decoded};
 
-	return page_scan(&s, next, tables, NULL, 0);
+	return page_scan(&s, next, seek, NULL, 0);
 }
 
 _Bool direct_scan(const ZydisDecoder *decoder, const uint8_t *page, const uint8_t *next,
-		  _Bool tables, struct direct_found *found)
+		  unsigned seek, struct direct_found *found)
 {
 	uint64_t decoded = 0;
 	struct scan s = {.decoder = decoder, .page = page, .decoded = &decoded};
 
-	found->count = page_scan(&s, next, tables, found->at, ARRAY_SIZE(found->at));
+	found->count = page_scan(&s, next, seek, found->at, ARRAY_SIZE(found->at));
 	return found->count <= ARRAY_SIZE(found->at);
 }

@@ -13,8 +13,9 @@
 static _Bool sensitive(const ZydisDecoder *d, const uint8_t *page, const uint8_t *next,
 		       _Bool tables)
 {
+	unsigned seek = DIRECT_SEEK_CPUID | (tables ? DIRECT_SEEK_TABLES : 0);
 	uint64_t decoded = 1000;
-	_Bool is = direct_sensitive(d, page, next, tables, &decoded);
+	_Bool is = direct_sensitive(d, page, next, seek, &decoded);
 
 	assert_in_range(decoded, 1000, 1000 + 4096);
 	return is;
@@ -146,6 +147,39 @@ static void a_function_behind_bytes_that_are_no_code_is_found(void **state)
 	assert_true(sensitive(&d, page, page, 0));
 }
 
+CODE(has_sysenter, "mov %eax, %ebx\n.rept 30\nadd %rbx, %rax\n.endr\nsysenter\nret\n");
+CODE(has_no_sysenter, ".rept 30\nadd %rbx, %rax\n.endr\nmov $0x340f, %eax\nadd $0x340f, %ebx\n"
+		      "lea 0x340f(%rax), %ecx\nret\n");
+static void what_is_not_asked_for_is_not_looked_for(void **state)
+{
+	static const struct {
+		const uint8_t *code, *end;
+		unsigned found; /* by what */
+	} rows[] = {{has_cpuid, has_cpuid_end, DIRECT_SEEK_CPUID},
+		    {has_sysenter, has_sysenter_end, DIRECT_SEEK_SYSENTER},
+		    {has_no_sysenter, has_no_sysenter_end, 0},
+		    {has_none, has_none_end, 0}};
+	static uint8_t page[4096];
+	ZydisDecoder d;
+
+	(void)state;
+	ZydisDecoderInit(&d, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++)
+		for (unsigned seek = 0; seek < 8; seek++) {
+			uint64_t decoded = 0;
+			memset(page, 0x90, sizeof(page));
+			memcpy(page + 1000, rows[i].code, (size_t)(rows[i].end - rows[i].code));
+			assert_int_equal(direct_sensitive(&d, page, page, seek, &decoded),
+					 !!(rows[i].found & seek));
+		}
+	/* Its bytes may stand on both sides of a page's end. */
+	memset(page, 0x90, sizeof(page));
+	page[4095] = 0x0f;
+	uint64_t decoded = 0;
+	assert_true(direct_sensitive(&d, page, (const uint8_t *)"\x34\x90", DIRECT_SEEK_SYSENTER,
+				     &decoded));
+}
+
 /* Constants that have LAR's bytes, one behind the other. */
 CODE(constants, ".rept 409\nmovabs $0x9090c0020fc0020f, %rax\n.endr\n");
 /* As compilers make them for a program that calls 250 functions of libraries, a mebibyte from where
@@ -165,7 +199,7 @@ static void what_is_found_not_to_begin_costs_no_more_than_the_page(void **state)
 		uint64_t decoded = 0;
 		memset(page, 0x90, sizeof(page));
 		memcpy(page, rows[i].code, (size_t)(rows[i].end - rows[i].code));
-		assert_false(direct_sensitive(&d, page, page, 0, &decoded));
+		assert_false(direct_sensitive(&d, page, page, DIRECT_SEEK_CPUID, &decoded));
 		/* It was looked at closely, and each byte once. */
 		assert_in_range(decoded, 2048, 4096);
 		/* Among that, one that does begin is found. */
@@ -271,7 +305,15 @@ static void a_hypervisor_below_the_host_is_not_asked(void **state)
 
 static void cpuid_is_the_guests(void **state)
 {
-	same_as_interpreted(*state, identify, identify_end);
+	struct board *b = *state;
+
+	same_as_interpreted(b, identify, identify_end);
+	/* And where it does not fault. */
+	b->cpu->direct->cpuid_runs = 1;
+	for (unsigned i = 0; i < DIRECT_SPACES; i++)
+		direct_helper_kill(&b->cpu->direct->space[i].helper);
+	same_as_interpreted(b, identify, identify_end);
+	assert_false(user_helper(b)->cpuid_faults);
 }
 
 /* The page is fresh, may be written and executed, and has nothing in it when it is first touched.
@@ -284,6 +326,66 @@ static void cpuid_is_the_guests_in_code_that_was_written_just_now(void **state)
 	same_as_interpreted(b, write_and_identify, write_and_identify_end);
 }
 
+/* Where CPUID faults, its page runs in the helper, and each question is a stop. */
+CODE(asks_much, "mov $0x40000000, %ebp\n"
+		"mov $300, %edi\n"
+		"xor %r8d, %r8d\n"
+		"1: mov %ebp, %eax\n"
+		"xor %ecx, %ecx\n"
+		"cpuid\n"
+		"add %ebx, %r8d\n"
+		"lea (%rax,%rcx), %r9d\n"
+		"dec %edi\n"
+		"jnz 1b\n"
+		"syscall\n");
+static void a_page_whose_cpuid_faults_runs_in_the_helper_and_asks_the_guest(void **state)
+{
+	struct board *b = *state;
+	const struct soft_stats *stats = &b->cpu->stats;
+
+	same_as_interpreted(b, identify, identify_end);
+	struct direct_helper *h = user_helper(b);
+	assert_non_null(h);
+	_Bool faults = h->cpuid_faults;
+	user_again(b, USER_CODE);
+	assert_int_equal(board_run(b), 0x80);
+	assert_true(faults ? stats->direct_entries > 1 : stats->direct_entries == 1);
+	same_as_interpreted(b, asks_much, asks_much_end);
+	same_as_interpreted(b, write_and_identify, write_and_identify_end);
+	assert_int_equal(stats->direct_lost, 0);
+}
+
+/* It goes to the guest's kernel, with all that it needs to return. */
+CODE(enter, "mov $1000, %r12d\n"
+	    "mov %rsp, %rcx\n"
+	    "lea 1f(%rip), %rdx\n"
+	    "sysenter\n"
+	    "1: syscall\n");
+static void sysenter_is_the_guests(void **state)
+{
+	struct board *b = *state;
+	struct x86_state *s = &b->cpu->s;
+
+	for (unsigned i = 0; i < 3; i++) {
+		board_load(b, USER_CODE, enter, (size_t)(enter_end - enter));
+		user_state(b, USER_CODE);
+		s->sysenter_cs = BOARD_CS64;
+		s->sysenter_eip = BOARD_HANDLERS + 0x81 * 16;
+		s->sysenter_esp = BOARD_STACK;
+		int vector = board_run(b);
+		assert_int_equal(s->gpr[X86_R12], 1000);
+		assert_int_equal(s->gpr[X86_RCX], USER_STACK);
+		assert_int_equal(b->cpu->direct->sysenter, !b->cpuid.amd);
+		if (b->cpuid.amd) {
+			assert_int_equal(vector, X86_VEC_UD);
+			continue;
+		}
+		assert_int_equal(vector, 0x81);
+		assert_int_equal(s->gpr[X86_RSP], BOARD_STACK);
+		assert_int_equal(s->gpr[X86_RDX], USER_CODE + (uint64_t)(enter_end - enter) - 2);
+	}
+}
+
 CODE(plain, "mov $77, %r8d\n"
 	    "syscall\n");
 static void
@@ -292,6 +394,7 @@ a_page_that_is_none_for_helpers_is_tried_once_and_again_when_it_has_changed(void
 	struct board *b = *state;
 	const struct soft_stats *stats = &b->cpu->stats;
 
+	b->cpu->direct->cpuid_runs = 1;
 	assert_int_equal(run_user(b, identify, identify_end), 0x80);
 	ran(b);
 	assert_int_equal(stats->direct_faults, 1);
@@ -317,6 +420,7 @@ static void what_was_found_is_remembered_until_the_page_is_another(void **state)
 	struct soft_direct d = {0};
 	struct soft_cache *cache = calloc(1, sizeof(*cache));
 	struct soft_cpu *cpu = calloc(1, sizeof(*cpu));
+	unsigned seek = DIRECT_SEEK_CPUID;
 	uint64_t name;
 
 	(void)state;
@@ -327,31 +431,31 @@ static void what_was_found_is_remembered_until_the_page_is_another(void **state)
 	ZydisDecoderInit(&cache->decoder[2], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	memset(page, 0x90, sizeof(page));
 	for (unsigned i = 0; i < 3; i++)
-		assert_false(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
+		assert_false(direct_seen_sensitive(cpu, seek, 0x5000, page, next, &name));
 	assert_int_equal(cpu->stats.direct_scans, 1);
 	memcpy(page + 2000, "\x0f\xa2", 2);
 	for (unsigned i = 0; i < 3; i++)
-		assert_true(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
+		assert_true(direct_seen_sensitive(cpu, seek, 0x5000, page, next, &name));
 	assert_int_equal(cpu->stats.direct_scans, 2);
 	/* Another page in its place, and back. */
 	memset(page, 0x90, sizeof(page));
-	assert_false(direct_seen_sensitive(cpu, 0x5000 + (1 << 26), page, next, &name));
+	assert_false(direct_seen_sensitive(cpu, seek, 0x5000 + (1 << 26), page, next, &name));
 	memcpy(page + 2000, "\x0f\xa2", 2);
-	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
+	assert_true(direct_seen_sensitive(cpu, seek, 0x5000, page, next, &name));
 	assert_int_equal(cpu->stats.direct_scans, 4);
 	/* The last instruction goes on in the next page. */
 	memset(page, 0x90, sizeof(page));
 	page[4095] = 0x0f;
-	assert_false(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
+	assert_false(direct_seen_sensitive(cpu, seek, 0x5000, page, next, &name));
 	next[0] = 0xa2;
-	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
+	assert_true(direct_seen_sensitive(cpu, seek, 0x5000, page, next, &name));
 	/* SGDT counts, or does not. */
 	memset(page, 0x90, sizeof(page));
 	memcpy(page + 2000, "\x0f\x01\x00", 3);
 	next[0] = 0x90;
-	assert_false(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
-	d.tables = 1;
-	assert_true(direct_seen_sensitive(cpu, 0x5000, page, next, &name));
+	assert_false(direct_seen_sensitive(cpu, seek, 0x5000, page, next, &name));
+	seek |= DIRECT_SEEK_TABLES;
+	assert_true(direct_seen_sensitive(cpu, seek, 0x5000, page, next, &name));
 	direct_seen_fini(&d);
 	free(cpu);
 	free(cache);
@@ -362,6 +466,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup_direct, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(instructions_that_would_tell_of_the_host_are_found),
+	    cmocka_unit_test(what_is_not_asked_for_is_not_looked_for),
 	    cmocka_unit_test(where_there_is_no_umip_stores_of_tables_are_found),
 	    cmocka_unit_test(a_function_behind_bytes_that_are_no_code_is_found),
 	    cmocka_unit_test(what_is_found_not_to_begin_costs_no_more_than_the_page),
@@ -370,6 +475,8 @@ int main(void)
 	    T(segments_of_the_host_are_not_seen),
 	    T(a_hypervisor_below_the_host_is_not_asked),
 	    T(cpuid_is_the_guests_in_code_that_was_written_just_now),
+	    T(a_page_whose_cpuid_faults_runs_in_the_helper_and_asks_the_guest),
+	    T(sysenter_is_the_guests),
 	    T(a_page_that_is_none_for_helpers_is_tried_once_and_again_when_it_has_changed),
 	    cmocka_unit_test(what_was_found_is_remembered_until_the_page_is_another),
 	};

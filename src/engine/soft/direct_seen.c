@@ -19,8 +19,8 @@
 struct seen {
 	uint64_t phys; /* the page's address, and 1 */
 	uint64_t hash;
-	uint8_t next[2];
-	_Bool tables, sensitive;
+	uint8_t next[2], seek;
+	_Bool sensitive;
 };
 struct direct_seen {
 	uint32_t key[1024];
@@ -56,19 +56,20 @@ static uint64_t page_hash(const uint32_t *key, const uint8_t *page)
 	return half[0] + half[1];
 }
 
-static uint64_t name_of(const struct soft_direct *d, uint64_t hash, const uint8_t *next)
+static uint64_t name_of(uint64_t hash, unsigned seek, const uint8_t *next)
 {
-	return hash ^ (uint64_t)next[0] << 48 ^ (uint64_t)next[1] << 56 ^ d->tables;
+	return hash ^ (uint64_t)next[0] << 48 ^ (uint64_t)next[1] << 56 ^ seek;
 }
 
-uint64_t direct_seen_name(struct soft_cpu *cpu, const uint8_t *page, const uint8_t *next)
+uint64_t direct_seen_name(struct soft_cpu *cpu, unsigned seek, const uint8_t *page,
+			  const uint8_t *next)
 {
 	const struct soft_direct *d = cpu->direct;
 
-	return d->seen ? name_of(d, page_hash(d->seen->key, page), next) : 0;
+	return d->seen ? name_of(page_hash(d->seen->key, page), seek, next) : 0;
 }
 
-_Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *page,
+_Bool direct_seen_sensitive(struct soft_cpu *cpu, unsigned seek, uint64_t phys, const uint8_t *page,
 			    const uint8_t *next, uint64_t *named)
 {
 	struct soft_direct *d = cpu->direct;
@@ -76,21 +77,21 @@ _Bool direct_seen_sensitive(struct soft_cpu *cpu, uint64_t phys, const uint8_t *
 
 	*named = 0;
 	if (UNLIKELY(!d->seen) && !(d->seen = seen_new()))
-		return direct_sensitive(decoder, page, next, d->tables, &d->decoded);
+		return direct_sensitive(decoder, page, next, seek, &d->decoded);
 	uint64_t hash = page_hash(d->seen->key, page);
-	*named = name_of(d, hash, next);
+	*named = name_of(hash, seek, next);
 	struct seen *s = &d->seen->page[(phys >> 12) % SEEN];
-	if (s->phys == (phys | 1) && s->hash == hash && s->tables == d->tables &&
+	if (s->phys == (phys | 1) && s->hash == hash && s->seek == seek &&
 	    !memcmp(s->next, next, 2))
 		return s->sensitive;
 	/* Somebody may be writing there: what is found belongs to the hash only if it is the same
 	 * afterwards. */
 	cpu->stats.direct_scans++;
-	_Bool sensitive = direct_sensitive(decoder, page, next, d->tables, &d->decoded);
+	_Bool sensitive = direct_sensitive(decoder, page, next, seek, &d->decoded);
 	s->phys = page_hash(d->seen->key, page) == hash ? phys | 1 : 0;
 	s->hash = hash;
 	memcpy(s->next, next, 2);
-	s->tables = d->tables;
+	s->seek = (uint8_t)seek;
 	s->sensitive = sensitive;
 	return sensitive;
 }

@@ -353,7 +353,8 @@ HIDDEN __attribute__((noreturn, used)) void direct_setup(void)
 	/* What is not needed any more cannot be used by anybody. */
 	CALL(SYS_close, DIRECT_FD_SHARED, 0, 0, 0, 0);
 	CALL(SYS_close, DIRECT_FD_CODE, 0, 0, 0, 0);
-	s->cpuid_faults = !CALL(SYS_arch_prctl, ARCH_SET_CPUID, 0, 0, 0, 0);
+	if (s->cpuid_faults)
+		s->cpuid_faults = !CALL(SYS_arch_prctl, ARCH_SET_CPUID, 0, 0, 0, 0);
 	/* No core of the guest's memory, not even through a pipe. Not dumpable is more than that:
 	 * it would keep the engine from setting breakpoints. */
 	CALL(SYS_prlimit64, 0, RLIMIT_CORE, &core, 0, 0);
