@@ -224,7 +224,7 @@ static _Bool exit_answer(struct soft_cpu *cpu, struct direct_space *s, const str
 	}
 	direct_selectors_in(cpu, &s->helper);
 	if (x->code <= 0 || x->signal == SIGUSR1) { /* not from the host's kernel */
-		cpu->direct->once = 0;
+		cpu->direct->once = DIRECT_ONCE_NOT;
 		return 0;
 	}
 	cpu->stats.direct_exits++;
@@ -245,30 +245,37 @@ static _Bool exit_answer(struct soft_cpu *cpu, struct direct_space *s, const str
 		cpu->stats.direct_calls++;
 	if (x->signal == SIGTRAP && x->trap == X86_VEC_DB)
 		debug_trap(cpu, s, x);
+	if (direct_choose_far(cpu) && ((x->signal == SIGSEGV && x->trap == X86_VEC_GP) ||
+				       (x->signal == SIGTRAP && x->code == TRAP_HWBKPT)))
+		cpu->direct->once = DIRECT_ONCE_ALONE;
 	instruction_undo(cpu, x);
 	return 0;
 }
 
-_Bool direct_run(struct soft_cpu *cpu)
+enum direct_went direct_run(struct soft_cpu *cpu)
 {
 	struct soft_direct *d = cpu->direct;
 	struct direct_exit x;
 
 	direct_choose_user(cpu);
+	if (d->once == DIRECT_ONCE_ALONE) {
+		d->once = DIRECT_ONCE_NOT;
+		return DIRECT_BELOW_ALONE;
+	}
 	if (d->once || helpers_refused(cpu) || !state_fits(cpu)) {
-		direct_choose_below(cpu, d->once);
-		d->once = 0;
-		return 0;
+		direct_choose_below(cpu, !!d->once);
+		d->once = DIRECT_ONCE_NOT;
+		return DIRECT_BELOW;
 	}
 	/* What is still pending cannot be taken now, as a masked NMI: a helper would be stopped for
 	 * it before its first instruction, for ever. */
 	if (atomic_load(&cpu->base.link.events) || !direct_choose_wants(cpu))
-		return 0;
+		return DIRECT_BELOW;
 	umip_follow(cpu);
 	struct direct_space *s = direct_space_get(cpu);
 	if (!helper_ready(cpu, s)) {
 		direct_choose_below(cpu, 0);
-		return 0;
+		return DIRECT_BELOW;
 	}
 	if (d->expect_asid == cpu->asid_user)
 		direct_map_expected(cpu, s, d->expect, d->expect_access);
@@ -276,19 +283,19 @@ _Bool direct_run(struct soft_cpu *cpu)
 	direct_map_fill(cpu, s);
 	if (direct_map_kept(cpu, s)) {
 		direct_choose_below(cpu, 1);
-		return 0;
+		return DIRECT_BELOW;
 	}
 	cpu->stats.direct_entries++;
 	for (_Bool more = 1; more;) {
 		if (!s->helper.pid)
-			return 1;
+			return DIRECT_RAN;
 		unsigned ops = s->ops;
 		uint64_t begin = __rdtsc();
 		direct_regs_out(cpu, &s->helper);
 		if (!direct_space_run(cpu, s)) {
 			d->killed += !s->helper.pid;
-			d->once = 1;
-			return 0;
+			d->once = DIRECT_ONCE;
+			return DIRECT_BELOW;
 		}
 		uint64_t cycles = __rdtsc() - begin;
 		s->ran += cycles;
@@ -303,15 +310,15 @@ _Bool direct_run(struct soft_cpu *cpu)
 			d->killed++;
 			soft_raise_err(cpu, X86_VEC_GP, 0);
 		}
-		d->once = 1; /* unless it is found below that the helper can go on */
+		d->once = DIRECT_ONCE; /* unless it is found below that the helper can go on */
 		if (!exit_answer(cpu, s, &x))
-			return 1;
-		d->once = 0;
+			return DIRECT_RAN;
+		d->once = DIRECT_ONCE_NOT;
 		/* Another CPU may have mapped something there since. */
 		more = !atomic_load(&cpu->base.link.events) && region_free(cpu, s->helper.base) &&
 		       !direct_map_shut(s, cpu->s.rip);
 	}
-	return 1;
+	return DIRECT_RAN;
 }
 
 const char *soft_direct_probe(const char **breaks)

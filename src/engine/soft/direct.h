@@ -151,6 +151,9 @@ struct direct_large {
 	uint8_t *done;	       /* a bit for each 2 MiB of RAM that was a wish once; or NULL */
 };
 
+/* The next instruction is for the layers below: for a while, or it alone. */
+enum direct_once { DIRECT_ONCE_NOT, DIRECT_ONCE, DIRECT_ONCE_ALONE };
+
 struct soft_direct {
 	struct direct_space space[DIRECT_SPACES];
 	_Atomic int running;	/* pidfd of the helper that runs guest code, plus 1; 0: none */
@@ -161,18 +164,18 @@ struct soft_direct {
 	uint64_t refused_at, refused_for; /* TSC; for so long, 0: for ever */
 	_Bool umip;			  /* the host's CPU has it */
 	_Bool tables;	   /* SGDT and its like do not run in helpers: host or guest has no UMIP */
+	_Bool sysenter;	   /* the host's CPU has SYSENTER in 64-bit mode */
+	_Bool cpuid_runs;  /* new helpers are to have CPUID as where CPUs cannot make it fault */
 	_Bool always;	   /* whenever it is possible at all */
 	_Bool breaks_seen; /* a breakpoint has stopped a helper */
 	uint64_t breakless_at,
-	_Bool sysenter;	   /* the host's CPU has SYSENTER in 64-bit mode */
-	_Bool cpuid_runs;  /* new helpers are to have CPUID as where CPUs cannot make it fault */
 	    breakless_for; /* TSC: the host sets none since; for so long; 0: it does */
 	unsigned killed;   /* lately */
 	/* A fault of the guest's that a helper met: when its handler is done, the page will be
 	 * there. */
 	uint64_t expect, expect_asid;
 	enum soft_access expect_access;
-	_Bool once; /* the next instruction is for the layers below */
+	enum direct_once once;
 	uint64_t clock;
 	uint64_t lowest;  /* linear address that the host lets a helper map */
 	uint64_t decoded; /* instructions, to find the sensitive ones in pages of code */
@@ -191,9 +194,10 @@ struct soft_direct {
 
 int direct_init(struct soft_cpu *cpu);
 void direct_fini(struct soft_cpu *cpu);
-/* Runs user code if it may and should. False: nothing was done; the layers below take over. May
- * raise. */
-_Bool direct_run(struct soft_cpu *cpu);
+/* Runs user code if it may and should. Else nothing was done, and the layers below take over, or
+ * one instruction is theirs. May raise. */
+enum direct_went { DIRECT_BELOW, DIRECT_BELOW_ALONE, DIRECT_RAN };
+enum direct_went direct_run(struct soft_cpu *cpu);
 
 /* Helper processes (direct_host.c). `ram` is the memory file that they may map; `code` that of
  * their program, made when it is -1. Returns 0 or a negative errno; *why is set to a constant then.
@@ -343,7 +347,8 @@ const char *direct_break_probe(struct direct_helper *h);
 /* The chooser (direct_choose.c): user code begins or goes on; it was left (`interrupted`: from
  * outside, so that it goes on some time); should the helper have it (counted); the layers below
  * have it instead (`once`: for what a helper cannot do; else until its next crossing); the helper
- * has stopped after so many TSC cycles, in which it did so many operations (_left). */
+ * has stopped after so many TSC cycles, in which it did so many operations (_left); it has got far
+ * until then (_far). */
 int direct_choose_init(struct soft_direct *d);
 void direct_choose_fini(struct soft_direct *d);
 void direct_choose_user(struct soft_cpu *cpu);
@@ -353,6 +358,7 @@ void direct_choose_below(struct soft_cpu *cpu, _Bool once);
 /* Translated code has changed the CPU's state: does direct_run have to be asked? */
 _Bool direct_choose_state(struct soft_cpu *cpu);
 void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles, unsigned ops);
+_Bool direct_choose_far(const struct soft_cpu *cpu);
 
 /* Makes user code stop soon, having raised an event. Any thread. */
 void direct_kick(struct soft_cpu *cpu);

@@ -17,7 +17,9 @@
  * (direct_warm.c).
  *
  * A stretch whose instruction was one for the layers below goes on there for a while, which
- * doubles as long as helpers do not get far: it may be a loop around such an instruction.
+ * doubles as long as helpers do not get far: it may be a loop around such an instruction. Where the
+ * helper has got far before it, that instruction is executed and no more (CPUID and RDTSC, which
+ * fault there, and what has a breakpoint).
  *
  * What a crossing costs differs from host to host by ten times and with the host's load, so it is
  * taken from what is seen: the shortest way into a helper and back, forgotten slowly, and not by
@@ -56,6 +58,7 @@ struct direct_choose {
 	_Bool skipped, late; /* late: `begin` was not its beginning */
 	uint64_t limit;	     /* when it goes to a helper */
 	uint64_t wait;	     /* how long the layers below have it, when a helper could not go on */
+	_Bool far;	     /* it had run for longer than a crossing takes */
 	_Bool at_once;
 	uint64_t mark; /* the engine's time for a helper since then has not been counted */
 	struct space *now;
@@ -140,7 +143,7 @@ void direct_choose_kernel(struct soft_cpu *cpu, _Bool interrupted)
 
 	if (!c->begin && !c->skipped)
 		return;
-	cpu->direct->once = 0;
+	cpu->direct->once = DIRECT_ONCE_NOT;
 	cpu->direct_at = UINT64_MAX;
 	if (c->skipped) {
 		c->skipped = 0;
@@ -221,7 +224,7 @@ _Bool direct_choose_state(struct soft_cpu *cpu)
 	}
 	direct_choose_user(cpu);
 	if (d->refused || d->once)
-		return d->once;
+		return d->once != DIRECT_ONCE_NOT;
 	if (d->choose->limit == d->choose->begin)
 		return 1;
 	cpu->stats.direct_kept++;
@@ -254,5 +257,11 @@ void direct_choose_left(struct soft_cpu *cpu, uint64_t cycles, unsigned ops)
 	c->seen[spin->kind] += !seen;
 	unit_follow(cpu);
 	cpu->stats.direct_crossing = c->unit.cost * 1000 / c->unit.us;
-	c->wait = cycles - *cost < *cost ? MIN(c->wait * 2, WAIT_MAX_US * c->unit.us) : *cost;
+	c->far = cycles - *cost >= *cost;
+	c->wait = c->far ? *cost : MIN(c->wait * 2, WAIT_MAX_US * c->unit.us);
+}
+
+_Bool direct_choose_far(const struct soft_cpu *cpu)
+{
+	return cpu->direct->choose->far;
 }

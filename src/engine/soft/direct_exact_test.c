@@ -195,6 +195,27 @@ static void a_masked_nmi_keeps_no_program_from_going_on(void **state)
 	assert_true(b->cpu->stats.direct_entries > entries);
 }
 
+/* RDTSC faults there. After a computation that instruction is all that the layers below do. */
+CODE(compute_and_ask, "mov $10, %esi\n"
+		      "1: mov $3000000, %ecx\n"
+		      "2: loop 2b\n"
+		      "rdtsc\n"
+		      "dec %esi\n"
+		      "jnz 1b\n"
+		      "syscall");
+static void an_instruction_that_a_helper_cannot_do_is_done_alone(void **state)
+{
+	struct board *b = *state;
+	const struct soft_stats *stats = &b->cpu->stats;
+
+	for (unsigned n = 1; n < 4; n++) {
+		assert_int_equal(RUN(b, compute_and_ask), 0x80);
+		assert_int_equal(b->cpu->s.gpr[X86_RSI], 0);
+		assert_int_equal(stats->single_steps, 10 * n);
+		assert_int_equal(stats->direct_calls, n);
+	}
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, board_teardown)
@@ -205,6 +226,7 @@ int main(void)
 	    T(software_interrupts_are_the_guests_by_its_own_gates),
 	    T(a_call_into_the_vsyscall_page_is_the_guests),
 	    T(a_masked_nmi_keeps_no_program_from_going_on),
+	    T(an_instruction_that_a_helper_cannot_do_is_done_alone),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

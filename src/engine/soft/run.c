@@ -379,6 +379,16 @@ static _Bool delivery_leave(struct soft_cpu *cpu)
 	return 1;
 }
 
+/* False: the layers below are to do it. */
+static _Bool direct_did(struct soft_cpu *cpu)
+{
+	enum direct_went went = direct_run(cpu);
+
+	if (went == DIRECT_BELOW_ALONE)
+		step(cpu);
+	return went != DIRECT_BELOW;
+}
+
 static int run_inner(struct soft_cpu *cpu)
 {
 	cpu->alone = 0; /* an instruction that was abandoned leaves it */
@@ -420,7 +430,7 @@ static int run_inner(struct soft_cpu *cpu)
 			step(cpu);
 		else if (UNLIKELY(cpu->lockstep != NULL) && trans_mode(cpu->mode))
 			lockstep_run(cpu);
-		else if (cpu->direct && cpu->cpl == 3 && direct_run(cpu))
+		else if (cpu->direct && cpu->cpl == 3 && direct_did(cpu))
 			continue;
 		else if (cpu->trans && trans_mode(cpu->mode))
 			trans_run(cpu);
