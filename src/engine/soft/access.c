@@ -44,8 +44,10 @@ static unsigned pieces_get(struct soft_cpu *cpu, enum soft_tlb_kind kind, unsign
 		piece_get(cpu, kind, seg, lin, len, write, &p[0]);
 		return 1;
 	}
-	/* Flat segments are not checked before; their limit is here. */
-	if (narrow && (cpu->mode & SOFT_MODE_FLAT) && seg <= X86_DS && lin + len - 1 > UINT32_MAX)
+	/* Flat segments are not checked before; their limit is here. On Intel's CPUs what follows
+	 * their last byte is the first (SDM3 5.3 leaves it open). */
+	if (narrow && (cpu->mode & SOFT_MODE_FLAT) && seg <= X86_DS && lin + len - 1 > UINT32_MAX &&
+	    soft_amd(cpu))
 		soft_raise_err(cpu, seg == X86_SS ? X86_VEC_SS : X86_VEC_GP, 0);
 	if (!narrow && soft_canonical(lin) && !soft_canonical(lin + len - 1))
 		soft_raise_err(cpu, seg == X86_SS ? X86_VEC_SS : X86_VEC_GP, 0);
@@ -150,12 +152,16 @@ void soft_io_breakpoint(struct soft_cpu *cpu, uint16_t port, unsigned size)
 
 void soft_align_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned len)
 {
+	_Bool amd = soft_amd(cpu);
 	unsigned align = len == 10 ? 8 : len > 64 || (len & (len - 1)) ? 1 : MIN(len, 16u);
 
+	if (align == 16 && !amd)
+		return;
 	if (!(lin & (align - 1)))
 		return;
-	if (soft_is64(cpu) ? !soft_canonical(lin)
-			   : (cpu->mode & SOFT_MODE_FLAT) && (uint32_t)lin > UINT32_MAX - len + 1)
+	if (soft_is64(cpu)
+		? !soft_canonical(lin)
+		: amd && (cpu->mode & SOFT_MODE_FLAT) && (uint32_t)lin > UINT32_MAX - len + 1)
 		soft_raise_err(cpu, seg == X86_SS ? X86_VEC_SS : X86_VEC_GP, 0);
 	soft_raise_err(cpu, X86_VEC_AC, 0);
 }

@@ -88,11 +88,18 @@ static void call_to(struct soft_cpu *cpu, const struct insn *i, uint64_t target)
 {
 	uint64_t lin = stack_lin(cpu, -(uint64_t)i->osize, i->osize, 1);
 
-	/* The push's faults come before the target's. */
-	soft_align(cpu, X86_SS, lin, i->osize);
-	soft_probe(cpu, X86_SS, lin, i->osize, 1);
+	/* The push's faults come before the target's. Intel's CPUs have written by then. */
+	if (soft_amd(cpu)) {
+		soft_align(cpu, X86_SS, lin, i->osize);
+		soft_probe(cpu, X86_SS, lin, i->osize, 1);
+	} else {
+		stack_write(cpu, -(uint64_t)i->osize, i->osize, soft_next_rip(cpu, i));
+	}
 	target = target_check(cpu, i, target);
-	stack_push(cpu, soft_next_rip(cpu, i), i->osize);
+	if (soft_amd(cpu))
+		stack_push(cpu, soft_next_rip(cpu, i), i->osize);
+	else
+		stack_add(cpu, -(uint64_t)i->osize);
 	cpu->s.rip = target;
 }
 static void call_rel(struct soft_cpu *cpu, const struct insn *i)
@@ -177,7 +184,7 @@ _Bool decode_branch(struct soft_decode *d)
 	    is64 ? (d->zi->operand_width == 16 ? 2 : 8) : (d->zi->operand_width == 16 ? 2 : 4);
 	/* The decoder has the vendors' difference for relative branches only. */
 	if (is64 && (d->zi->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && !d->zi->raw.rex.W &&
-	    d->cpu->base.engine->env->cpuid->amd)
+	    soft_amd(d->cpu))
 		osize = 2;
 	uint8_t old = out->osize;
 	uint64_t imm = out->imm;

@@ -338,6 +338,12 @@ static inline void insn_gpr_set(struct soft_cpu *cpu, unsigned r, unsigned size,
 /* Notes a port access for breakpoints; called before the access. */
 void soft_io_breakpoint(struct soft_cpu *cpu, uint16_t port, unsigned size);
 
+/* AMD's ways, else Intel's, where the architecture leaves something open. */
+static inline _Bool soft_amd(const struct soft_cpu *cpu)
+{
+	return cpu->base.engine->env->cpuid->amd;
+}
+
 static inline _Bool soft_is64(const struct soft_cpu *cpu)
 {
 	return cpu->mode & SOFT_MODE_64;
@@ -399,7 +405,8 @@ void soft_load_bytes(struct soft_cpu *cpu, unsigned seg, uint64_t lin, void *buf
 void soft_store_bytes(struct soft_cpu *cpu, unsigned seg, uint64_t lin, const void *buf,
 		      unsigned len);
 /* #AC: ring 3 with CR0.AM and EFLAGS.AC. By natural alignment; an x87 register counts as 8 bytes, a
- * 256-bit vector as 16. Accesses make it themselves; for those that probe first. */
+ * 256-bit vector as 16 on AMD's CPUs; Intel's do not ask it of 16 bytes and more. Accesses make it
+ * themselves; for those that probe first. */
 void soft_align_slow(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned len);
 static inline void soft_align(struct soft_cpu *cpu, unsigned seg, uint64_t lin, unsigned len)
 {

@@ -274,8 +274,8 @@ static _Bool xop_too_long(const struct soft_cpu *cpu, const uint8_t *bytes, unsi
 	return n + (map == 10 ? 4 : 0) > 15;
 }
 
-/* Outside of 64-bit mode there are eight registers, and EVEX's bits for more are ignored. Zydis
- * wants them to be 1. False: they are, or it is something else. */
+/* Outside of 64-bit mode there are eight registers, and EVEX's bits for more are ignored, but V' by
+ * AMD's CPUs only. Zydis wants them to be 1. False: they are, or it is something else. */
 static _Bool evex_ignore(const struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail,
 			 uint8_t copy[15])
 {
@@ -287,7 +287,8 @@ static _Bool evex_ignore(const struct soft_cpu *cpu, const uint8_t *bytes, unsig
 		return 0;
 	memcpy(copy, bytes, count);
 	copy[n + 1] |= 0x30;
-	copy[n + 3] |= 0x08;
+	if (soft_amd(cpu))
+		copy[n + 3] |= 0x08;
 	return memcmp(copy, bytes, count) != 0;
 }
 

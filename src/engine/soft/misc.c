@@ -74,7 +74,8 @@ static void xlat(struct soft_cpu *cpu, const struct insn *i)
 }
 
 /* Decimal arithmetic (SDM2): flags that are not said to be undefined come from the rules given, the
- * others as AMD's CPUs leave them (the instructions cannot be executed in 64-bit mode to see). */
+ * others as the vendor's CPUs leave them (the instructions cannot be executed in 64-bit mode to
+ * see): Intel's clear OF. */
 static uint32_t result_flags(uint8_t v)
 {
 	return soft_af_of((v ? 0 : X86_ZF) | (v & 0x80 ? X86_SF : 0) |
@@ -97,7 +98,7 @@ static void daa_das(struct soft_cpu *cpu, _Bool sub)
 	}
 	uint8_t al = (uint8_t)(sub ? old - fix : old + fix);
 	flags = result_flags(al) | (carry ? SOFT_AF_CF : 0) | (af ? SOFT_AF_AF : 0);
-	if ((sub ? (old ^ fix) & (old ^ al) : ~(old ^ fix) & (old ^ al)) & 0x80)
+	if (soft_amd(cpu) && (sub ? (old ^ fix) & (old ^ al) : ~(old ^ fix) & (old ^ al)) & 0x80)
 		flags |= SOFT_AF_OF;
 	REG_SET_8(cpu, 0, al);
 	cpu->af = flags;
@@ -117,12 +118,16 @@ static void aaa_aas(struct soft_cpu *cpu, _Bool sub)
 	if ((old & 15) > 9 || (cpu->af & SOFT_AF_AF))
 		fix = 0x106;
 	ax = (uint16_t)(sub ? old - fix : old + fix);
-	/* Undefined, and on AMD's CPUs those of the 16-bit sum before its high digit goes. */
-	uint32_t flags = (result_flags((uint8_t)ax) & SOFT_AF_PF) | (ax ? 0 : SOFT_AF_ZF) |
-			 (ax & 0x8000 ? SOFT_AF_SF : 0) | (fix ? SOFT_AF_CF | SOFT_AF_AF : 0);
-	if ((sub ? (old ^ fix) & (old ^ ax) : ~(old ^ fix) & (old ^ ax)) & 0x8000)
-		flags |= SOFT_AF_OF;
-	cpu->af = flags;
+	/* Undefined: on Intel's CPUs those of AL at the end, on AMD's those of the 16-bit sum
+	 * before its high digit goes. */
+	uint32_t flags = result_flags(ax & 15);
+	if (soft_amd(cpu)) {
+		flags = (result_flags((uint8_t)ax) & SOFT_AF_PF) | (ax ? 0 : SOFT_AF_ZF) |
+			(ax & 0x8000 ? SOFT_AF_SF : 0);
+		if ((sub ? (old ^ fix) & (old ^ ax) : ~(old ^ fix) & (old ^ ax)) & 0x8000)
+			flags |= SOFT_AF_OF;
+	}
+	cpu->af = flags | (fix ? SOFT_AF_CF | SOFT_AF_AF : 0);
 	REG_SET_16(cpu, 0, ax & 0xff0f);
 }
 static void aaa(struct soft_cpu *cpu, const struct insn *i)
@@ -288,8 +293,9 @@ _Bool decode_misc(struct soft_decode *d)
 	case ZYDIS_MNEMONIC_OUT: return decode_port(d, 1, out_i, out_dx);
 	case ZYDIS_MNEMONIC_RDRAND: d->out->fn = rdrand_table[d->size]; return 1;
 	case ZYDIS_MNEMONIC_RDSEED: d->out->fn = rdseed_table[d->size]; return 1;
+	/* With REX.B XCHG R8, but for Intel's CPUs. */
 	case ZYDIS_MNEMONIC_PAUSE:
-		if (d->zi->raw.rex.B) {
+		if (d->zi->raw.rex.B && soft_amd(d->cpu)) {
 			d->out->fn = xchg_r8;
 			return 1;
 		}

@@ -44,6 +44,19 @@ OP_WIDTHS(SHIFT, ror)
 OP_WIDTHS(SHIFT, rcl)
 OP_WIDTHS(SHIFT, rcr)
 
+/* By an immediate of more than 1, where OF is undefined: Intel's CPUs leave it alone in a
+ * register's rotation, and there only. */
+#define ROTATE(name, w)                                                                            \
+	static void name##_rk_##w(struct soft_cpu *cpu, const struct insn *i)                      \
+	{                                                                                          \
+		uint32_t of = cpu->af & SOFT_AF_OF;                                                \
+		name##_ri_##w(cpu, i);                                                             \
+		if ((i->imm & SHIFT_MASK(w)) > 1)                                                  \
+			cpu->af = (cpu->af & ~SOFT_AF_OF) | of;                                    \
+	}
+OP_WIDTHS(ROTATE, rol)
+OP_WIDTHS(ROTATE, ror)
+
 #define DOUBLE_DO(op, w, d, s, count, af)                                                          \
 	__asm__(FLAGS_LOAD op SFX_##w " %%cl, %2, %0" FLAGS_SAVE                                   \
 		: "+r"(d), "+&a"(af)                                                               \
@@ -104,6 +117,17 @@ static const struct {
     SHIFT_ROW(RCR, rcr), DOUBLE_ROW(SHLD, shld), DOUBLE_ROW(SHRD, shrd),
 };
 
+static insn_fn *rotate_of(const struct soft_decode *d)
+{
+	static insn_fn *const fn[2][4] = {OP_NAMES(rol_rk), OP_NAMES(ror_rk)};
+
+	switch (d->zi->mnemonic) {
+	case ZYDIS_MNEMONIC_ROL: return fn[0][d->size];
+	case ZYDIS_MNEMONIC_ROR: return fn[1][d->size];
+	default: return NULL;
+	}
+}
+
 _Bool decode_shift(struct soft_decode *d)
 {
 	const ZydisDecodedOperand *count = &d->op[d->zi->operand_count_visible - 1];
@@ -115,6 +139,8 @@ _Bool decode_shift(struct soft_decode *d)
 		if (!by_cl)
 			d->out->imm = count->imm.value.u;
 		d->out->fn = shift_table[k].fn[(d->mem0 ? 2 : 0) + by_cl][d->size];
+		if (!by_cl && !d->mem0 && !soft_amd(d->cpu) && rotate_of(d))
+			d->out->fn = rotate_of(d);
 		return 1;
 	}
 	return 0;

@@ -97,8 +97,8 @@ static uint32_t compare(uint64_t a, uint64_t b, unsigned size)
 		__asm__("cmpq %2, %1" FLAGS_SAVE : "=&a"(af) : "r"(a << shift), "r"(b) : "cc");
 	return af;
 }
-/* Which operand is read first shows in CR2 when both fault: as AMD's CPUs have it, the second,
- * and for REPE CMPSB the first. */
+/* Which operand is read first shows in CR2 when both fault: the second, and on AMD's CPUs for REPE
+ * CMPSB the first. */
 static ALWAYS_INLINE void cmps(struct soft_cpu *cpu, const struct insn *i, _Bool first)
 {
 	unsigned size = i->aux;
@@ -119,7 +119,7 @@ static void cmps_alone(struct soft_cpu *cpu, const struct insn *i)
 }
 static void cmps_one(struct soft_cpu *cpu, const struct insn *i)
 {
-	cmps(cpu, i, i->aux == 1 && (i->flags & INSN_REP));
+	cmps(cpu, i, i->aux == 1 && (i->flags & INSN_REP) && soft_amd(cpu));
 }
 static void scas_one(struct soft_cpu *cpu, const struct insn *i)
 {
@@ -254,23 +254,74 @@ static uint64_t stos_run(struct soft_cpu *cpu, const struct insn *i, uint64_t co
 	return n;
 }
 
+/* Where the instruction is. */
+static uint64_t code_lin(const struct soft_cpu *cpu)
+{
+	return soft_is64(cpu) ? cpu->s.rip : (uint32_t)(cpu->s.seg[X86_CS].base + cpu->s.rip);
+}
+
+static uint64_t dst_next(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint64_t at = index_get(cpu, i, X86_RDI);
+
+	return soft_is64(cpu) ? at : (uint32_t)(cpu->s.seg[X86_ES].base + at);
+}
+
+/* Would one of `count` stores, at least one, reach a byte of the instruction? */
+static _Bool over_itself(struct soft_cpu *cpu, const struct insn *i, uint64_t count)
+{
+	uint64_t at = code_lin(cpu), end = at + i->len, dst = dst_next(cpu, i);
+	unsigned log2 = (unsigned)__builtin_ctz(i->aux);
+
+	if (cpu->s.rflags & X86_DF)
+		return at < dst + i->aux && (end > dst || (dst - end) >> log2 < count - 1);
+	return end > dst && (at <= dst || (at - dst) >> log2 < count);
+}
+
+/* Intel's CPUs cut the count to the address size before anything else, and what MOVS and STOS go
+ * through, in 64-bit code. */
+static void cut(struct soft_cpu *cpu, _Bool rsi, _Bool rdi)
+{
+	uint64_t *gpr = cpu->s.gpr;
+
+	gpr[X86_RCX] = (uint32_t)gpr[X86_RCX];
+	if (rsi)
+		gpr[X86_RSI] = (uint32_t)gpr[X86_RSI];
+	if (rdi)
+		gpr[X86_RDI] = (uint32_t)gpr[X86_RDI];
+}
+
 /*
  * The repetition. `run` does many elements at once or none; `stop` is 0, or for CMPS and SCAS the
- * value of ZF that goes on, plus 1. While single-stepping, each element is an instruction.
+ * value of ZF that goes on, plus 1. While single-stepping, each element is an instruction. A fault
+ * shows the flags of the last element, on Intel's CPUs those of before the instruction. When MOVS
+ * and STOS have written over the instruction, Intel's CPUs go on with what is there now, AMD's with
+ * the repetition.
  */
 static ALWAYS_INLINE void repeat(struct soft_cpu *cpu, const struct insn *i, insn_fn *one,
 				 uint64_t (*run)(struct soft_cpu *, const struct insn *, uint64_t),
 				 unsigned stop)
 {
 	uint64_t budget = cpu->slow ? 1 : CHUNK, seen = outside(cpu);
+	const _Bool keep = stop && !soft_amd(cpu);
+	const uint32_t before = cpu->af;
+
+	if (UNLIKELY(i->asize == 4) && soft_is64(cpu) && !soft_amd(cpu))
+		cut(cpu, one == movs_one, one == movs_one || one == stos_one);
+	const _Bool itself = (one == movs_one || one == stos_one) && !soft_amd(cpu) &&
+			     over_itself(cpu, i, index_get(cpu, i, X86_RCX));
 
 	for (uint64_t count; (count = index_get(cpu, i, X86_RCX)) != 0;) {
-		uint64_t n = run && !cpu->slow ? run(cpu, i, count) : 0;
+		const _Bool last = itself && over_itself(cpu, i, 1);
+		uint64_t n = run && !cpu->slow && !itself ? run(cpu, i, count) : 0;
 		if (!n) {
+			cpu->af = keep ? before : cpu->af;
 			one(cpu, i);
 			index_add(cpu, i, X86_RCX, -UINT64_C(1));
 			n = 1;
 		}
+		if (UNLIKELY(last) && count > 1)
+			return;
 		if (stop && COND_Z(cpu->af) != stop - 1)
 			break;
 		if (n >= budget && index_get(cpu, i, X86_RCX)) {

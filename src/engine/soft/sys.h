@@ -74,6 +74,8 @@ struct sys_stack {
 };
 void sys_stack_current(struct soft_cpu *cpu, struct sys_stack *st);
 void sys_push(struct soft_cpu *cpu, struct sys_stack *st, unsigned size, uint64_t v);
+/* A selector in `size` bytes of the stack. Of 4 Intel's CPUs write 2 (SDM2 PUSH). */
+void sys_push_selector(struct soft_cpu *cpu, struct sys_stack *st, unsigned size, uint16_t sel);
 uint64_t sys_pop(struct soft_cpu *cpu, struct sys_stack *st, unsigned size);
 /* The stack pointer register as it would be with st->sp. */
 uint64_t sys_stack_rsp(const struct sys_stack *st);

@@ -77,10 +77,12 @@ void sys_deliver(struct soft_cpu *cpu)
 {
 	struct sys_delivery d;
 	struct soft_event e;
+	_Bool between;
 
 	sys_settle(cpu);
 	e = cpu->exc;
 	cpu->exc.valid = 0;
+	between = cpu->rep_rip == cpu->s.rip;
 	cpu->rep_rip = UINT64_MAX;
 	cpu->delivering = e;
 	cpu->s.activity = X86_RUNNING;
@@ -96,7 +98,9 @@ void sys_deliver(struct soft_cpu *cpu)
 	    .rip = cpu->s.rip,
 	    .flags = soft_flags_get(cpu),
 	};
-	if (e.kind == X86_EVENT_EXCEPTION && event_is_fault(&e))
+	/* Traps as well, between the iterations of a repeated instruction: on Intel's CPUs. */
+	if (e.kind == X86_EVENT_EXCEPTION &&
+	    (event_is_fault(&e) || (between && e.vector == X86_VEC_DB && !sys_policy(cpu)->amd)))
 		d.flags |= X86_RF;
 	trace(TRACE_INT, "cpu%u: exception %u error %#x at %#llx cr2 %#llx", cpu->base.index,
 	      e.vector, e.error, (unsigned long long)cpu->s.rip, (unsigned long long)cpu->s.cr2);

@@ -31,7 +31,7 @@ void sys_insn_push_seg(struct soft_cpu *cpu, const struct insn *i)
 	struct sys_stack st;
 
 	sys_stack_current(cpu, &st);
-	sys_push(cpu, &st, i->osize, cpu->s.seg[i->aux].selector);
+	sys_push_selector(cpu, &st, i->osize, cpu->s.seg[i->aux].selector);
 	cpu->s.gpr[X86_RSP] = sys_stack_rsp(&st);
 }
 

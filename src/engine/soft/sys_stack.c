@@ -41,9 +41,11 @@ static uint64_t stack_lin(struct soft_cpu *cpu, const struct sys_stack *st, uint
 	return (uint32_t)(st->ss.base + sp);
 }
 
-void sys_push(struct soft_cpu *cpu, struct sys_stack *st, unsigned size, uint64_t v)
+/* Moves the stack pointer by `step`. */
+static void push(struct soft_cpu *cpu, struct sys_stack *st, unsigned step, unsigned size,
+		 uint64_t v)
 {
-	uint64_t sp = (st->sp - size) & st->mask;
+	uint64_t sp = (st->sp - step) & st->mask;
 	uint64_t lin = stack_lin(cpu, st, sp, size);
 
 	v &= size_mask(size);
@@ -56,6 +58,16 @@ void sys_push(struct soft_cpu *cpu, struct sys_stack *st, unsigned size, uint64_
 	else
 		soft_write16(cpu, X86_SS, lin, (uint16_t)v);
 	st->sp = sp;
+}
+
+void sys_push(struct soft_cpu *cpu, struct sys_stack *st, unsigned size, uint64_t v)
+{
+	push(cpu, st, size, size, v);
+}
+
+void sys_push_selector(struct soft_cpu *cpu, struct sys_stack *st, unsigned size, uint16_t sel)
+{
+	push(cpu, st, size, size == 4 && !sys_policy(cpu)->amd ? 2 : size, sel);
 }
 
 uint64_t sys_pop(struct soft_cpu *cpu, struct sys_stack *st, unsigned size)

@@ -240,7 +240,8 @@ _Bool tb_rare(struct tb *tb, const struct tb_insn *i)
 
 _Bool tb_rare_last(struct tb *tb, const struct tb_insn *i)
 {
-	return i->zi.mnemonic == ZYDIS_MNEMONIC_PAUSE && !i->zi.raw.rex.B && pause(tb);
+	return i->zi.mnemonic == ZYDIS_MNEMONIC_PAUSE && !(i->zi.raw.rex.B && soft_amd(tb->cpu)) &&
+	       pause(tb);
 }
 
 int tb_counted(struct tb *tb, const struct tb_insn *i)
