@@ -56,7 +56,7 @@ static void compare_x87(struct list *l, const uint8_t *a, const uint8_t *b)
 	}
 	/* AMD's CPUs give the pointers only while an exception is pending, and a signal frame is
 	 * all there is to see of the host's. */
-	if (get16(a + X86_FX_FSW) & 0x80) {
+	if ((get16(a + X86_FX_FSW) & 0x80) || __builtin_cpu_is("intel")) {
 		if (memcmp(a + X86_FX_FIP, b + X86_FX_FIP, 8) != 0)
 			add(l, "fip");
 		if (memcmp(a + X86_FX_FDP, b + X86_FX_FDP, 8) != 0)

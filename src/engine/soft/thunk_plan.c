@@ -152,8 +152,11 @@ _Bool thunk_plan_w_is_gpr(const ZydisDecodedInstruction *insn, const ZydisDecode
 	case ZYDIS_MNEMONIC_VCVTSI2SD:
 	case ZYDIS_MNEMONIC_VCVTUSI2SS:
 	case ZYDIS_MNEMONIC_VCVTUSI2SD: return 1;
-	/* AMD's CPUs do not ignore it here, whatever the upper halves of registers are good for. */
-	case ZYDIS_MNEMONIC_KMOVD: return 0;
+	/* Only Intel's CPUs ignore it here, whatever the upper halves of registers are good for. */
+	case ZYDIS_MNEMONIC_KMOVD:
+		if (!__builtin_cpu_is("intel"))
+			return 0;
+		break;
 	default: break;
 	}
 	for (unsigned i = 0; i < insn->operand_count_visible; i++) {

@@ -1,7 +1,8 @@
 /* trans_x87.c: x87 instructions as themselves, and the pointers that they leave.
  *
  * They run with all exceptions masked (trans_live.c), so none ever traps or finds one pending. The
- * guest's instruction and data pointers stay in memory, where the interpreter keeps them. The
+ * guest's instruction and data pointers stay in memory, where the interpreter keeps them. (Those
+ * that only an unmasked exception changes are left alone.) The
  * data pointer is stored by each instruction with an operand; address, opcode and selectors of the
  * last instruction are known at translation and stored once, at the block's end or out of line
  * before a C function may look.
@@ -33,8 +34,12 @@ void tb_x87_pointers(struct tb *tb, const struct tb_x87 *p)
 	emit_op64(e, 0x8b, H_RAX, T_FIELD(page));
 	emit_lea(e, H_RAX, rm_mem(H_RAX, H_NONE, 0, (int32_t)p->at));
 	emit_op64(e, 0x89, H_RAX, FX_AT(X86_FX_FIP));
-	emit_mov_imm(e, H_RAX, p->fop);
-	store16(e, H_RAX, FX_AT(X86_FX_FOP));
+	if (!tb->cpu->vec->fop_late) {
+		emit_mov_imm(e, H_RAX, p->fop);
+		store16(e, H_RAX, FX_AT(X86_FX_FOP));
+	}
+	if (tb->cpu->vec->no_selectors)
+		return;
 	selector_store(e, X86_CS, VEC_FX_FCS);
 	if (p->mem)
 		selector_store(e, p->seg, VEC_FX_FDS);
@@ -106,7 +111,7 @@ static void x87_memory(struct tb *tb, const struct tb_insn *i, unsigned size, _B
 	tb_mem(tb, &mem);
 	if (load_cw)
 		checked = control_check(tb, mem.rm);
-	if (!control) {
+	if (!control && !tb->cpu->vec->fdp_late) {
 		int scratch = mem.simple ? H_R11 : H_RAX;
 		m.segbase = SOFT_EA_ZERO;
 		tb_ea(tb, &m, scratch, 0, 0);

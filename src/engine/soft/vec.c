@@ -26,6 +26,10 @@ static _Bool vec_unaligned(ZydisMnemonic m)
 static uint32_t vec_alignment(const struct soft_cpu *cpu, const ZydisDecodedInstruction *zi,
 			      enum vec_class class, unsigned size)
 {
+	/* What Intel's CPUs do not ask #AC of. */
+	if (!soft_amd(cpu) && (zi->mnemonic == ZYDIS_MNEMONIC_VCVTPS2PH ||
+			       zi->mnemonic == ZYDIS_MNEMONIC_VCVTPH2PS || vec_is_packed(zi)))
+		return VEC_ANY_ALIGN;
 	switch (zi->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_SSE1:
 	case ZYDIS_EXCEPTION_CLASS_AVX1:
@@ -135,11 +139,12 @@ static _Bool vec_decode_thunk(struct soft_cpu *cpu, const ZydisDecodedInstructio
 	return out->fn != NULL;
 }
 
-/* VEX.W set where it would choose a 64-bit general register is ignored outside 64-bit mode, but not
- * in these. */
+/* VEX.W set where it would choose a 64-bit general register is ignored outside 64-bit mode, but on
+ * AMD's CPUs not in these. */
 static _Bool vec_w_reserved(const struct soft_cpu *cpu, const ZydisDecodedInstruction *zi)
 {
-	return !soft_is64(cpu) && zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && zi->raw.vex.W &&
+	return soft_amd(cpu) && !soft_is64(cpu) && zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX &&
+	       zi->raw.vex.W &&
 	       (zi->mnemonic == ZYDIS_MNEMONIC_VPINSRD || zi->mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
 }
 
@@ -193,6 +198,10 @@ int vec_init(struct soft_cpu *cpu)
 		free(v);
 		return ret;
 	}
+	/* Of the opcode no bit tells: Intel's CPUs do so since the Pentium 4 (SDM1 8.1.9.1). */
+	v->fop_late = !soft_amd(cpu);
+	v->fdp_late = cpuid_has(cpu->base.engine->env->cpuid, 7, 0, CPUID_EBX, 6);
+	v->no_selectors = cpuid_has(cpu->base.engine->env->cpuid, 7, 0, CPUID_EBX, 13);
 	__asm__ volatile("fxsave64 %0" : "=m"(fx));
 	memcpy(&v->mxcsr_mask, fx + X86_FX_MASK, 4);
 	if (!v->mxcsr_mask)

@@ -17,6 +17,9 @@ struct soft_vec {
 	struct thunk_cache *thunks;
 	uint32_t mxcsr_mask;
 	_Bool avx512; /* offered */
+	/* The x87's opcode, its data pointer, are of the last instruction that raised an unmasked
+	 * exception, not of the last at all; its selectors are 0 (CPUID.7.EBX[6] and [13]). */
+	_Bool fop_late, fdp_late, no_selectors;
 	struct vec_xsave xsave[VEC_XSAVE_PARTS];
 	alignas(64) uint8_t buf[128]; /* a memory operand that cannot be used in place */
 };
@@ -43,6 +46,7 @@ enum vec_class {
 #define VEC_CONTROL   BIT32(10) /* x87: leaves the instruction and data pointers alone */
 #define VEC_NOWAIT    BIT32(11) /* x87: does not look at pending exceptions */
 #define VEC_OP_SHIFT  12	/* x87: 3 low bits of the opcode; ModRM is in r1 */
+#define VEC_ANY_ALIGN BIT32(15) /* no #AC whatever its size */
 #define VEC_OPERAND16 BIT32(16) /* x87 environment in its 16-bit form */
 #define VEC_WIDE      BIT32(17) /* REX.W: 64-bit pointers */
 /* EVEX with a mask, which is in r2; 7 bits each: elements in memory; bits of the mask that choose
@@ -115,6 +119,8 @@ static inline void vec_x87_check_pending(struct soft_cpu *cpu)
 /* Lets the host turn fx's x87 part into what a CPU would have after loading it: reserved bits,
  * summary bits. */
 void vec_x87_normalize(struct soft_cpu *cpu);
+/* TOP becomes 0; the registers stay where they are. */
+void vec_x87_top_zero(struct soft_cpu *cpu);
 /* What every MMX instruction does: TOP 0, all registers valid (SDM1 9.5.1). */
 void vec_x87_enter_mmx(struct soft_cpu *cpu);
 /* XINUSE: components that are not in their initial state (SDM1 13.6). */

@@ -35,14 +35,15 @@ void vec_x87_normalize(struct soft_cpu *cpu)
 	uint8_t *fx = cpu->s.fpu.fx, keep[18];
 	const uint32_t host_mxcsr = 0x1f80;
 
-	/* The pointers do not survive on every CPU. */
+	/* The pointers do not survive on AMD's CPUs; Intel's extend the sign of FIP. */
 	memcpy(keep, fx + X86_FX_FOP, sizeof(keep));
 	__asm__ volatile("fxrstor64 (%0)\n\tfxsave64 (%0)\n\tfninit\n\tldmxcsr %1"
 			 :
 			 : "r"(fx), "m"(host_mxcsr)
 			 : "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7",
 			   "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
-	memcpy(fx + X86_FX_FOP, keep, sizeof(keep));
+	if (soft_amd(cpu))
+		memcpy(fx + X86_FX_FOP, keep, sizeof(keep));
 }
 
 void vec_x87_init(struct soft_cpu *cpu)
@@ -54,12 +55,14 @@ void vec_x87_init(struct soft_cpu *cpu)
 	put16(fx + X86_FX_FCW, 0x37f);
 }
 
-/* TOP becomes 0; the registers stay, so their slots, which are in order from TOP, rotate. */
-static void x87_top_zero(struct soft_cpu *cpu)
+/* The registers' slots, which are in order from TOP, rotate. */
+void vec_x87_top_zero(struct soft_cpu *cpu)
 {
 	uint8_t *fx = cpu->s.fpu.fx, regs[8][16];
 	unsigned top = (get16(fx + X86_FX_FSW) >> 11) & 7;
 
+	if (!top)
+		return;
 	for (unsigned n = 0; n < 8; n++)
 		memcpy(regs[n], fx + X86_FX_ST + ((n - top) & 7) * 16, 16);
 	memcpy(fx + X86_FX_ST, regs, sizeof(regs));
@@ -68,7 +71,7 @@ static void x87_top_zero(struct soft_cpu *cpu)
 
 void vec_x87_enter_mmx(struct soft_cpu *cpu)
 {
-	x87_top_zero(cpu);
+	vec_x87_top_zero(cpu);
 	cpu->s.fpu.fx[X86_FX_FTW] = 0xff;
 }
 
@@ -99,7 +102,8 @@ static void env_build(const struct soft_cpu *cpu, uint8_t *env, _Bool small)
 	const uint8_t *fx = cpu->s.fpu.fx;
 	uint32_t fip = get32(fx + X86_FX_FIP), fdp = get32(fx + X86_FX_FDP);
 	uint32_t fop = get16(fx + X86_FX_FOP) & 0x7ff;
-	uint32_t fcs = get16(fx + VEC_FX_FCS), fds = get16(fx + VEC_FX_FDS);
+	uint32_t fcs = cpu->vec->no_selectors ? 0 : get16(fx + VEC_FX_FCS);
+	uint32_t fds = cpu->vec->no_selectors ? 0 : get16(fx + VEC_FX_FDS);
 	_Bool real = cpu->mode & SOFT_MODE_REAL;
 
 	if (small) {
@@ -196,7 +200,7 @@ static void vec_fnsave(struct soft_cpu *cpu, const struct insn *i)
 	lin = soft_lin(cpu, i, env + ENV_REGS, 1);
 	env_probe(cpu, i, lin, env + ENV_REGS, 1);
 	soft_store(cpu, i->seg, lin, image, env + ENV_REGS);
-	x87_top_zero(cpu);
+	vec_x87_top_zero(cpu);
 	vec_x87_init(cpu);
 }
 
@@ -246,7 +250,7 @@ static void vec_frstor(struct soft_cpu *cpu, const struct insn *i)
 static void vec_fninit(struct soft_cpu *cpu, const struct insn *i)
 {
 	vec_check(cpu, VEC_X87);
-	x87_top_zero(cpu);
+	vec_x87_top_zero(cpu);
 	vec_x87_init(cpu);
 }
 

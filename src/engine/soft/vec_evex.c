@@ -45,7 +45,7 @@ static _Bool masked_whole(const struct soft_cpu *cpu, const struct insn *i)
 }
 
 /* #AC is about elements, and none that is not chosen; about the whole where the mask does not
- * matter. */
+ * matter. On Intel's CPUs it is always about the whole. */
 static void masked_align(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
 {
 	unsigned choosers = i->aux >> VEC_CHOOSERS & 127;
@@ -55,7 +55,10 @@ static void masked_align(struct soft_cpu *cpu, const struct insn *i, uint64_t li
 		return;
 	if (choosers && !(masked_mask(cpu, i) & mask_bits(choosers)))
 		return;
-	soft_align(cpu, i->seg, lin, choosers ? size / (i->aux >> VEC_ELEMENTS & 127) : size);
+	if (i->aux & VEC_ANY_ALIGN)
+		return;
+	soft_align(cpu, i->seg, lin,
+		   choosers && soft_amd(cpu) ? size / (i->aux >> VEC_ELEMENTS & 127) : size);
 }
 
 /* The part of the operand that lies in one of the pages. */
@@ -67,16 +70,20 @@ static unsigned masked_part(const struct masked *m, unsigned page, unsigned *at)
 	return page ? m->size - first : first;
 }
 
-/* Beyond the last byte of 32-bit code's segments. */
+/* Beyond the last byte of 32-bit code's segments; on Intel's CPUs what follows is the first. */
 static _Bool masked_wraps(const struct soft_cpu *cpu, uint64_t lin, unsigned size)
 {
-	return !soft_is64(cpu) && (uint32_t)lin > UINT32_MAX - size + 1;
+	return soft_amd(cpu) && !soft_is64(cpu) && (uint32_t)lin > UINT32_MAX - size + 1;
 }
 
-/* What needs no look at what the CPU does: all of the operand is accessed. */
+/* What needs no look at what the CPU does: all of the operand is accessed. Intel's CPUs report the
+ * last byte of a page that a masked store would have written, even then. */
 static void masked_probe(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, _Bool write)
 {
 	unsigned size = masked_size(i), elements = i->aux >> VEC_ELEMENTS & 127;
+
+	if (write && !soft_amd(cpu))
+		return;
 
 	if (masked_wraps(cpu, lin, size)
 		? !(i->aux >> VEC_CHOOSERS) || (elements == 1 && masked_whole(cpu, i))

@@ -118,6 +118,13 @@ static void masks_and_all_32_registers_are_kept(void **state)
 		assert_int_equal(lanes(b, 1)[i], 0);
 }
 
+/* What CR2 is when a masked store of so many bytes in a page faults: on Intel's CPUs the last of
+ * them. */
+static uint64_t stored_at(const struct board *b, uint64_t lin, unsigned size)
+{
+	return b->cpuid.amd ? lin : lin + size - 1;
+}
+
 CODE(load_all, "mov $0x20fe0, %ebx; vmovdqu32 (%rbx), %zmm3{%k1}{z}; hlt");
 CODE(store_all, "mov $0x20fe0, %ebx; vmovdqu32 %zmm3, (%rbx){%k1}; hlt");
 static void only_chosen_elements_fault(void **state)
@@ -152,7 +159,7 @@ static void only_chosen_elements_fault(void **state)
 		board_write(b, EDGE - 32, 4, 100);
 		masks(b)[1] = 0x0101;
 		assert_int_equal(board_run(b), X86_VEC_PF);
-		assert_int_equal(b->cpu->s.cr2, EDGE);
+		assert_int_equal(b->cpu->s.cr2, store ? stored_at(b, EDGE, 4) : EDGE);
 		assert_int_equal(board_read(b, EDGE - 32, 4), 100);
 		assert_int_equal(lanes(b, 3)[1], 2);
 	}
@@ -204,7 +211,7 @@ static void compressed_elements_are_counted_by_the_mask(void **state)
 	PREPARE(b, compress);
 	masks(b)[1] = 0x0007;
 	assert_int_equal(board_run(b), X86_VEC_PF);
-	assert_int_equal(b->cpu->s.cr2, EDGE);
+	assert_int_equal(b->cpu->s.cr2, stored_at(b, EDGE, 4));
 	assert_int_equal(board_read(b, EDGE - 8, 4), 5);
 }
 

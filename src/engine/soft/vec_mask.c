@@ -1,8 +1,6 @@
 /* vec_mask.c: masked moves and gathers: only the elements chosen touch memory. */
 #include "engine/soft/vec.h"
 
-#include "engine/engine.h"
-
 /*
  * r1: register that is read or written, r2: mask, r3: index of a gather. aux: bytes of an element
  * (bits 0-3) and of an index (4-7), of the whole operand (8-15).
@@ -37,17 +35,37 @@ static unsigned mask_run(const uint8_t *mask, unsigned size, unsigned total, uns
 	return end - *at;
 }
 
+/* Intel's CPUs report the first byte that a store chooses; if that is not in the page at fault, the
+ * last. */
+static void mask_probe_ends(struct soft_cpu *cpu, const struct insn *i, uint64_t lin,
+			    const uint8_t *mask)
+{
+	unsigned size = element_size(i), total = operand_size(i), first = 0, last = total;
+
+	if (!mask_run(mask, size, total, &first))
+		return;
+	while (!chosen(mask, last - size, size))
+		last -= size;
+	soft_probe(cpu, i->seg, lin + first, 1, 1);
+	soft_probe(cpu, i->seg, lin + last - 1, 1, 1);
+}
+
 static void mask_store(struct soft_cpu *cpu, const struct insn *i, uint64_t lin,
 		       const uint8_t *data, const uint8_t *mask)
 {
 	unsigned size = element_size(i), total = operand_size(i), len;
 
-	/* AMD's CPUs look at all of MASKMOVQ's and MASKMOVDQU's operand, whatever the mask. */
-	if (size == 1 && cpu->base.engine->env->cpuid->amd) {
+	/* CPUs look at all of MASKMOVQ's and MASKMOVDQU's operand, whatever the mask; Intel's at
+	 * the upper half first. */
+	if (size == 1) {
 		soft_align(cpu, i->seg, lin, 8);
+		if (total == 16 && !soft_amd(cpu))
+			soft_probe(cpu, i->seg, lin + 8, 8, 1);
 		soft_probe(cpu, i->seg, lin, total, 1);
 	}
 
+	if (size > 1 && !soft_amd(cpu))
+		mask_probe_ends(cpu, i, lin, mask);
 	for (unsigned at = 0; (len = mask_run(mask, size, total, &at)) != 0; at += len)
 		soft_probe(cpu, i->seg, lin + at, len, 1);
 	for (unsigned at = 0; (len = mask_run(mask, size, total, &at)) != 0; at += len)
@@ -116,6 +134,15 @@ static void vec_maskmovq(struct soft_cpu *cpu, const struct insn *i)
 	mask_store(cpu, i, lin, mmx_register(cpu, i->r1), mmx_register(cpu, i->r2));
 }
 
+/* Intel's CPUs extend each element's sign in the mask and clear what lies above the vector before
+ * they load anything, as a fault shows. */
+static void gather_mask(uint8_t *mask, unsigned es, unsigned total)
+{
+	for (unsigned at = 0; at < total; at += es)
+		memset(mask + at, chosen(mask, at, es) ? 0xff : 0, es);
+	memset(mask + total, 0, 64 - total);
+}
+
 /*
  * Gathers clear an element's mask once it is loaded, so that they go on where a fault left them
  * (SDM2 VPGATHER).
@@ -128,6 +155,8 @@ static void vec_gather(struct soft_cpu *cpu, const struct insn *i)
 	unsigned scale = (unsigned)i->imm;
 
 	vec_check(cpu, VEC_AVX);
+	if (!soft_amd(cpu))
+		gather_mask(mask, es, operand_size(i));
 	for (unsigned n = 0; n < count; n++) {
 		int64_t at = 0;
 		uint64_t offset, lin;
@@ -145,6 +174,8 @@ static void vec_gather(struct soft_cpu *cpu, const struct insn *i)
 		soft_load_bytes(cpu, i->seg, lin, v, es);
 		memcpy(dst + n * es, v, es);
 		memset(mask + n * es, 0, es);
+		if (!soft_amd(cpu)) /* the first one clears what lies above */
+			memset(dst + operand_size(i), 0, 64 - operand_size(i));
 	}
 	memset(mask, 0, 64);
 	memset(dst + count * es, 0, 64 - count * es);

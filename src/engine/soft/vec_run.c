@@ -102,7 +102,9 @@ static ALWAYS_INLINE void *vec_source(struct soft_cpu *cpu, const struct insn *i
 		soft_align(cpu, i->seg, lin, 8);
 		soft_probe(cpu, i->seg, lin, 8, 0);
 	}
-	soft_load(cpu, i->seg, lin, cpu->vec->buf, size);
+	if (!(i->aux & VEC_ANY_ALIGN))
+		soft_align(cpu, i->seg, lin, size);
+	soft_load_bytes(cpu, i->seg, lin, cpu->vec->buf, size);
 	return cpu->vec->buf;
 }
 
@@ -110,9 +112,12 @@ static ALWAYS_INLINE void vec_store(struct soft_cpu *cpu, const struct insn *i,
 				    enum vec_class class)
 {
 	unsigned size = i->aux & VEC_SIZE;
-	uint64_t lin = soft_lin(cpu, i, size, 1);
 	const struct soft_tlb_entry *e;
+	uint64_t lin;
 
+	if (class == VEC_MMX && !soft_amd(cpu)) /* Intel's CPUs have done so when it faults */
+		vec_x87_top_zero(cpu);
+	lin = soft_lin(cpu, i, size, 1);
 	vec_align(cpu, i, lin);
 	e = soft_tlb_at(cpu, lin);
 	if (LIKELY(e->write == soft_tlb_tag(cpu, lin, size))) {
@@ -122,10 +127,14 @@ static ALWAYS_INLINE void vec_store(struct soft_cpu *cpu, const struct insn *i,
 			soft_stored(cpu, e->flags, lin, size);
 		return;
 	}
-	soft_align(cpu, i->seg, lin, size);
-	soft_probe(cpu, i->seg, lin, size, 1);
-	vec_run_class(cpu, i, cpu->vec->buf, class);
-	soft_store(cpu, i->seg, lin, cpu->vec->buf, size);
+	if (i->aux & VEC_ANY_ALIGN) { /* VCVTPS2PH: its flags are set when it faults */
+		vec_run_class(cpu, i, cpu->vec->buf, class);
+	} else {
+		soft_align(cpu, i->seg, lin, size);
+		soft_probe(cpu, i->seg, lin, size, 1);
+		vec_run_class(cpu, i, cpu->vec->buf, class);
+	}
+	soft_store_bytes(cpu, i->seg, lin, cpu->vec->buf, size);
 }
 
 #define VEC_HANDLERS(name, class)                                                                  \
@@ -163,6 +172,11 @@ static void vec_wait(struct soft_cpu *cpu, const struct insn *i)
 	vec_x87_check_pending(cpu);
 }
 
+static ALWAYS_INLINE uint16_t vec_opcode(const struct insn *i)
+{
+	return (uint16_t)(((i->aux >> VEC_OP_SHIFT) & 7) << 8 | i->r1);
+}
+
 static ALWAYS_INLINE void vec_x87_begin(struct soft_cpu *cpu, const struct insn *i,
 					struct vec_pointers *p)
 {
@@ -173,8 +187,10 @@ static ALWAYS_INLINE void vec_x87_begin(struct soft_cpu *cpu, const struct insn 
 	if (i->aux & VEC_CONTROL)
 		return;
 	p->fip = cpu->s.rip;
-	vec_selector_set(cpu, VEC_FX_FCS, X86_CS);
-	p->fop = (uint16_t)(((i->aux >> VEC_OP_SHIFT) & 7) << 8 | i->r1);
+	if (!cpu->vec->no_selectors)
+		vec_selector_set(cpu, VEC_FX_FCS, X86_CS);
+	if (!cpu->vec->fop_late)
+		p->fop = vec_opcode(i);
 }
 
 static ALWAYS_INLINE void vec_x87_operand(struct soft_cpu *cpu, const struct insn *i,
@@ -182,8 +198,22 @@ static ALWAYS_INLINE void vec_x87_operand(struct soft_cpu *cpu, const struct ins
 {
 	if (i->aux & VEC_CONTROL)
 		return;
-	p->fdp = soft_ea_offset(cpu, i);
-	vec_selector_set(cpu, VEC_FX_FDS, i->seg);
+	if (!cpu->vec->fdp_late)
+		p->fdp = soft_ea_offset(cpu, i);
+	if (!cpu->vec->no_selectors)
+		vec_selector_set(cpu, VEC_FX_FDS, i->seg);
+}
+
+/* The instruction has been executed; with an operand in memory if `mem`. */
+static ALWAYS_INLINE void vec_x87_end(struct soft_cpu *cpu, const struct insn *i,
+				      struct vec_pointers *p, _Bool mem)
+{
+	if (UNLIKELY(vec_x87_pending(cpu)) && !(i->aux & VEC_CONTROL)) {
+		p->fop = vec_opcode(i);
+		if (mem)
+			p->fdp = soft_ea_offset(cpu, i);
+	}
+	vec_pointers_set(cpu, p);
 }
 
 static void vec_x87_reg(struct soft_cpu *cpu, const struct insn *i)
@@ -192,7 +222,7 @@ static void vec_x87_reg(struct soft_cpu *cpu, const struct insn *i)
 
 	vec_x87_begin(cpu, i, &p);
 	vec_run(cpu, i, NULL);
-	vec_pointers_set(cpu, &p);
+	vec_x87_end(cpu, i, &p, 0);
 }
 
 static void vec_x87_load(struct soft_cpu *cpu, const struct insn *i)
@@ -202,32 +232,69 @@ static void vec_x87_load(struct soft_cpu *cpu, const struct insn *i)
 	vec_x87_begin(cpu, i, &p);
 	vec_x87_operand(cpu, i, &p);
 	vec_run(cpu, i, vec_source(cpu, i));
-	vec_pointers_set(cpu, &p);
+	vec_x87_end(cpu, i, &p, 1);
 }
 
 /* A store through the buffer may turn out not to happen, when it raises an unmasked exception: then
  * two runs with different bytes in the buffer both leave them. */
-static COLD void vec_x87_store_slow(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
+static COLD _Bool vec_x87_stores(struct soft_cpu *cpu, const struct insn *i)
 {
 	unsigned size = i->aux & VEC_SIZE;
 	uint8_t before[X86_FX_ST + 128], first[16], *buf = cpu->vec->buf;
 
-	soft_align(cpu, i->seg, lin, size);
-	if (size == 10) /* the mantissa first, as in loads */
-		soft_probe(cpu, i->seg, lin, 8, 1);
-	soft_probe(cpu, i->seg, lin, size, 1);
 	memcpy(before, cpu->s.fpu.fx, sizeof(before));
 	memset(buf, 0x55, size);
 	vec_run(cpu, i, buf);
+	if (!vec_x87_pending(cpu))
+		return 1;
 	memcpy(first, buf, size);
-	if (vec_x87_pending(cpu)) {
-		memcpy(cpu->s.fpu.fx, before, sizeof(before));
-		memset(buf, 0xaa, size);
-		vec_run(cpu, i, buf);
-		if (memcmp(first, buf, size) != 0)
-			return;
+	memcpy(cpu->s.fpu.fx, before, sizeof(before));
+	memset(buf, 0xaa, size);
+	vec_run(cpu, i, buf);
+	return memcmp(first, buf, size) == 0;
+}
+
+/* Intel's CPUs have stored the mantissa when they look at the rest of the operand. */
+static COLD void vec_x87_mantissa(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
+{
+	uint8_t before[X86_FX_ST + 128];
+	_Bool stores;
+
+	memcpy(before, cpu->s.fpu.fx, sizeof(before));
+	stores = vec_x87_stores(cpu, i);
+	memcpy(cpu->s.fpu.fx, before, sizeof(before));
+	if (stores)
+		soft_store_bytes(cpu, i->seg, lin, cpu->vec->buf, 8);
+}
+
+static COLD void vec_x87_store_slow(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
+{
+	unsigned size = i->aux & VEC_SIZE;
+
+	soft_align(cpu, i->seg, lin, size);
+	if (size == 10) { /* the mantissa first, as in loads */
+		soft_probe(cpu, i->seg, lin, 8, 1);
+		if (!soft_amd(cpu))
+			vec_x87_mantissa(cpu, i, lin);
 	}
-	soft_store(cpu, i->seg, lin, buf, size);
+	soft_probe(cpu, i->seg, lin, size, 1);
+	if (vec_x87_stores(cpu, i))
+		soft_store(cpu, i->seg, lin, cpu->vec->buf, size);
+}
+
+/* Intel's CPUs do not look at the operand when they do not store, so nothing can be wrong with it.
+ */
+static COLD _Bool vec_x87_store_vain(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint8_t before[X86_FX_ST + 128];
+
+	if (soft_amd(cpu))
+		return 0;
+	memcpy(before, cpu->s.fpu.fx, sizeof(before));
+	if (!vec_x87_stores(cpu, i))
+		return 1;
+	memcpy(cpu->s.fpu.fx, before, sizeof(before));
+	return 0;
 }
 
 static void vec_x87_store(struct soft_cpu *cpu, const struct insn *i)
@@ -239,18 +306,23 @@ static void vec_x87_store(struct soft_cpu *cpu, const struct insn *i)
 
 	vec_x87_begin(cpu, i, &p);
 	vec_x87_operand(cpu, i, &p);
+	if (UNLIKELY(~cpu->s.fpu.fx[X86_FX_FCW] & 0x3f) && !(i->aux & VEC_CONTROL) &&
+	    vec_x87_store_vain(cpu, i)) {
+		vec_x87_end(cpu, i, &p, 1);
+		return;
+	}
 	lin = soft_lin(cpu, i, size, 1);
 	e = soft_tlb_at(cpu, lin);
 	if (LIKELY(e->write == soft_tlb_tag(cpu, lin, size))) {
 		vec_run(cpu, i, (void *)(uintptr_t)(lin + e->addend));
-		vec_pointers_set(cpu, &p);
+		vec_x87_end(cpu, i, &p, 1);
 		__asm__ volatile("" ::: "memory");
 		if (UNLIKELY(*(volatile uint8_t *)e->flags))
 			soft_stored(cpu, e->flags, lin, size);
 		return;
 	}
 	vec_x87_store_slow(cpu, i, lin);
-	vec_pointers_set(cpu, &p);
+	vec_x87_end(cpu, i, &p, 1);
 }
 
 insn_fn *vec_run_handler(enum vec_class class, _Bool reads, _Bool writes)

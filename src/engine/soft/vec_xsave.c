@@ -37,13 +37,15 @@ static void xs_put_x87(const struct soft_cpu *cpu, uint8_t *image, _Bool wide)
 	memcpy(image, fx, X86_FX_MXCSR);
 	memcpy(image + X86_FX_ST, fx + X86_FX_ST, 128);
 	image[5] = 0;
-	if (cpu->base.engine->env->cpuid->amd && !vec_x87_pending(cpu)) {
+	if (soft_amd(cpu) && !vec_x87_pending(cpu)) {
 		memset(image + X86_FX_FOP, 0, 18);
 		return;
 	}
 	if (!wide) {
 		memset(image + X86_FX_FIP + 4, 0, 4);
 		memset(image + X86_FX_FDP + 4, 0, 4);
+	}
+	if (!wide && !cpu->vec->no_selectors) {
 		memcpy(image + X86_FX_FIP + 4, fx + VEC_FX_FCS, 2);
 		memcpy(image + X86_FX_FDP + 4, fx + VEC_FX_FDS, 2);
 	}
@@ -62,8 +64,8 @@ static void xs_get_x87(struct soft_cpu *cpu, const uint8_t *image, _Bool wide)
 		memset(fx + X86_FX_FIP + 4, 0, 4);
 		memset(fx + X86_FX_FDP + 4, 0, 4);
 	}
-	/* Addresses have 57 bits. */
-	for (unsigned at = X86_FX_FIP; wide && at <= X86_FX_FDP; at += 8) {
+	/* AMD's CPUs keep 57 bits of an address. */
+	for (unsigned at = X86_FX_FIP; wide && soft_amd(cpu) && at <= X86_FX_FDP; at += 8) {
 		int64_t v;
 
 		memcpy(&v, fx + at, 8);
@@ -84,7 +86,7 @@ static void xs_put_mxcsr(const struct soft_cpu *cpu, uint8_t *image)
 	memcpy(image + X86_FX_MASK, &cpu->vec->mxcsr_mask, 4);
 }
 
-/* AMD's CPUs look at the end first. */
+/* CPUs look at the end first. */
 static void xs_probe(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, unsigned len,
 		     _Bool write)
 {
@@ -92,15 +94,19 @@ static void xs_probe(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, u
 	soft_probe(cpu, i->seg, lin, len, write);
 }
 
-static void xs_align16(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
+static NORETURN void xs_misaligned(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
 {
-	if (!(lin & 15))
-		return;
 	if (soft_is64(cpu) && !soft_canonical(lin))
 		soft_raise_err(cpu, i->seg == X86_SS ? X86_VEC_SS : X86_VEC_GP, 0);
 	/* #GP; where #AC is on, that when not even a doubleword is aligned. */
 	soft_align(cpu, i->seg, lin, 4);
 	soft_raise_err(cpu, X86_VEC_GP, 0);
+}
+
+static void xs_align16(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
+{
+	if (lin & 15)
+		xs_misaligned(cpu, i, lin);
 }
 
 static void vec_fxsave(struct soft_cpu *cpu, const struct insn *i)
@@ -137,13 +143,6 @@ static void vec_fxrstor(struct soft_cpu *cpu, const struct insn *i)
 	xs_get_x87(cpu, image, i->aux & VEC_WIDE);
 	for (unsigned n = 0; n < xs_registers(cpu); n++)
 		memcpy(cpu->s.fpu.vec[n], image + XS_XMM + n * 16, 16);
-}
-
-/* ... and for XSAVE at the beginning, then the end. */
-static void xs_probe_area(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, unsigned len)
-{
-	soft_probe(cpu, i->seg, lin, 1, 1);
-	xs_probe(cpu, i, lin, len, 1);
 }
 
 static uint64_t xs_requested(const struct soft_cpu *cpu)
@@ -256,8 +255,11 @@ static uint64_t xs_area(struct soft_cpu *cpu, const struct insn *i, _Bool write)
 
 	vec_check(cpu, VEC_XSAVE);
 	lin = soft_lin(cpu, i, XS_EXTENDED, write);
-	if (lin & 63)
+	if (lin & 63) {
+		if (!soft_amd(cpu))
+			xs_misaligned(cpu, i, lin);
 		soft_raise_err(cpu, X86_VEC_GP, 0);
+	}
 	return lin;
 }
 
@@ -266,6 +268,30 @@ static void xs_area_check(struct soft_cpu *cpu, const struct insn *i, unsigned l
 {
 	if (len > XS_EXTENDED)
 		(void)soft_lin(cpu, i, len, write);
+}
+
+/* Where XSAVE and XRSTOR begin: at MXCSR without x87 state, at the header when they need none of
+ * the legacy region. The compacted form has MXCSR with the SSE state only. */
+static unsigned xs_begin(uint64_t mask, _Bool compact)
+{
+	if (mask & X86_XCR0_X87)
+		return 0;
+	return mask & (X86_XCR0_SSE | (compact ? 0 : X86_XCR0_AVX)) ? X86_FX_MXCSR : XS_HEADER;
+}
+
+/* XSAVE's area: Intel's CPUs look at the end, then at what they write; AMD's at the beginning, the
+ * end and all. */
+static void xs_probe_area(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, uint64_t mask,
+			  uint64_t layout)
+{
+	unsigned begin = 0, end = xs_end(cpu, mask, layout);
+
+	xs_area_check(cpu, i, end, 1);
+	if (soft_amd(cpu))
+		soft_probe(cpu, i->seg, lin, 1, 1);
+	else
+		begin = xs_begin(mask, !!(layout & XS_COMPACT));
+	xs_probe(cpu, i, lin + begin, end - begin, 1);
 }
 
 /* Writes the components of `mask`, MXCSR if asked; everything has been probed. `layout` is what
@@ -308,8 +334,7 @@ static void xs_save(struct soft_cpu *cpu, const struct insn *i, _Bool optimize)
 {
 	uint64_t lin = xs_area(cpu, i, 1), mask = xs_requested(cpu), used = vec_in_use(cpu), bv;
 
-	xs_area_check(cpu, i, xs_end(cpu, mask, 0), 1);
-	xs_probe_area(cpu, i, lin, xs_end(cpu, mask, 0));
+	xs_probe_area(cpu, i, lin, mask, 0);
 	bv = soft_read64(cpu, i->seg, lin + XS_HEADER);
 	xs_store(cpu, i, lin, optimize ? mask & used : mask, 0,
 		 mask & (X86_XCR0_SSE | X86_XCR0_AVX));
@@ -331,8 +356,7 @@ static void vec_xsavec(struct soft_cpu *cpu, const struct insn *i)
 
 	if (xs_mxcsr(cpu) != 0x1f80)
 		used |= X86_XCR0_SSE;
-	xs_area_check(cpu, i, xs_end(cpu, mask, mask | XS_COMPACT), 1);
-	xs_probe_area(cpu, i, lin, xs_end(cpu, mask, mask | XS_COMPACT));
+	xs_probe_area(cpu, i, lin, mask, mask | XS_COMPACT);
 	xs_store(cpu, i, lin, mask & used, mask | XS_COMPACT, mask & used & X86_XCR0_SSE);
 	soft_write64(cpu, i->seg, lin + XS_HEADER, mask & used);
 	soft_write64(cpu, i->seg, lin + XS_HEADER + 8, mask | XS_COMPACT);
@@ -378,12 +402,12 @@ static void xs_load_xmm(struct soft_cpu *cpu, const uint8_t *from)
 	}
 }
 
-static void vec_xrstor(struct soft_cpu *cpu, const struct insn *i)
+/* The legacy region and the header. AMD's CPUs look at the beginning of both, then load all, and
+ * check the header. */
+static void xs_load_amd(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, uint64_t mask,
+			uint8_t image[XS_EXTENDED])
 {
-	uint64_t lin = xs_area(cpu, i, 0), mask = xs_requested(cpu), bv, comp;
-	uint32_t mxcsr = xs_mxcsr(cpu);
-	uint8_t image[XS_EXTENDED], part[VEC_XSAVE_PARTS][XS_ROOM];
-	_Bool compact;
+	uint64_t bv, comp;
 
 	soft_probe(cpu, i->seg, lin, 1, 0);
 	soft_probe(cpu, i->seg, lin + XS_HEADER, 1, 0);
@@ -392,8 +416,48 @@ static void vec_xrstor(struct soft_cpu *cpu, const struct insn *i)
 		soft_raise_err(cpu, X86_VEC_GP, 0);
 	memcpy(&bv, image + XS_HEADER, 8);
 	memcpy(&comp, image + XS_HEADER + 8, 8);
-	compact = comp & XS_COMPACT;
 	xs_area_check(cpu, i, xs_end(cpu, mask & bv, comp), 0);
+}
+
+/* Intel's CPUs look at XCOMP_BV, then at all that is asked for whether or not XSTATE_BV has it: its
+ * end, then its beginning. The rest of the header is checked last. */
+static void xs_load_intel(struct soft_cpu *cpu, const struct insn *i, uint64_t lin, uint64_t mask,
+			  uint8_t image[XS_EXTENDED])
+{
+	unsigned begin, end;
+	uint64_t comp;
+
+	soft_probe(cpu, i->seg, lin + XS_HEADER + 8, 1, 0);
+	soft_load(cpu, i->seg, lin + XS_HEADER, image + XS_HEADER, XS_EXTENDED - XS_HEADER);
+	memcpy(&comp, image + XS_HEADER + 8, 8);
+	if (comp & XS_COMPACT) {
+		if (comp & ~XS_COMPACT & ~cpu->s.xcr0)
+			soft_raise_err(cpu, X86_VEC_GP, 0);
+		mask &= comp;
+	}
+	begin = xs_begin(mask, !!(comp & XS_COMPACT));
+	end = xs_end(cpu, mask, comp);
+	xs_area_check(cpu, i, end, 0);
+	xs_probe(cpu, i, lin + begin, end - begin, 0);
+	if (!xs_header_ok(cpu, image + XS_HEADER))
+		soft_raise_err(cpu, X86_VEC_GP, 0);
+	soft_load(cpu, i->seg, lin + begin, image + begin, XS_EXTENDED - begin);
+}
+
+static void vec_xrstor(struct soft_cpu *cpu, const struct insn *i)
+{
+	uint64_t lin = xs_area(cpu, i, 0), mask = xs_requested(cpu), bv, comp;
+	uint32_t mxcsr = xs_mxcsr(cpu);
+	uint8_t image[XS_EXTENDED], part[VEC_XSAVE_PARTS][XS_ROOM];
+	_Bool compact;
+
+	if (soft_amd(cpu))
+		xs_load_amd(cpu, i, lin, mask, image);
+	else
+		xs_load_intel(cpu, i, lin, mask, image);
+	memcpy(&bv, image + XS_HEADER, 8);
+	memcpy(&comp, image + XS_HEADER + 8, 8);
+	compact = comp & XS_COMPACT;
 	for (unsigned n = XS_FIRST; n < VEC_XSAVE_PARTS; n++) {
 		unsigned count, size;
 
