@@ -51,8 +51,9 @@ static void without_breakpoints_rf_does_not_make_iterations_single_steps(void **
 	assert_false(b->cpu->s.rflags & X86_RF);
 }
 
-/* As the host's CPU has it (randinsn): the trap comes before the next iteration, and without RF. */
-static void a_single_step_between_iterations_pushes_no_rf(void **state)
+/* As the host's CPU has it (randinsn): the trap comes before the next iteration, and without RF on
+ * AMD's CPUs. */
+static void a_single_step_between_iterations_pushes_no_rf_but_on_intel(void **state)
 {
 	struct board *b = *state;
 
@@ -62,7 +63,8 @@ static void a_single_step_between_iterations_pushes_no_rf(void **state)
 	assert_int_equal(board_run(b), X86_VEC_DB);
 	assert_int_equal(b->cpu->s.gpr[X86_RCX], 9);
 	assert_int_equal(board_stack(b, 0), BOARD_CODE);
-	assert_int_equal(board_stack(b, 2) & (X86_TF | X86_RF), X86_TF);
+	assert_int_equal(board_stack(b, 2) & (X86_TF | X86_RF),
+			 b->cpuid.amd ? X86_TF : X86_TF | X86_RF);
 }
 
 CODE(iret_rf_code, "iretq; nop; hlt");
@@ -197,7 +199,7 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup, board_teardown)
 	const struct CMUnitTest tests[] = {
 	    T(rf_lasts_for_all_iterations),
-	    T(a_single_step_between_iterations_pushes_no_rf),
+	    T(a_single_step_between_iterations_pushes_no_rf_but_on_intel),
 	    T(without_breakpoints_rf_does_not_make_iterations_single_steps),
 	    T(iret_loads_rf_even_when_it_runs_with_it),
 	    T(single_steps_on_branches_stop_after_taken_ones),
