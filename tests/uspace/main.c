@@ -127,9 +127,9 @@ static int probe_run(const struct probe *p)
 /* uspace [quick] [long | PROBE...] */
 int main(int argc, char **argv)
 {
-	static const struct probe *const groups[] = {probes_map,    probes_signal, probes_state,
-						     probes_trace,  probes_code,   probes_process,
-						     probes_threads};
+	static const struct probe *const groups[] = {probes_map,     probes_signal, probes_state,
+						     probes_trace,   probes_code,   probes_process,
+						     probes_threads, probes_align};
 	int all = 0, good = 1;
 
 	if (argc == 2 && !strcmp(argv[1], "--nothing"))

@@ -23,7 +23,7 @@ struct probe {
 	int only_long; /* minutes rather than seconds: asked for by name or with "long" */
 };
 extern const struct probe probes_map[], probes_signal[], probes_state[], probes_trace[],
-    probes_code[], probes_process[], probes_threads[]; /* to a NULL name */
+    probes_code[], probes_process[], probes_threads[], probes_align[]; /* to a NULL name */
 
 void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 /* Says what is wrong and ends the probe. */
