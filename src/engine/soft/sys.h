@@ -123,8 +123,10 @@ int sys_msr_read(struct soft_cpu *cpu, uint32_t msr, uint64_t *value);
 int sys_msr_write(struct soft_cpu *cpu, uint32_t msr, uint64_t value);
 
 /* Handlers, by file; sys_decode.c names them. */
-insn_fn sys_insn_int, sys_insn_int3, sys_insn_into, sys_insn_int1;		/* sys_int.c */
-insn_fn sys_insn_iret, sys_insn_retf;						/* sys_ret.c */
+insn_fn sys_insn_int, sys_insn_int3, sys_insn_into, sys_insn_int1; /* sys_int.c */
+insn_fn sys_insn_iret, sys_insn_retf;				   /* sys_ret.c */
+/* The far pointer in memory: its selector, and an offset of so many bytes. */
+uint16_t sys_far_load(struct soft_cpu *cpu, const struct insn *i, unsigned size, uint64_t *offset);
 insn_fn sys_insn_jmp_far, sys_insn_call_far;					/* sys_far.c */
 insn_fn sys_insn_syscall, sys_insn_sysret, sys_insn_sysenter, sys_insn_sysexit; /* sys_call.c */
 insn_fn sys_insn_mov_to_seg, sys_insn_mov_from_seg, sys_insn_push_seg,

@@ -1,23 +1,33 @@
 /* sys_far.c: far JMP and CALL: code segments, call gates, tasks. */
 #include "engine/soft/sys.h"
 
+uint16_t sys_far_load(struct soft_cpu *cpu, const struct insn *i, unsigned size, uint64_t *offset)
+{
+	uint64_t lin = soft_lin(cpu, i, size + 2, 0);
+	uint8_t buf[10];
+
+	/* Intel's CPUs ask alignment of the offset, AMD's of the whole where it has a power's size.
+	 */
+	if (soft_amd(cpu)) {
+		soft_load(cpu, i->seg, lin, buf, size + 2);
+	} else {
+		soft_align(cpu, i->seg, lin, size);
+		soft_load_bytes(cpu, i->seg, lin, buf, size + 2);
+	}
+	*offset = 0;
+	memcpy(offset, buf, size);
+	return (uint16_t)(buf[size] | buf[size + 1] << 8);
+}
+
 /* Where the pointer comes from: the instruction itself (aux: selector, imm: offset; no INSN_MEM) or
  * memory. */
 static uint16_t far_pointer(struct soft_cpu *cpu, const struct insn *i, unsigned size,
 			    uint64_t *offset)
 {
-	uint8_t buf[10];
-	uint64_t lin;
-
-	if (!(i->flags & INSN_MEM)) {
-		*offset = i->imm & size_mask(size);
-		return (uint16_t)i->aux;
-	}
-	lin = soft_lin(cpu, i, size + 2, 0);
-	soft_load(cpu, i->seg, lin, buf, size + 2);
-	*offset = 0;
-	memcpy(offset, buf, size);
-	return (uint16_t)(buf[size] | buf[size + 1] << 8);
+	if (i->flags & INSN_MEM)
+		return sys_far_load(cpu, i, size, offset);
+	*offset = i->imm & size_mask(size);
+	return (uint16_t)i->aux;
 }
 
 /* AMD has no 64-bit far pointers: REX.W is ignored (APM3 CALL, JMP). */

@@ -52,12 +52,9 @@ void sys_insn_pop_seg(struct soft_cpu *cpu, const struct insn *i)
 void sys_insn_load_far(struct soft_cpu *cpu, const struct insn *i)
 {
 	unsigned size = i->osize == 8 && sys_policy(cpu)->amd ? 4 : i->osize;
-	uint64_t lin = soft_lin(cpu, i, size + 2, 0), offset = 0;
-	uint8_t buf[10];
+	uint64_t offset;
 
-	soft_load(cpu, i->seg, lin, buf, size + 2);
-	memcpy(&offset, buf, size);
-	sys_seg_load(cpu, i->aux, (uint16_t)(buf[size] | buf[size + 1] << 8));
+	sys_seg_load(cpu, i->aux, sys_far_load(cpu, i, size, &offset));
 	insn_gpr_set(cpu, i->r1, size, offset);
 }
 

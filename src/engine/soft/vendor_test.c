@@ -347,6 +347,33 @@ static void encodings(void **state)
 	}
 }
 
+CODE(far_16, "lgs (%rbx), %ax; hlt");
+CODE(far_32, "lgs (%rbx), %eax; hlt");
+CODE(far_64, ".byte 0x48; lgs (%rbx), %eax; hlt");
+static void the_alignment_of_far_pointers(void **state)
+{
+	static const struct {
+		const uint8_t *code, *end;
+		unsigned align[2]; /* Intel's, AMD's */
+	} rows[] = {{far_16, far_16_end, {2, 4}},
+		    {far_32, far_32_end, {4, 1}},
+		    {far_64, far_64_end, {8, 1}}};
+
+	BOTH(amd)
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++)
+		for (unsigned off = 0; off < 16; off++) {
+			struct board *b = prepare(state, amd, rows[i].code, rows[i].end);
+			board_load(b, 0x50000, rows[i].code, (size_t)(rows[i].end - rows[i].code));
+			board_user(b, 0x50000);
+			b->cpu->s.cr0 |= X86_CR0_AM;
+			b->cpu->s.rflags |= X86_AC;
+			soft_mode_update(b->cpu);
+			b->cpu->s.gpr[X86_RBX] = 0x51000 + off;
+			_Bool fine = off % rows[i].align[amd] == 0;
+			assert_int_equal(board_run(b), fine ? X86_VEC_GP : X86_VEC_AC);
+		}
+}
+
 int main(void)
 {
 #define T(name) cmocka_unit_test_setup_teardown(name, board_setup, board_teardown)
@@ -363,6 +390,7 @@ int main(void)
 	    T(flags_that_are_undefined),
 	    T(repeated_instructions),
 	    T(a_single_steps_trap_between_iterations),
+	    T(the_alignment_of_far_pointers),
 	    T(encodings),
 	};
 
