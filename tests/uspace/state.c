@@ -305,6 +305,9 @@ static void identity(void)
 		say("cpu: %s: SIG%s %016lx %x", rows[i].name, signal_short(r.sig), v,
 		    buffer[8] | buffer[9] << 8);
 	}
+	/* Intel's CPUs answer for a leaf that there is not by the highest that there is, which may
+	 * name the CPU, too. */
+	sched_setaffinity(0, sizeof(cpu_set_t), &(cpu_set_t){.__bits = {1}});
 	for (unsigned round = 0; round < 2; round++)
 		for (unsigned leaf = 0; leaf < 0x20; leaf++) {
 			if (leaf == 0xb || leaf == 0x1f || leaf == 1 || leaf == 0x1e)
