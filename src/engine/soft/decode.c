@@ -292,6 +292,18 @@ static _Bool evex_ignore(const struct soft_cpu *cpu, const uint8_t *bytes, unsig
 	return memcmp(copy, bytes, count) != 0;
 }
 
+/* How many bytes tell that they are no instruction: when one of them changes, it may be one. */
+static uint8_t bad_length(const struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail)
+{
+	ZydisDecodedInstruction zi;
+	unsigned n = 1;
+
+	while (n < avail && ZydisDecoderDecodeInstruction(soft_decoder(cpu), NULL, bytes, n, &zi) ==
+				ZYDIS_STATUS_NO_MORE_DATA)
+		n++;
+	return (uint8_t)n;
+}
+
 /* Instructions that Zydis decodes with LOCK where the CPU does not allow it, and those that it
  * knows from CPUs that the host is not, are left to the parts. */
 int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, struct insn *out)
@@ -335,7 +347,7 @@ int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, stru
 	if (status == ZYDIS_STATUS_NO_MORE_DATA && avail < 15)
 		return 1;
 	memset(out, 0, sizeof(*out));
-	out->len = 1;
+	out->len = bad_length(cpu, bytes, MIN(avail, 15u));
 	out->flags = INSN_BRANCH | INSN_STATE;
 	/* More than 15 bytes are #GP (SDM3 6.15, vector 13). */
 	out->fn = status == ZYDIS_STATUS_NO_MORE_DATA ||

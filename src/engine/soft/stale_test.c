@@ -293,6 +293,22 @@ static void large_pages_elsewhere_do_not_make_each_invlpg_drop_everything(void *
 	assert_true(b->cpu->stats.flushes > flushes);
 }
 
+/* Its first byte stays: the one that makes it none changes, in its page or in the next. */
+static void what_was_no_instruction_may_become_one(void **state)
+{
+	static const uint8_t bad[] = {0x0f, 0x04, 0xf4}; /* and CLTS */
+	struct board *b = *state;
+
+	for (uint64_t rip = 0x8ffe; rip <= 0x8fff; rip++) {
+		board_load(b, rip, bad, sizeof(bad));
+		board_long(b, rip);
+		assert_int_equal(board_run(b), X86_VEC_UD);
+		board_write(b, rip + 1, 1, 0x06);
+		board_long(b, rip);
+		assert_int_equal(board_run(b), -1);
+	}
+}
+
 static int setup_interp(void **state)
 {
 	unsetenv("BOARD_SOFT");
@@ -310,6 +326,8 @@ int main(void)
 	    T(what_is_decoded_when_the_cache_is_full_stays),
 	    T(only_what_belongs_to_a_page_is_forgotten_with_it),
 	    I(large_pages_elsewhere_do_not_make_each_invlpg_drop_everything),
+	    I(what_was_no_instruction_may_become_one),
+	    T(what_was_no_instruction_may_become_one),
 	    I(blocks_of_two_pages_are_not_linked),
 	    T(blocks_of_two_pages_are_not_linked),
 	    I(an_instruction_whose_end_comes_from_a_device_is_executed),
