@@ -279,6 +279,22 @@ static void unmasked_exceptions_are_delivered_unless_suppressed(void **state)
 	}
 }
 
+CODE(fpclass, "vfpclassss $2, %xmm1, %k1; hlt");
+static void a_denormal_is_of_the_class_that_mxcsr_says(void **state)
+{
+	struct board *b = *state;
+
+	for (unsigned daz = 0; daz < 2; daz++) {
+		const uint32_t mxcsr = 0x1f80 | daz << 6;
+
+		PREPARE(b, fpclass);
+		lanes(b, 1)[0] = 1;
+		memcpy(b->cpu->s.fpu.fx + X86_FX_MXCSR, &mxcsr, 4);
+		assert_int_equal(board_run(b), -1);
+		assert_int_equal(masks(b)[1], daz); /* +0 */
+	}
+}
+
 CODE(to_device, "mov $0x21000, %ebx; vmovdqu32 %zmm1, (%rbx){%k1}; hlt");
 static void a_device_sees_chosen_elements_only(void **state)
 {
@@ -368,6 +384,7 @@ int main(void)
 	    TEST(gathers_and_scatters_go_on_where_a_fault_left_them),
 	    TEST(aligned_moves_ask_for_64_bytes),
 	    TEST(unmasked_exceptions_are_delivered_unless_suppressed),
+	    TEST(a_denormal_is_of_the_class_that_mxcsr_says),
 	    TEST(a_device_sees_chosen_elements_only),
 	    TEST(encodings_that_do_not_exist_are_undefined),
 	    TEST(state_goes_to_memory_and_back_in_both_forms),
