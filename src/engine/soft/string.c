@@ -293,10 +293,10 @@ static void cut(struct soft_cpu *cpu, _Bool rsi, _Bool rdi)
 
 /*
  * The repetition. `run` does many elements at once or none; `stop` is 0, or for CMPS and SCAS the
- * value of ZF that goes on, plus 1. While single-stepping, each element is an instruction. A fault
- * shows the flags of the last element, on Intel's CPUs those of before the instruction. When MOVS
- * and STOS have written over the instruction, Intel's CPUs go on with what is there now, AMD's with
- * the repetition.
+ * value of ZF that goes on, plus 1. While single-stepping, each element is an instruction. Faults
+ * and traps on the way show the flags of the last element, on Intel's CPUs those of before. When
+ * MOVS and STOS have written over the instruction, Intel's CPUs go on with what is there now, AMD's
+ * with the repetition.
  */
 static ALWAYS_INLINE void repeat(struct soft_cpu *cpu, const struct insn *i, insn_fn *one,
 				 uint64_t (*run)(struct soft_cpu *, const struct insn *, uint64_t),
@@ -315,7 +315,6 @@ static ALWAYS_INLINE void repeat(struct soft_cpu *cpu, const struct insn *i, ins
 		const _Bool last = itself && over_itself(cpu, i, 1);
 		uint64_t n = run && !cpu->slow && !itself ? run(cpu, i, count) : 0;
 		if (!n) {
-			cpu->af = keep ? before : cpu->af;
 			one(cpu, i);
 			index_add(cpu, i, X86_RCX, -UINT64_C(1));
 			n = 1;
@@ -324,6 +323,8 @@ static ALWAYS_INLINE void repeat(struct soft_cpu *cpu, const struct insn *i, ins
 			return;
 		if (stop && COND_Z(cpu->af) != stop - 1)
 			break;
+		if (keep && count > n)
+			cpu->af = before;
 		if (n >= budget && index_get(cpu, i, X86_RCX)) {
 			if (cpu->slow || cpu->stepping || event_pending(cpu))
 				return; /* to be continued */

@@ -82,7 +82,7 @@ void sys_deliver(struct soft_cpu *cpu)
 	sys_settle(cpu);
 	e = cpu->exc;
 	cpu->exc.valid = 0;
-	between = cpu->rep_rip == cpu->s.rip;
+	between = cpu->rep_rip != UINT64_MAX && cpu->rep_rip == cpu->s.rip;
 	cpu->rep_rip = UINT64_MAX;
 	cpu->delivering = e;
 	cpu->s.activity = X86_RUNNING;

@@ -36,6 +36,11 @@ static uint64_t stack_lin(struct soft_cpu *cpu, const struct sys_stack *st, uint
 			soft_raise_err(cpu, X86_VEC_SS, st->error);
 		return sp;
 	}
+	/* As with all accesses, what follows the last byte of 4 GiB is the first on Intel's CPUs.
+	 */
+	if (st->ss.limit == UINT32_MAX && !(st->ss.attr & (X86_SEG_UNUSABLE | 4)) &&
+	    !sys_policy(cpu)->amd)
+		return (uint32_t)(st->ss.base + sp);
 	if (st->ss.attr & X86_SEG_UNUSABLE || !seg_limit_allows(&st->ss, (uint32_t)sp, size))
 		soft_raise_err(cpu, X86_VEC_SS, st->error);
 	return (uint32_t)(st->ss.base + sp);

@@ -153,6 +153,7 @@ static void alignment_of_16_bytes_is_checked_or_not(void **state)
 }
 
 CODE_BITS(wrap, 32, "mov 0xfffffffe, %eax; hlt");
+CODE_BITS(wrap_stack, 32, "mov $2, %esp; pushf; hlt");
 static void four_gigabytes_end_or_begin_anew(void **state)
 {
 	BOTH(amd)
@@ -164,6 +165,10 @@ static void four_gigabytes_end_or_begin_anew(void **state)
 		assert_int_equal(board_run(b), amd ? X86_VEC_GP : -1);
 		if (!amd)
 			assert_int_equal(b->cpu->s.gpr[X86_RAX] >> 16, 0x1234);
+		b = PREPARE(state, amd, wrap_stack);
+		board_prot(b, BOARD_CODE);
+		/* No frame finds room for the fault either. */
+		assert_int_equal(board_run(b), amd ? -2 : -1);
 	}
 }
 
@@ -309,17 +314,17 @@ static void repeated_instructions(void **state)
 	}
 }
 
-CODE(lods_step,
-     "mov $0x20000, %esi; mov $3, %ecx; pushf; orl $0x100, (%rsp); popf; rep lodsb; hlt");
+CODE(scas_step, "mov $0x20000, %edi; mov $3, %ecx; mov $1, %al; pushf; orl $0x140, (%rsp); popf;"
+		"repne scasb; hlt");
 static void a_single_steps_trap_between_iterations(void **state)
 {
 	BOTH(amd)
 	{
-		struct board *b = PREPARE(state, amd, lods_step);
+		struct board *b = PREPARE(state, amd, scas_step);
 
 		assert_int_equal(board_run(b), X86_VEC_DB);
 		assert_int_equal(b->cpu->s.gpr[X86_RCX], 2);
-		assert_int_equal(board_stack(b, 2) & X86_RF, amd ? 0 : X86_RF);
+		assert_int_equal(board_stack(b, 2) & (X86_RF | X86_ZF), amd ? 0 : X86_RF | X86_ZF);
 	}
 }
 
