@@ -64,7 +64,9 @@ def guest_command(engine, args, disk, data):
             "-device", f"virtio-blk-pci,drive=d{i},num-queues={args.cpus}")]
         return [QEMU, "-nographic", "-no-reboot", "-nic", "none", "-m", str(args.memory), "-M", "q35", "-cpu", "max", "-smp", str(args.cpus),
                 "-accel", "tcg,thread=multi,tb-size=512", *drives, *[f"-{w}" if not i % 2 else w for i, w in enumerate(common)]]
-    return [args.polyvisor, "run", "--quiet", "--stats", "--engine", "soft", "--soft", engine, "--no-reboot", "--net", "none",
+    # Counting instructions costs three for each block.
+    stats = ["--stats"] if args.logs else []
+    return [args.polyvisor, "run", "--quiet", *stats, "--engine", "soft", "--soft", engine, "--no-reboot", "--net", "none",
             "-m", str(args.memory), "--cpus", str(args.cpus), "--disk", f"{disk},queues={args.cpus}", "--disk", f"{data},ro,queues={args.cpus}",
             *[f"--{w}" if not i % 2 else w for i, w in enumerate(common)]]
 
