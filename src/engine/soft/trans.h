@@ -8,15 +8,18 @@
 #include "engine/soft/trans_emit.h"
 
 /* Host code of one vCPU: one memfd, mapped once to write and once to execute. Only the vCPU's own
- * thread writes and runs it. Emptied whole, together with the decode cache. */
-#define TRANS_CODE_BYTES (48u << 20)
+ * thread writes and runs it. Emptied whole, together with the decode cache. A quarter of the
+ * guest's RAM for all vCPUs together, between these bounds for each; host memory is taken as it is
+ * filled. */
+#define TRANS_CODE_LEAST (48u << 20)
+#define TRANS_CODE_MOST	 (256u << 20)
 #define TRANS_HOT	 16u   /* the default of `hot` */
 #define TRANS_FRAMES	 1024u /* calls whose returns are known beforehand, see trans_flow.c */
 struct soft_trans {
 	uint8_t *rw, *rx;
-	size_t used;
-	unsigned hot; /* a block is translated at this execution */
-	size_t fixed; /* what the stubs take */
+	size_t size, used; /* bytes */
+	unsigned hot;	   /* a block is translated at this execution */
+	size_t fixed;	   /* what the stubs take */
 	/* Stubs: offsets from the start. */
 	uint32_t enter, handler, handler_state, stored, exit_rip, exit_off, exit_state, cold,
 	    exit_refused, exit_refused_rip, no_frame, stack, near[2], exit_near, vec_save, vec_load,

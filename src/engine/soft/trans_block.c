@@ -331,7 +331,7 @@ static void tb_init(struct tb *tb, struct soft_cpu *cpu, struct soft_block *b, u
 	tb->x87.set = 0;
 	tb->loop.on = tb->loop.tail = 0;
 	tb->lates = tb->kepts = 0;
-	tb->e = (struct emit){.at = t->rw + code_begin(t, b), .end = t->rw + TRANS_CODE_BYTES};
+	tb->e = (struct emit){.at = t->rw + code_begin(t, b), .end = t->rw + t->size};
 }
 
 /* The bytes of a block as memory has them now, `skip` of them before rip. False: they are not to be
@@ -369,7 +369,7 @@ static const uint8_t *block_translate(struct soft_cpu *cpu, struct soft_block *b
 	size_t begin = code_begin(t, b);
 	unsigned skip = 0;
 
-	if (begin >= TRANS_CODE_BYTES || (!b->insn && !soft_block_again(cpu, b)))
+	if (begin >= t->size || (!b->insn && !soft_block_again(cpu, b)))
 		return NULL;
 	for (unsigned k = 0; k < from; k++)
 		skip += b->insn[k].len;

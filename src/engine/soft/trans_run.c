@@ -17,10 +17,18 @@
 static void fini(struct soft_trans *t)
 {
 	if (t->rw != MAP_FAILED)
-		munmap(t->rw, TRANS_CODE_BYTES);
+		munmap(t->rw, t->size);
 	if (t->rx != MAP_FAILED)
-		munmap(t->rx, TRANS_CODE_BYTES);
+		munmap(t->rx, t->size);
 	free(t);
+}
+
+static size_t code_size(const struct engine_env *env)
+{
+	uint64_t share = gmem_ram_bytes(env->mem) / 4 / MAX(env->cpus, 1u);
+
+	return ALIGN_UP(MIN(MAX((size_t)share, (size_t)TRANS_CODE_LEAST), (size_t)TRANS_CODE_MOST),
+			(size_t)4096);
 }
 
 int trans_init(struct soft_cpu *cpu)
@@ -35,16 +43,17 @@ int trans_init(struct soft_cpu *cpu)
 		return -ENOMEM;
 	}
 	t->rw = t->rx = MAP_FAILED;
-	if (!ftruncate(fd, TRANS_CODE_BYTES)) {
-		t->rw = mmap(NULL, TRANS_CODE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-		t->rx = mmap(NULL, TRANS_CODE_BYTES, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
+	t->size = code_size(cpu->base.engine->env);
+	if (!ftruncate(fd, (off_t)t->size)) {
+		t->rw = mmap(NULL, t->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+		t->rx = mmap(NULL, t->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
 	}
 	close(fd);
 	if (t->rw == MAP_FAILED || t->rx == MAP_FAILED) {
 		fini(t);
 		return -ENOMEM;
 	}
-	struct emit e = {.at = t->rw, .end = t->rw + TRANS_CODE_BYTES};
+	struct emit e = {.at = t->rw, .end = t->rw + t->size};
 	t->avx = cpuid_has(cpu->base.engine->env->cpuid, 1, 0, CPUID_ECX, 28);
 	t->avx512 = cpuid_has(cpu->base.engine->env->cpuid, 7, 0, CPUID_EBX, 16);
 	trans_stubs(cpu, t, &e);
@@ -132,7 +141,7 @@ _Bool trans_state(struct soft_cpu *cpu, const struct insn *insn)
 
 _Bool trans_room(struct soft_cpu *cpu)
 {
-	if (LIKELY(TRANS_CODE_BYTES - cpu->trans->used >= (64u << 10)))
+	if (LIKELY(cpu->trans->size - cpu->trans->used >= (64u << 10)))
 		return 0;
 	soft_cache_flush(cpu);
 	return 1;

@@ -298,10 +298,10 @@ static void full_code_memory_is_emptied_and_used_again(void **state)
 	struct board *b = *state;
 
 	for (unsigned i = 0; i < 3; i++) {
-		b->cpu->trans->used = TRANS_CODE_BYTES - 100;
+		b->cpu->trans->used = b->cpu->trans->size - 100;
 		assert_int_equal(RUN_LONG(b, loop_code), -1);
 		assert_int_equal(b->cpu->s.gpr[X86_RAX], 500500);
-		assert_true(b->cpu->trans->used < TRANS_CODE_BYTES / 2);
+		assert_true(b->cpu->trans->used < b->cpu->trans->size / 2);
 	}
 }
 
