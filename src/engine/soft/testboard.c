@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <stdlib.h>
+#include <time.h>
 
 struct board_dev {
 	struct device dev;
@@ -362,28 +363,48 @@ int board_run(struct board *b)
 	return -1;
 }
 
+struct kicker {
+	struct soft_cpu *cpu;
+	clockid_t
+	    clock; /* CPU time of the thread that runs it: others may want the cores as well */
+};
+
+static uint64_t kicker_ns(const struct kicker *k)
+{
+	struct timespec t;
+
+	clock_gettime(k->clock, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
 static void *kick_settled(void *arg)
 {
-	struct soft_cpu *cpu = arg;
-	const volatile uint64_t *entries = &cpu->stats.entries;
+	const struct kicker *k = arg;
+	const volatile uint64_t *entries = &k->cpu->stats.entries;
+	uint64_t was = 0, since = 0;
 
-	/* Until it stays in host code. */
-	for (uint64_t was = 0, same = 0; same < 50;) {
-		same = *entries && *entries == was ? same + 1 : 0;
-		was = *entries;
+	/* Until it stays in host code for a millisecond. */
+	while (!was || kicker_ns(k) - since < 1000000) {
+		if (*entries != was) {
+			was = *entries;
+			since = kicker_ns(k);
+		}
 		sched_yield();
 	}
-	cpu_link_raise(&cpu->base.link, CPU_EVENT_KICK);
+	cpu_link_raise(&k->cpu->base.link, CPU_EVENT_KICK);
 	return NULL;
 }
 void board_kick_loop(struct board *b, const uint8_t *code, const uint8_t *end)
 {
+	struct kicker k = {.cpu = b->cpu};
 	pthread_t thread;
 
 	b->cpu->stats.entries = 0;
 	board_load(b, BOARD_CODE, code, (size_t)(end - code));
 	board_long(b, BOARD_CODE);
-	int rc = pthread_create(&thread, NULL, kick_settled, b->cpu);
+	int rc = pthread_getcpuclockid(pthread_self(), &k.clock);
+	assert(!rc);
+	rc = pthread_create(&thread, NULL, kick_settled, &k);
 	assert(!rc);
 	rc = soft_run(&b->cpu->base);
 	assert(rc == RUN_KICKED);
