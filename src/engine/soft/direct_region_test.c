@@ -226,8 +226,8 @@ static void a_page_that_is_mapped_over_the_stub_is_the_programs(void **state)
 				assert_int_equal(board_read(b, OVERLAY + n * 0x1000 + 16, 8), 0);
 			/* And it ran in helpers, but for what moved the stub. */
 			assert_true(b->cpu->stats.direct_entries > entries);
-			assert_non_null(user_helper(b));
-			assert_true(user_helper(b)->base - base >= DIRECT_REGION);
+			/* (Those may have done all of the rest.) */
+			assert_true(helper_get(b)->base - base >= DIRECT_REGION);
 		}
 		board_write(b, BOARD_PML4 + (base >> 39) * 8, 8, 0);
 		soft_tlb_flush_all(b->cpu);
