@@ -282,13 +282,15 @@ static unsigned masked_choosers(const ZydisDecodedInstruction *zi, const ZydisDe
 				const ZydisDecodedOperand *mem)
 {
 	ZydisRegisterClass class = ZydisRegisterGetClass(ops[0].reg.value);
+	unsigned count = zi->avx.vector_length / mem->element_size;
 
 	if (masked_always(zi))
 		return 0;
 	if (!zi->avx.broadcast.mode)
 		return mem->element_count;
-	return class == ZYDIS_REGCLASS_MASK ? zi->avx.vector_length / mem->element_size
-					    : ops[0].element_count;
+	/* The result's elements may be larger than those in memory, or there may be room for more.
+	 */
+	return class == ZYDIS_REGCLASS_MASK ? count : MIN(ops[0].element_count, count);
 }
 
 void vec_masked_decode(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *ops,

@@ -258,6 +258,24 @@ static void aligned_moves_ask_for_64_bytes(void **state)
 	assert_int_equal(RUN(b, unaligned), -1);
 }
 
+CODE(narrowing, "mov $0x20001, %ebx; vcvtpd2udq (%rbx){1to2}, %xmm2{%k1}; ud2");
+static void a_broadcast_that_is_for_nobody_may_be_misaligned(void **state)
+{
+	struct board *b = *state;
+
+	for (unsigned chosen = 0; chosen < 2; chosen++) {
+		PREPARE(b, narrowing);
+		board_user(b, BOARD_CODE);
+		b->cpu->s.cr0 |= X86_CR0_AM;
+		b->cpu->s.cr4 |= X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE;
+		b->cpu->s.rflags |= X86_AC;
+		b->cpu->s.xcr0 = 0xe7;
+		soft_mode_update(b->cpu);
+		masks(b)[1] = 0xc | chosen; /* two are converted */
+		assert_int_equal(board_run(b), chosen ? X86_VEC_AC : X86_VEC_UD);
+	}
+}
+
 CODE(divps, "vdivps %zmm1, %zmm2, %zmm3; hlt");
 CODE(divps_sae, "vdivps {rz-sae}, %zmm1, %zmm2, %zmm3; hlt");
 static void unmasked_exceptions_are_delivered_unless_suppressed(void **state)
@@ -383,6 +401,7 @@ int main(void)
 	    TEST(compressed_elements_are_counted_by_the_mask),
 	    TEST(gathers_and_scatters_go_on_where_a_fault_left_them),
 	    TEST(aligned_moves_ask_for_64_bytes),
+	    TEST(a_broadcast_that_is_for_nobody_may_be_misaligned),
 	    TEST(unmasked_exceptions_are_delivered_unless_suppressed),
 	    TEST(a_denormal_is_of_the_class_that_mxcsr_says),
 	    TEST(a_device_sees_chosen_elements_only),
