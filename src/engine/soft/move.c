@@ -193,8 +193,14 @@ _Bool decode_move(struct soft_decode *d)
 	case ZYDIS_MNEMONIC_MOVZX:
 		out->fn = movzx_table[bits_log2(d->op[1].size)][d->mem1][d->size];
 		return 1;
-	case ZYDIS_MNEMONIC_MOVSX:
 	case ZYDIS_MNEMONIC_MOVSXD:
+		/* To 16 bits Intel's CPUs read no more than these (SDM2 MOVSX). */
+		if (d->size == 1 && !soft_amd(d->cpu)) {
+			out->fn = movsx_table[1][d->mem1][1];
+			return 1;
+		}
+		__attribute__((fallthrough));
+	case ZYDIS_MNEMONIC_MOVSX:
 		out->fn = movsx_table[bits_log2(d->op[1].size)][d->mem1][d->size];
 		return 1;
 	case ZYDIS_MNEMONIC_LEA:

@@ -328,6 +328,20 @@ static void a_single_steps_trap_between_iterations(void **state)
 	}
 }
 
+CODE(movsxd16, "mov $0x20ffe, %ebx; .byte 0x66, 0x63, 0x03; hlt");
+static void a_sign_extension_to_16_bits_reads_2_or_4_bytes(void **state)
+{
+	BOTH(amd)
+	{
+		struct board *b = PREPARE(state, amd, movsxd16);
+
+		board_write(b, EDGE - 2, 2, 0x1234);
+		assert_int_equal(board_run(b), amd ? X86_VEC_PF : -1);
+		if (!amd)
+			assert_int_equal((uint16_t)b->cpu->s.gpr[X86_RAX], 0x1234);
+	}
+}
+
 CODE(pause_b, "mov $1, %eax; mov $2, %r8d; .byte 0xf3, 0x41, 0x90; hlt");
 CODE_BITS(pinsr_w, 32, ".byte 0xc4, 0xe3, 0xf9, 0x22, 0xc0, 0x01; hlt");
 static void encodings(void **state)
@@ -396,6 +410,7 @@ int main(void)
 	    T(repeated_instructions),
 	    T(a_single_steps_trap_between_iterations),
 	    T(the_alignment_of_far_pointers),
+	    T(a_sign_extension_to_16_bits_reads_2_or_4_bytes),
 	    T(encodings),
 	};
 
