@@ -18,7 +18,9 @@ struct gen {
 	unsigned pointers; /* registers that point into the data at the start */
 	unsigned small;	   /* ... that hold small numbers */
 	/* VZEROALL and XSAVE in one case would show how a CPU comes to know that its registers are
-	 * in their initial state, which is its own business. */
+	 * in their initial state, which is its own business (SDM1 13.6); so would VZEROUPPER in
+	 * 32-bit code, of which Intel's CPUs learn nothing, as it leaves the other 8 registers
+	 * alone. */
 	_Bool zeroall, xsave;
 	_Bool program;
 	/* In some programs most operands are reached through one register, around its page's ends.
@@ -548,7 +550,8 @@ static _Bool make_insn(struct gen *g, struct ri_insn *out)
 	if (g->c->mode32 && zi.mnemonic == ZYDIS_MNEMONIC_KMOVD &&
 	    ops[0].reg.value == ZYDIS_REGISTER_ESP)
 		return 0;
-	if (zi.mnemonic == ZYDIS_MNEMONIC_VZEROALL) {
+	if (zi.mnemonic == ZYDIS_MNEMONIC_VZEROALL || (zi.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER &&
+						       g->c->mode32 && __builtin_cpu_is("intel"))) {
 		if (g->xsave)
 			return 0;
 		g->zeroall = 1;

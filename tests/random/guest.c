@@ -141,6 +141,7 @@ static void guest_state(struct ri_guest *g)
 	s->seg[X86_GS].base = RI_GS_BASE;
 	s->tr = (struct x86_seg){
 	    .base = K(P_GDT) + TSS_OFFSET, .limit = 103, .attr = 0x8b, .selector = KTSS};
+	segment(&s->ldt, 0, X86_SEG_UNUSABLE); /* as Linux's processes have none */
 	s->gdt = (struct x86_table){.base = K(P_GDT), .limit = KTSS + 15};
 	s->idt = (struct x86_table){.base = K(P_IDT), .limit = 32 * 16 - 1};
 }
