@@ -347,7 +347,6 @@ int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, stru
 	if (status == ZYDIS_STATUS_NO_MORE_DATA && avail < 15)
 		return 1;
 	memset(out, 0, sizeof(*out));
-	out->len = bad_length(cpu, bytes, MIN(avail, 15u));
 	out->flags = INSN_BRANCH | INSN_STATE;
 	/* More than 15 bytes are #GP (SDM3 6.15, vector 13). */
 	out->fn = status == ZYDIS_STATUS_NO_MORE_DATA ||
@@ -355,5 +354,7 @@ int soft_decode(struct soft_cpu *cpu, const uint8_t *bytes, unsigned avail, stru
 			  xop_too_long(cpu, bytes, avail)
 		      ? op_gp
 		      : op_ud;
+	out->len =
+	    out->fn == op_gp ? (uint8_t)MIN(avail, 15u) : bad_length(cpu, bytes, MIN(avail, 15u));
 	return 0;
 }

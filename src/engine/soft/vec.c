@@ -200,8 +200,9 @@ int vec_init(struct soft_cpu *cpu)
 	}
 	/* Of the opcode no bit tells: Intel's CPUs do so since the Pentium 4 (SDM1 8.1.9.1). */
 	v->fop_late = !soft_amd(cpu);
-	v->fdp_late = cpuid_has(cpu->base.engine->env->cpuid, 7, 0, CPUID_EBX, 6);
-	v->no_selectors = cpuid_has(cpu->base.engine->env->cpuid, 7, 0, CPUID_EBX, 13);
+	v->fdp_late = v->fop_late && cpuid_has(cpu->base.engine->env->cpuid, 7, 0, CPUID_EBX, 6);
+	v->no_selectors =
+	    v->fop_late && cpuid_has(cpu->base.engine->env->cpuid, 7, 0, CPUID_EBX, 13);
 	__asm__ volatile("fxsave64 %0" : "=m"(fx));
 	memcpy(&v->mxcsr_mask, fx + X86_FX_MASK, 4);
 	if (!v->mxcsr_mask)
