@@ -176,20 +176,23 @@ void sys_insn_mwait(struct soft_cpu *cpu, const struct insn *i)
 		sys_gp(cpu, 0);
 }
 
+static int32_t bound_read(struct soft_cpu *cpu, const struct insn *i, uint64_t lin)
+{
+	return i->osize == 2 ? (int16_t)soft_read16(cpu, i->seg, lin)
+			     : (int32_t)soft_read32(cpu, i->seg, lin);
+}
+
+/* Intel's CPUs do not read the upper bound of what is below the lower. */
 void sys_insn_bound(struct soft_cpu *cpu, const struct insn *i)
 {
 	uint64_t lin = soft_lin(cpu, i, 2u * i->osize, 0);
-	int32_t v, low, high;
+	int32_t v =
+	    i->osize == 2 ? (int16_t)insn_gpr16(cpu, i->r1) : (int32_t)insn_gpr32(cpu, i->r1);
+	int32_t low = bound_read(cpu, i, lin), high;
 
-	if (i->osize == 2) {
-		v = (int16_t)insn_gpr16(cpu, i->r1);
-		low = (int16_t)soft_read16(cpu, i->seg, lin);
-		high = (int16_t)soft_read16(cpu, i->seg, lin + 2);
-	} else {
-		v = (int32_t)insn_gpr32(cpu, i->r1);
-		low = (int32_t)soft_read32(cpu, i->seg, lin);
-		high = (int32_t)soft_read32(cpu, i->seg, lin + 4);
-	}
+	if (v < low && !sys_policy(cpu)->amd)
+		soft_raise(cpu, X86_VEC_BR);
+	high = bound_read(cpu, i, lin + i->osize);
 	if (v < low || v > high)
 		soft_raise(cpu, X86_VEC_BR);
 }

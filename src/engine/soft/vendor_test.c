@@ -342,6 +342,24 @@ static void a_sign_extension_to_16_bits_reads_2_or_4_bytes(void **state)
 	}
 }
 
+CODE_BITS(bound, 32, "mov $0x20ffc, %ebx; bound %eax, (%ebx); hlt");
+static void bounds_are_compared_at_once_or_one_by_one(void **state)
+{
+	BOTH(amd)
+	{
+		for (int below = 0; below < 2; below++) {
+			struct board *b = PREPARE(state, amd, bound);
+
+			/* 32-bit code with paging. */
+			b->cpu->s.seg[X86_CS].attr = 0xc09b;
+			soft_mode_update(b->cpu);
+			board_write(b, EDGE - 4, 4, 5);
+			b->cpu->s.gpr[X86_RAX] = below ? 4 : 5;
+			assert_int_equal(board_run(b), below && !amd ? X86_VEC_BR : X86_VEC_PF);
+		}
+	}
+}
+
 CODE(pause_b, "mov $1, %eax; mov $2, %r8d; .byte 0xf3, 0x41, 0x90; hlt");
 CODE_BITS(pinsr_w, 32, ".byte 0xc4, 0xe3, 0xf9, 0x22, 0xc0, 0x01; hlt");
 static void encodings(void **state)
@@ -411,6 +429,7 @@ int main(void)
 	    T(a_single_steps_trap_between_iterations),
 	    T(the_alignment_of_far_pointers),
 	    T(a_sign_extension_to_16_bits_reads_2_or_4_bytes),
+	    T(bounds_are_compared_at_once_or_one_by_one),
 	    T(encodings),
 	};
 
