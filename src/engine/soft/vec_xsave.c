@@ -441,7 +441,10 @@ static void xs_load_intel(struct soft_cpu *cpu, const struct insn *i, uint64_t l
 	xs_probe(cpu, i, lin + begin, end - begin, 0);
 	if (!xs_header_ok(cpu, image + XS_HEADER))
 		soft_raise_err(cpu, X86_VEC_GP, 0);
-	soft_load(cpu, i->seg, lin + begin, image + begin, XS_EXTENDED - begin);
+	/* The header stays the one that was checked: others may change memory meanwhile. */
+	memset(image, 0, begin);
+	if (begin < XS_HEADER)
+		soft_load(cpu, i->seg, lin + begin, image + begin, XS_HEADER - begin);
 }
 
 static void vec_xrstor(struct soft_cpu *cpu, const struct insn *i)

@@ -1,9 +1,11 @@
 /* vendor_test.c: where AMD's and Intel's CPUs differ: either way, whatever the host is. */
 #include <stdarg.h>
 #include <stddef.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include "engine/soft/core.h"
 #include "engine/soft/testcode.h"
 #include "engine/soft/vec.h"
 
@@ -244,6 +246,54 @@ static void the_address_that_xsave_reports(void **state)
 	}
 }
 
+CODE(xrstor_often,
+     "mov $0x20000, %ebx; xor %edx, %edx; mov $10000, %ecx; mov $3, %eax;"
+     "1: xrstor (%rbx); fxsave64 0x800(%rbx); mov 0x820(%rbx), %rsi; or 0x830(%rbx), %rsi;"
+     "or 0x840(%rbx), %rsi; or 0x850(%rbx), %rsi; or 0x860(%rbx), %rsi; or 0x870(%rbx), %rsi;"
+     "or 0x880(%rbx), %rsi; or 0x890(%rbx), %rsi; jnz 2f; dec %ecx; jnz 1b; 2: hlt");
+struct flipper {
+	volatile uint64_t *xstate_bv;
+	volatile _Bool stop;
+};
+static void *xstate_bv_flip(void *arg)
+{
+	struct flipper *f = arg;
+
+	for (uint64_t n = 0; !f->stop; n++)
+		*f->xstate_bv = n >> 4 & 1;
+	return NULL;
+}
+static void a_header_that_changes_under_xrstor_loads_nothing_that_is_not_there(void **state)
+{
+	BOTH(amd)
+	{
+		struct board *b = PREPARE(state, amd, xrstor_often);
+		struct flipper f = {0};
+		pthread_t thread;
+
+		if (b->cpu->lockstep || !cpuid_has(&b->cpuid, 0xd, 1, CPUID_EAX, 1))
+			skip();
+		board_write(b, BOARD_DATA + 520, 8, BIT64(63) | 4);
+		const struct soft_slot *slot = soft_ram_slot(&b->cpu->engine->ram, BOARD_DATA);
+		f.xstate_bv =
+		    (volatile uint64_t *)(void *)(slot->host + (BOARD_DATA + 512 - slot->base));
+		assert_int_equal(pthread_create(&thread, NULL, xstate_bv_flip, &f), 0);
+		/* Bit 0 is not in XCOMP_BV: it is #GP or, seen as 0, loads the initial state. */
+		for (unsigned n = 0; n < 500; n++) {
+			board_long(b, BOARD_CODE);
+			b->cpu->s.cr4 |= X86_CR4_OSXMMEXCPT | X86_CR4_OSXSAVE;
+			b->cpu->s.xcr0 = 7;
+			soft_mode_update(b->cpu);
+			b->cpu->s.gpr[X86_RSI] = 0;
+			int vector = board_run(b);
+			assert_true(vector == -1 || vector == X86_VEC_GP);
+			assert_true(vector == X86_VEC_GP || !b->cpu->s.gpr[X86_RSI]);
+		}
+		f.stop = 1;
+		pthread_join(thread, NULL);
+	}
+}
+
 CODE(rotate, "mov $0x40, %al; rol $2, %al; hlt");
 CODE(rotate_more, "mov $0x40, %al; rol $0, %al; rol $1, %al; rol $3, %al; hlt");
 CODE_BITS(aaa, 32, "mov $0x7a, %al; aaa; hlt");
@@ -424,6 +474,7 @@ int main(void)
 	    T(x87_pointers_are_of_the_last_instruction_or_the_last_exception),
 	    T(what_has_happened_when_an_x87_store_faults),
 	    T(the_address_that_xsave_reports),
+	    T(a_header_that_changes_under_xrstor_loads_nothing_that_is_not_there),
 	    T(flags_that_are_undefined),
 	    T(repeated_instructions),
 	    T(a_single_steps_trap_between_iterations),
