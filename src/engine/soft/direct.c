@@ -199,6 +199,8 @@ static void instruction_undo(struct soft_cpu *cpu, const struct direct_exit *x)
 	} else if (x->signal == SIGSEGV && x->trap == X86_VEC_OF) {
 		cpu->s.rip -= 2; /* INT 4: there is no INTO in 64-bit mode */
 	}
+	if (!soft_is64(cpu))
+		cpu->s.rip = (uint32_t)cpu->s.rip;
 }
 
 /* #DB. Whether an instruction was stepped over is not seen by the flags, which it may have changed.

@@ -288,6 +288,8 @@ static void enters_unseen(struct board *b, uint64_t nr, uint64_t rbp)
 		assert_int_equal(vector, X86_VEC_UD);
 	else /* #GP: the host's kernel has no such calls */
 		assert_true(vector == X86_VEC_PF || vector == X86_VEC_GP);
+	/* An address of 32-bit code has no more, whatever the kernel tells. */
+	assert_int_equal(board_stack(b, b->cpuid.amd ? 0 : 1) >> 32, 0);
 	assert_true(eax == nr || (!b->cpuid.amd && eax == (uint32_t)-EFAULT));
 	assert_int_equal(b->cpu->direct->killed, 0);
 }

@@ -274,6 +274,10 @@ void direct_selectors_in(struct soft_cpu *cpu, const struct direct_helper *h)
 	memcpy(sel, s->out_sel, sizeof(sel));
 	if (LIKELY(cs == USER_CS && ss == USER_SS && !(sel[0] | sel[1] | sel[2] | sel[3])))
 		return;
+	/* The host's kernel tells of SYSENTER before it returns to 32-bit code, with an address
+	 * that is cut only by returning. */
+	if (cs != USER_CS)
+		cpu->s.rip = (uint32_t)cpu->s.rip;
 	for (unsigned i = 0; i < 4; i++) {
 		if (!sel[i])
 			continue;
