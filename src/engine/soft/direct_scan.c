@@ -1,6 +1,7 @@
 /* direct_scan.c: finds instructions that must not run natively, because their result there is not
  * the guest's: CPUID, XGETBV, RDTSCP, RDPID, LAR and LSL (with which a program asks for the number
- * of its CPU), VERR and VERW; or because a hypervisor below the host would answer: VMCALL, VMMCALL.
+ * of its CPU), VERR and VERW; or because a hypervisor below the host would answer: VMCALL, VMMCALL,
+ * VMFUNC.
  *
  * RDTSC faults in a helper, and so does CPUID on hosts whose CPUs can make it: there it is not
  * looked for. SGDT, SIDT, SLDT, STR and SMSW are found where that is asked. With UMIP in host and
@@ -34,8 +35,8 @@ static _Bool suspect(unsigned b1, unsigned b2, unsigned seek)
 	case 0xa2: return !!(seek & DIRECT_SEEK_CPUID);
 	case 0x34: return !!(seek & DIRECT_SEEK_SYSENTER);
 	case 0x00: return reg == 4 || reg == 5 || (tables && reg < 2); /* VERR, VERW; SLDT, STR */
-	case 0x01: /* XGETBV, RDTSCP, VMCALL, VMMCALL; SGDT, SIDT, SMSW */
-		return b2 == 0xd0 || b2 == 0xf9 || b2 == 0xc1 || b2 == 0xd9 ||
+	case 0x01: /* XGETBV, RDTSCP, VMCALL, VMMCALL, VMFUNC; SGDT, SIDT, SMSW */
+		return b2 == 0xd0 || b2 == 0xf9 || b2 == 0xc1 || b2 == 0xd9 || b2 == 0xd4 ||
 		       (tables && (reg == 4 || (memory && reg < 2)));
 	case 0x02:
 	case 0x03: return 1;				 /* LAR, LSL */

@@ -30,6 +30,7 @@ CODE(has_verw, ".rept 30\nadd %rbx, %rax\n.endr\nverw %ax\nret\n");
 CODE(has_verr, ".rept 30\nadd %rbx, %rax\n.endr\nverr (%rdi)\nret\n");
 CODE(has_vmcall, ".rept 30\nadd %rbx, %rax\n.endr\nvmcall\nret\n");
 CODE(has_vmmcall, ".rept 30\nadd %rbx, %rax\n.endr\nvmmcall\nret\n");
+CODE(has_vmfunc, ".rept 30\nadd %rbx, %rax\n.endr\nvmfunc\nret\n");
 CODE(has_rdtscp, ".rept 30\nadd %rbx, %rax\n.endr\nrdtscp\nret\n");
 CODE(has_rdpid, ".rept 30\nadd %rbx, %rax\n.endr\nrdpid %rax\nret\n");
 CODE(has_rdseed, ".rept 30\nadd %rbx, %rax\n.endr\nrdseed %eax\nrdseed %r10\nret\n");
@@ -58,6 +59,7 @@ static void instructions_that_would_tell_of_the_host_are_found(void **state)
 	    {has_verr, has_verr_end, 1},
 	    {has_vmcall, has_vmcall_end, 1},
 	    {has_vmmcall, has_vmmcall_end, 1},
+	    {has_vmfunc, has_vmfunc_end, 1},
 	    {has_xrstor, has_xrstor_end, 1},
 	    {has_lfence, has_lfence_end, 0},
 	};
@@ -290,17 +292,33 @@ static void segments_of_the_host_are_not_seen(void **state)
 	assert_int_equal(b->cpu->s.gpr[X86_R9] & 1, 0);
 }
 
-CODE(ask_hypervisor, "mov $1000, %eax\n"
-		     "vmmcall\n"
-		     "syscall\n");
+CODE(call_hypervisor, "mov $1000, %eax\n"
+		      "vmcall\n"
+		      "syscall\n");
+CODE(call_amds, "mov $1000, %eax\n"
+		"vmmcall\n"
+		"syscall\n");
+/* This one has no check of the privilege level: user code would change what is mapped below. */
+CODE(change_views, "mov $1000, %eax\n"
+		   "vmfunc\n"
+		   "syscall\n");
 static void a_hypervisor_below_the_host_is_not_asked(void **state)
 {
 	struct board *b = *state;
+	static const struct {
+		const uint8_t *code, *end;
+	} rows[] = {
+	    {call_amds, call_amds_end},
+	    {call_hypervisor, call_hypervisor_end},
+	    {change_views, change_views_end},
+	};
 
-	assert_int_equal(run_user(b, ask_hypervisor, ask_hypervisor_end), X86_VEC_UD);
-	ran(b);
-	assert_int_equal(board_stack(b, 0), USER_CODE + 5);
-	assert_int_equal(b->cpu->s.gpr[X86_RAX], 1000);
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		assert_int_equal(run_user(b, rows[i].code, rows[i].end), X86_VEC_UD);
+		ran(b);
+		assert_int_equal(board_stack(b, 0), USER_CODE + 5);
+		assert_int_equal(b->cpu->s.gpr[X86_RAX], 1000);
+	}
 }
 
 static void cpuid_is_the_guests(void **state)
