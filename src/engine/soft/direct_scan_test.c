@@ -4,8 +4,17 @@
 #include <setjmp.h>
 #include <stdint.h>
 #include <cmocka.h>
+#include <asm/prctl.h>
+#include <cpuid.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include "engine/soft/direct.h"
 #include "engine/soft/direct_testing.h"
 #include "engine/soft/testcode.h"
@@ -356,6 +365,24 @@ CODE(asks_much, "mov $0x40000000, %ebp\n"
 		"dec %edi\n"
 		"jnz 1b\n"
 		"syscall\n");
+/* Does it, where a process asks for it? */
+static _Bool host_cpuid_faults(void)
+{
+	pid_t child = fork();
+	int status;
+
+	assert_true(child >= 0);
+	if (!child) {
+		unsigned a, b, c, d;
+		signal(SIGSEGV, SIG_DFL);
+		(void)syscall(SYS_arch_prctl, ARCH_SET_CPUID, 0);
+		__cpuid(0, a, b, c, d);
+		_exit(0);
+	}
+	assert_int_equal(waitpid(child, &status, 0), child);
+	return WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV;
+}
+
 static void a_page_whose_cpuid_faults_runs_in_the_helper_and_asks_the_guest(void **state)
 {
 	struct board *b = *state;
@@ -365,12 +392,55 @@ static void a_page_whose_cpuid_faults_runs_in_the_helper_and_asks_the_guest(void
 	struct direct_helper *h = user_helper(b);
 	assert_non_null(h);
 	_Bool faults = h->cpuid_faults;
+	assert_int_equal(faults, host_cpuid_faults());
 	user_again(b, USER_CODE);
 	assert_int_equal(board_run(b), 0x80);
 	assert_true(faults ? stats->direct_entries > 1 : stats->direct_entries == 1);
 	same_as_interpreted(b, asks_much, asks_much_end);
 	same_as_interpreted(b, write_and_identify, write_and_identify_end);
 	assert_int_equal(stats->direct_lost, 0);
+}
+
+/* Sandboxes may answer what they do not know with 0. */
+static _Bool arch_prctl_ignore(void)
+{
+	struct sock_filter f[] = {
+	    BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+	    BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, SYS_arch_prctl, 0, 1),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO),
+	    BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog p = {ARRAY_SIZE(f), f};
+
+	return !prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) &&
+	       !syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &p);
+}
+
+static void where_the_host_only_says_that_cpuid_faults_it_is_looked_for(void **state)
+{
+	(void)state;
+	pid_t child = fork();
+	assert_true(child >= 0);
+	if (!child) {
+		void *mine;
+		if (!arch_prctl_ignore())
+			_exit(77);
+		board_setup_direct(&mine);
+		struct board *b = mine;
+		int vector = run_user(b, identify, identify_end);
+		struct direct_helper *h = user_helper(b);
+		if (b->cpu->direct->refused)
+			_exit(77);
+		_Bool believed = vector != 0x80 || !h || h->cpuid_faults;
+		board_teardown(&mine);
+		_exit(believed);
+	}
+	int status;
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	if (WEXITSTATUS(status) == 77)
+		skip();
+	assert_int_equal(WEXITSTATUS(status), 0);
 }
 
 /* It goes to the guest's kernel, with all that it needs to return. */
@@ -494,6 +564,7 @@ int main(void)
 	    T(a_hypervisor_below_the_host_is_not_asked),
 	    T(cpuid_is_the_guests_in_code_that_was_written_just_now),
 	    T(a_page_whose_cpuid_faults_runs_in_the_helper_and_asks_the_guest),
+	    cmocka_unit_test(where_the_host_only_says_that_cpuid_faults_it_is_looked_for),
 	    T(sysenter_is_the_guests),
 	    T(a_page_that_is_none_for_helpers_is_tried_once_and_again_when_it_has_changed),
 	    cmocka_unit_test(what_was_found_is_remembered_until_the_page_is_another),

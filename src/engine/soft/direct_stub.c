@@ -354,7 +354,10 @@ HIDDEN __attribute__((noreturn, used)) void direct_setup(void)
 	CALL(SYS_close, DIRECT_FD_SHARED, 0, 0, 0, 0);
 	CALL(SYS_close, DIRECT_FD_CODE, 0, 0, 0, 0);
 	if (s->cpuid_faults)
-		s->cpuid_faults = !CALL(SYS_arch_prctl, ARCH_SET_CPUID, 0, 0, 0, 0);
+		/* What answers all that it does not know with 0 has not made it fault. */
+		s->cpuid_faults = CALL(SYS_arch_prctl, ARCH_GET_CPUID, 0, 0, 0, 0) == 1 &&
+				  !CALL(SYS_arch_prctl, ARCH_SET_CPUID, 0, 0, 0, 0) &&
+				  !CALL(SYS_arch_prctl, ARCH_GET_CPUID, 0, 0, 0, 0);
 	/* No core of the guest's memory, not even through a pipe. Not dumpable is more than that:
 	 * it would keep the engine from setting breakpoints. */
 	CALL(SYS_prlimit64, 0, RLIMIT_CORE, &core, 0, 0);
