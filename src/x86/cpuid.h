@@ -45,10 +45,9 @@ struct cpuid_caps {
 	_Bool rdrand, rdseed, sha, aes, bmi, adx;
 	_Bool mtrr, mce, vme, monitor;
 	_Bool invariant_tsc;
-	/* The guest's kernel is not executed as itself, and its memory is in no address space in
-	 * which its user code is, so that mitigations of its own against speculation (particular
-	 * branches, page tables of its own, emptied buffers) protect nothing:
-	 * docs/decisions/0009. */
+	/* The guest's kernel is not executed as itself, and a guest's page tables are in use by no
+	 * CPU, so that mitigations of its own against speculation (particular branches, page tables
+	 * of its own, emptied buffers) protect nothing: docs/decisions/0009. */
 	_Bool own_kernel;
 	_Bool arch_capabilities; /* MSR 10AH is there (Intel), with what the host says of itself */
 };

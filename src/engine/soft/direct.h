@@ -164,7 +164,7 @@ struct soft_direct {
 	uint64_t refused_at, refused_for; /* TSC; for so long, 0: for ever */
 	_Bool umip;			  /* the host's CPU has it */
 	_Bool tables;	   /* SGDT and its like do not run in helpers: host or guest has no UMIP */
-	_Bool sysenter;	   /* the host's CPU has SYSENTER in 64-bit mode */
+	_Bool sysenter;	   /* CPUs of the guest's vendor have SYSENTER in 64-bit mode */
 	_Bool cpuid_runs;  /* new helpers are to have CPUID as where CPUs cannot make it fault */
 	_Bool always;	   /* whenever it is possible at all */
 	_Bool breaks_seen; /* a breakpoint has stopped a helper */
