@@ -128,6 +128,7 @@ enum x86_vector {
 #define X86_ARCH_L1D_NO	  BIT64(3)  /* no flush of the L1 needed at VM entry */
 #define X86_ARCH_MDS_NO	  BIT64(5)  /* microarchitectural data sampling */
 #define X86_ARCH_MCE_NO	  BIT64(6)  /* no machine check when a page's size changes */
+#define X86_ARCH_TSX_CTRL BIT64(7)  /* there is IA32_TSX_CTRL */
 #define X86_ARCH_TAA_NO	  BIT64(8)  /* TSX asynchronous abort */
 #define X86_ARCH_SBDR_NO  BIT64(13) /* stale data of MMIO: shared buffers, */
 #define X86_ARCH_FBSDP_NO BIT64(14) /* ... fill buffers, */

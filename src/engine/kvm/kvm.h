@@ -101,6 +101,7 @@ const struct kvm_cpuid_entry2 *kvm_cpuid_find(const struct kvm_cpuid2 *c, uint32
 					      uint32_t subleaf);
 void kvm_caps(struct cpuid_caps *caps);
 NODISCARD int kvm_cpuid_set(struct kvm_engine *k, struct kvm_vcpu *v);
+void kvm_tsx_ctrl_hide(struct kvm_vcpu *v); /* of a new CPU; run.c */
 
 /* probe.c */
 void kvm_probe(struct engine_probe *out);

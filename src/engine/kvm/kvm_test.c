@@ -279,6 +279,26 @@ static void an_unknown_msr_faults(void **state)
 	(void)state;
 }
 
+/* KVM offers it by itself where the host's CPU has it; elsewhere it may be told to. */
+static void the_switch_of_what_cpuid_has_not_is_not_offered(void **state)
+{
+	struct rig *r = rig_new();
+	struct kvm_vcpu *v = kvm_vcpu_of(r->vcpu);
+	uint64_t value, now;
+
+	assert_false(cpuid_has(&r->cpuid, 7, 0, CPUID_EBX, 11)); /* RTM */
+	if (!kvm_msr_get(v, MSR_ARCH_CAP, &value)) {
+		assert_int_equal(value & X86_ARCH_TSX_CTRL, 0);
+		if (!kvm_msr_set(v, MSR_ARCH_CAP, value | X86_ARCH_TSX_CTRL)) {
+			kvm_tsx_ctrl_hide(v);
+			assert_int_equal(kvm_msr_get(v, MSR_ARCH_CAP, &now), 0);
+			assert_int_equal(now, value);
+		}
+	}
+	rig_free(r);
+	(void)state;
+}
+
 static void a_triple_fault_is_told_and_ended_by_new_state(void **state)
 {
 	struct rig *r = rig_new();
@@ -497,6 +517,7 @@ int main(int argc, char **argv)
 	    cmocka_unit_test(an_nmi_reaches_a_halted_cpu),
 	    cmocka_unit_test(msrs_of_doors_come_to_the_board),
 	    cmocka_unit_test(an_unknown_msr_faults),
+	    cmocka_unit_test(the_switch_of_what_cpuid_has_not_is_not_offered),
 	    cmocka_unit_test(a_triple_fault_is_told_and_ended_by_new_state),
 	    cmocka_unit_test(state_goes_in_and_comes_out_the_same),
 	    cmocka_unit_test(the_local_apic_goes_in_and_comes_out_the_same),

@@ -10,6 +10,8 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
+#include "base/log.h"
+#include "x86/regs.h"
 
 static int vcpu_open(struct kvm_engine *k, struct kvm_vcpu *v, struct error *err)
 {
@@ -39,6 +41,24 @@ static int vcpu_open(struct kvm_engine *k, struct kvm_vcpu *v, struct error *err
 		return error_set(err, rc, "KVM refuses the CPUID of CPU %u: %s", index,
 				 strerror(-rc));
 	return 0;
+}
+
+/*
+ * IA32_TSX_CTRL is not offered: it is not in the state, and there is nothing to control. CPUID has
+ * no RTM, for which KVM disables it (SET_CPUID2, Linux 5.5); a guest that saw the register would
+ * clear buffers for what cannot run, or set it, and be without it after a restore.
+ */
+void kvm_tsx_ctrl_hide(struct kvm_vcpu *v)
+{
+	uint64_t cap;
+	int rc = kvm_msr_get(v, MSR_ARCH_CAP, &cap);
+
+	if (rc || !(cap & X86_ARCH_TSX_CTRL))
+		return;
+	rc = kvm_msr_set(v, MSR_ARCH_CAP, cap & ~X86_ARCH_TSX_CTRL);
+	if (rc)
+		log_debug("KVM keeps TSX_CTRL in what CPU %u can do: %s", v->vcpu.index,
+			  strerror(-rc));
 }
 
 /* Machine-check banks, so that the guest's MCE code finds what CPUID promises. KVM may have fewer.
@@ -80,6 +100,7 @@ int kvm_vcpu_create(struct engine *engine, unsigned index, struct vcpu **vcpu, s
 		struct kvm_device_attr attr = {.group = KVM_VCPU_TSC_CTRL,
 					       .attr = KVM_VCPU_TSC_OFFSET};
 
+		kvm_tsx_ctrl_hide(v);
 		vcpu_setup_mce(v);
 		if (!k->msr_count)
 			kvm_msrs_find(k, v);
