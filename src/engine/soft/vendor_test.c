@@ -300,11 +300,15 @@ CODE_BITS(aaa, 32, "mov $0x7a, %al; aaa; hlt");
 CODE_BITS(daa, 32, "mov $0x7a, %al; daa; hlt");
 static void flags_that_are_undefined(void **state)
 {
+	/* Translated, a rotation's flags are those of the host's CPU. */
+	struct board *own = *state;
+	_Bool exact = !own->cpu->trans || __builtin_cpu_is("intel");
+
 	BOTH(amd)
 	{
 		struct board *b;
 
-		if (!amd) { /* AMD's are the host's own */
+		if (!amd && exact) {
 			b = PREPARE(state, amd, rotate);
 			soft_flags_set(b->cpu, 2 | X86_OF);
 			assert_int_equal(board_run(b), -1);
