@@ -58,6 +58,8 @@ static inline _Bool trans_mode(uint32_t mode)
 }
 
 int trans_init(struct soft_cpu *cpu);
+/* Bytes of host code for each of so many CPUs of a guest with so much RAM. */
+size_t trans_code_size(uint64_t ram, unsigned cpus);
 void trans_fini(struct soft_cpu *cpu);
 /* Everything translated is forgotten; only between blocks. */
 void trans_empty(struct soft_cpu *cpu);

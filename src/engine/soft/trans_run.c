@@ -23,9 +23,9 @@ static void fini(struct soft_trans *t)
 	free(t);
 }
 
-static size_t code_size(const struct engine_env *env)
+size_t trans_code_size(uint64_t ram, unsigned cpus)
 {
-	uint64_t share = gmem_ram_bytes(env->mem) / 4 / MAX(env->cpus, 1u);
+	uint64_t share = ram / 4 / MAX(cpus, 1u);
 
 	return ALIGN_UP(MIN(MAX((size_t)share, (size_t)TRANS_CODE_LEAST), (size_t)TRANS_CODE_MOST),
 			(size_t)4096);
@@ -43,7 +43,8 @@ int trans_init(struct soft_cpu *cpu)
 		return -ENOMEM;
 	}
 	t->rw = t->rx = MAP_FAILED;
-	t->size = code_size(cpu->base.engine->env);
+	const struct engine_env *env = cpu->base.engine->env;
+	t->size = trans_code_size(gmem_ram_bytes(env->mem), env->cpus);
 	if (!ftruncate(fd, (off_t)t->size)) {
 		t->rw = mmap(NULL, t->size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
 		t->rx = mmap(NULL, t->size, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);

@@ -455,6 +455,19 @@ static void a_state_that_asks_for_single_steps_is_left_for_them(void **state)
 	assert_int_equal(board_stack(b, 0), BOARD_CODE + 1 + 7 + 1 + 1);
 }
 
+static void each_cpu_has_its_part_of_a_quarter_of_memory_for_code(void **state)
+{
+	(void)state;
+	assert_int_equal(trans_code_size(UINT64_C(512) << 20, 1), 128u << 20);
+	assert_int_equal(trans_code_size(UINT64_C(1024) << 20, 4), 64u << 20);
+	assert_int_equal(trans_code_size((UINT64_C(512) << 20) + 4, 1), (128u << 20) + 4096);
+	/* Never less, however many they are, and never more. */
+	assert_int_equal(trans_code_size(0, 1), 48u << 20);
+	assert_int_equal(trans_code_size(UINT64_C(1024) << 20, 255), 48u << 20);
+	assert_int_equal(trans_code_size(UINT64_C(1) << 40, 1), 256u << 20);
+	assert_int_equal(trans_code_size(UINT64_C(1024) << 20, 0), 256u << 20);
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, board_setup_translate, board_teardown)
@@ -462,6 +475,7 @@ int main(void)
 	    cmocka_unit_test(every_memory_operand_is_encoded_as_asked),
 	    cmocka_unit_test(byte_registers_are_never_the_high_ones),
 	    cmocka_unit_test(a_full_buffer_is_not_overrun),
+	    cmocka_unit_test(each_cpu_has_its_part_of_a_quarter_of_memory_for_code),
 	    T(a_loop_runs_as_host_code),
 	    T(a_fault_in_a_block_leaves_the_exact_state),
 	    T(a_store_into_the_running_block_is_seen_at_once),
