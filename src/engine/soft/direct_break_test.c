@@ -257,6 +257,55 @@ static void a_page_that_is_stopped_at_often_runs_in_the_helper_and_asks_the_gues
 	assert_int_equal(stats->direct_broken, 1);
 }
 
+/* As where CPUID faults: what is left to look for has breakpoints beside it. */
+ALIGNED(asks_xcr0, "test %edi, %edi\n"
+		   "jz 1f\n"
+		   "mov $77, %r8d\n"
+		   "syscall\n"
+		   "1: call 3f\n"
+		   "call 4f\n"
+		   "syscall\n"
+		   "ud2\n"
+		   ".balign 16, 0x90\n"
+		   "3: xor %ecx, %ecx\n"
+		   "xgetbv\nmov %eax, %r8d\n"
+		   "xgetbv\nmov %eax, %r9d\n"
+		   "xgetbv\nmov %eax, %r10d\n"
+		   "xgetbv\nmov %eax, %r13d\n"
+		   "xgetbv\nmov %eax, %r12d\n"
+		   "ret\n"
+		   ".balign 16, 0x90\n"
+		   "4: mov $0x40000000, %eax\nxor %ecx, %ecx\ncpuid\nmov %ebx, %r14d\n"
+		   "ret\n"
+		   ".balign 16, 0x90\n"
+		   "5: ret\n");
+static void a_page_is_broken_for_what_else_is_asked_where_cpuid_faults(void **state)
+{
+	struct board *b = *state;
+	const struct soft_stats *stats = &b->cpu->stats;
+	uint64_t answers[ARRAY_SIZE(asked)];
+
+	answers_learn(answers);
+	b->cpu->direct->cpuid_runs = 0;
+	board_load(b, USER_CODE, asks_xcr0, (size_t)(asks_xcr0_end - asks_xcr0));
+	program_wished(b, USER_CODE);
+	uint64_t calls = stats->direct_calls, faults = stats->direct_faults;
+	for (unsigned i = 0; i < 5; i++)
+		program_run(b, USER_CODE, 0);
+	assert_int_equal(stats->direct_calls, calls + 5);
+	assert_int_equal(stats->direct_faults, faults);
+	for (unsigned i = 0; i < 5; i++) {
+		b->cpu->s.gpr[X86_R14] = 0;
+		program_run(b, USER_CODE, 1);
+		for (unsigned k = 0; k < ARRAY_SIZE(asked); k++)
+			assert_int_equal(b->cpu->s.gpr[asked[k]], b->cpu->s.xcr0);
+		assert_int_equal(b->cpu->s.gpr[X86_R14], answers[0]);
+	}
+	/* CPUID in the function behind has a breakpoint of its own where it does not fault. */
+	assert_in_range(stats->direct_broken_hits, 5, user_helper(b)->cpuid_faults ? 5 : 10);
+	assert_int_equal(stats->direct_broken, 1);
+}
+
 /* Where `bytes` are in the program for the nth time. */
 static unsigned program_at(const char *bytes, unsigned nth)
 {
@@ -537,6 +586,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 	    cmocka_unit_test(breakpoints_are_where_nothing_sensitive_can_be_reached_without_them),
 	    T(a_page_that_is_stopped_at_often_runs_in_the_helper_and_asks_the_guest),
+	    T(a_page_is_broken_for_what_else_is_asked_where_cpuid_faults),
 	    T(a_helper_is_not_entered_behind_the_only_breakpoint),
 	    T(what_is_written_into_the_page_later_is_seen),
 	    T(pages_that_want_more_breakpoints_than_there_are_take_turns),

@@ -211,7 +211,8 @@ static void an_instruction_that_a_helper_cannot_do_is_done_alone(void **state)
 	for (unsigned n = 1; n < 4; n++) {
 		assert_int_equal(RUN(b, compute_and_ask), 0x80);
 		assert_int_equal(b->cpu->s.gpr[X86_RSI], 0);
-		assert_int_equal(stats->single_steps, 10 * n);
+		/* One that comes late on a busy host is done with what is around it. */
+		assert_in_range(stats->single_steps, 9 * n, 10 * n);
 		assert_int_equal(stats->direct_calls, n);
 	}
 }
