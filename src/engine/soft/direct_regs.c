@@ -96,6 +96,21 @@ static uint64_t avx512_out(const struct soft_cpu *cpu, uint8_t *xsave)
 	return used;
 }
 
+/* Upper halves that are loaded count as in use even when they are 0, and then Intel's CPUs let each
+ * SSE instruction wait for what its result was before. */
+static uint64_t avx_out(const struct soft_cpu *cpu, uint8_t *xsave)
+{
+	const struct x86_fpu *f = &cpu->s.fpu;
+	uint64_t any = 0, upper[2];
+
+	for (unsigned i = 0; i < 16; i++) {
+		memcpy(upper, f->vec[i] + 16, 16);
+		memcpy(xsave + XSAVE_YMM + (size_t)i * 16, upper, 16);
+		any |= upper[0] | upper[1];
+	}
+	return any ? X86_XCR0_AVX : 0;
+}
+
 static void avx512_in(struct soft_cpu *cpu, const uint8_t *xsave, uint64_t bv)
 {
 	struct x86_fpu *f = &cpu->s.fpu;
@@ -157,13 +172,11 @@ void direct_regs_out(struct soft_cpu *cpu, struct direct_helper *h)
 	s->flags = (uint32_t)(x->rflags & DIRECT_FLAGS);
 	memcpy(xsave, x->fpu.fx, X86_FX_MASK);
 	memcpy(xsave + X86_FX_ST, x->fpu.fx + X86_FX_ST, FX_XMM - X86_FX_ST);
-	for (unsigned i = 0; i < 16; i++) {
+	for (unsigned i = 0; i < 16; i++)
 		memcpy(xsave + FX_XMM + (size_t)i * 16, x->fpu.vec[i], 16);
-		memcpy(xsave + XSAVE_YMM + (size_t)i * 16, x->fpu.vec[i] + 16, 16);
-	}
 	/* Whatever else the host has is as after reset, protection keys too: user code that has
 	 * locked itself out by them goes on, and nobody else gets them. */
-	bv = X86_XCR0_X87 | X86_XCR0_SSE | X86_XCR0_AVX | avx512_out(cpu, xsave);
+	bv = X86_XCR0_X87 | X86_XCR0_SSE | avx_out(cpu, xsave) | avx512_out(cpu, xsave);
 	memcpy(xsave + XSAVE_BV, &bv, 8);
 	memset(xsave + XSAVE_BV + 8, 0, 56); /* the standard form */
 	memcpy(xsave + software_size(h), &end, sizeof(end));
