@@ -222,7 +222,7 @@ static void what_has_happened_when_an_x87_store_faults(void **state)
 CODE(xsave, "mov $0x21000, %ebx; mov $2, %eax; xor %edx, %edx; xsave (%rbx); hlt");
 CODE(xsave_low, "mov $0x21fc0, %ebx; mov $2, %eax; xor %edx, %edx; xsave (%rbx); hlt");
 CODE(xrstor, "mov $0x21000, %ebx; mov $2, %eax; xor %edx, %edx; xrstor (%rbx); hlt");
-CODE(xrstor_end, "mov $0x20dc0, %ebx; mov $4, %eax; xor %edx, %edx; xrstor (%rbx); hlt");
+CODE(xrstor_low, "mov $0x20dc0, %ebx; mov $4, %eax; xor %edx, %edx; xrstor (%rbx); hlt");
 static void the_address_that_xsave_reports(void **state)
 {
 	BOTH(amd)
@@ -240,7 +240,7 @@ static void the_address_that_xsave_reports(void **state)
 		assert_int_equal(board_run(b), X86_VEC_PF);
 		assert_int_equal(b->cpu->s.cr2, amd ? EDGE : EDGE + 520);
 		/* Nothing of AVX's is in memory: Intel's CPUs look all the same. */
-		b = PREPARE(state, amd, xrstor_end);
+		b = PREPARE(state, amd, xrstor_low);
 		board_write(b, BOARD_DATA + 0xdc0 + 24, 4, 0x1f80);
 		assert_int_equal(board_run(b), amd ? -1 : X86_VEC_PF);
 	}
